@@ -1,0 +1,1 @@
+"""Turns a run folder or a foreign network into an engine file."""

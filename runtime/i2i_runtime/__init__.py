@@ -1,0 +1,1 @@
+"""Runs translation engines on live video and files: frames in, translated frames out."""

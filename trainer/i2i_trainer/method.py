@@ -1,0 +1,114 @@
+"""What a translation method is to the loop, the evaluator and the exporter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from i2i_trainer.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's pictures: `a` and `b` are `[N, 3, H, W] float32 RGB in [-1, 1]` unless the method says otherwise.
+
+    In paired layouts `b[i]` is the counterpart of `a[i]`. `labels_a` and `labels_b` are class indices `[N] int64`
+    where the layout has classes (class folders, digits), else None.
+    """
+
+    a: Tensor
+    b: Tensor
+    labels_a: Tensor | None = None
+    labels_b: Tensor | None = None
+
+
+Losses = dict[str, Tensor]
+"""Detached scalars on the device; the loop reads them once per print."""
+
+
+class Update(Protocol):
+    """What the loop gives a step to move weights with.
+
+    Zeroes the optimiser's gradients, runs backward (scaled under fp16), averages over processes and micro-batches,
+    clips, and steps. Gradients left on parameters of other optimisers are cleared before their own update.
+    """
+
+    def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None: ...
+
+
+class Inference(nn.Module):
+    """One direction of a trained method, ready to export: evaluation mode, noise and dropout gone, norms folded.
+
+    `forward(picture, style=None)`: picture `[N, 3, H, W] float32 RGB in [-1, 1]`, H and W multiples of `stride`
+    (or exactly `fixed_size`), style `[N, style_size] float32` where `style_size` is not 0; returns the picture's
+    shape, in [-1, 1].
+    """
+
+    stride: int = 4
+    fixed_size: tuple[int, int] | None = None
+    style_size: int = 0
+    default_style: tuple[float, ...] = ()
+    presets: dict[str, tuple[float, ...]]
+    notes: dict[str, str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.presets = {}
+        self.notes = {}
+
+    def style_encoder(self) -> nn.Module | None:
+        """Network picture `[N, 3, S, S]` in [-1, 1] -> style `[N, style_size]`, None where there is none."""
+        return None
+
+
+class Method(nn.Module):
+    """Base of every method: networks as child modules, optimisers by name, and one step.
+
+    The loop moves it to the device, calls `optimisers()` once, then `step` per batch under autocast; it scales the
+    learning rates by the config's schedule. Random numbers come from torch's global generator, which the
+    checkpoint holds.
+    """
+
+    summary: ClassVar[str] = ""
+    """One line for `i2i-train --help`."""
+    paired: ClassVar[bool] = False
+    """Needs `b[i]` to be the counterpart of `a[i]`."""
+    config: TrainConfig
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Every optimiser by the name that `update` takes. Called once; no module may be created lazily later."""
+        raise TypeError(f"{type(self).__name__} defines no optimisers")
+
+    def step(self, batch: Batch, update: Update) -> Losses:
+        """One training step in the method's order of updates."""
+        raise TypeError(f"{type(self).__name__} defines no step")
+
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        """Columns of the picture sheet, each `[N, 3, H, W] in [-1, 1]`, in reading order; without gradients."""
+        raise TypeError(f"{type(self).__name__} defines no preview")
+
+    def directions(self) -> tuple[str, ...]:
+        """Directions it can translate: `a2b`, and `b2a` where it has one."""
+        return ("a2b",)
+
+    def inference(self, direction: str = "a2b") -> Inference:
+        """The network of one direction, sharing no state that training would change under it."""
+        raise TypeError(f"{type(self).__name__} defines no inference")
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        """Modules whose moving average is kept when `config.ema` is above 0."""
+        return {}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Tensors outside parameters and buffers that exact resume needs (image pool, queue)."""
+        return {}
+
+    def load_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Puts back what `extra_state` returned."""
+
+
+MethodFactory = Callable[[TrainConfig], Method]

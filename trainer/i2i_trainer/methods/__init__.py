@@ -1,0 +1,1 @@
+"""The methods by the name they have on the command line."""
