@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
+
+from i2i_trainer.errors import OptionError
 
 Precision = Literal["32", "bf16", "16"]
 Schedule = Literal["constant", "linear", "halve"]
@@ -14,8 +17,11 @@ Schedule = Literal["constant", "linear", "halve"]
 class TrainConfig:
     """Fields of every method's config; a method subclasses it and overrides the defaults of its paper.
 
-    Lengths are counted in steps (one step = one batch through every network of the method), never in epochs.
+    Lengths are counted in steps (one step = one move of every optimiser of the method), never in epochs.
     """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named sets of values over the defaults, for `--preset`: `{"small": {"width": 16, "image_size": 64}}`."""
 
     data: Path = Path("data")
     """Folder of pictures, in one of the layouts of the trainer's README."""
@@ -35,9 +41,13 @@ class TrainConfig:
     flip: bool = True
     """Mirror half of the pictures."""
     batch: int = 1
-    """Pictures per domain and step, over all processes."""
+    """Pictures per domain and micro-batch, over all processes."""
     workers: int = 2
-    """Processes that load pictures; 0 loads in the training process."""
+    """Threads that load pictures ahead of the training; 0 loads in between the steps."""
+    cache_mb: int = 1024
+    """Megabytes of resized pictures that stay in memory, so that a small folder is decoded only once."""
+    clip_fps: float = 2.0
+    """Frames per second taken from the video clips in a domain's folder."""
 
     steps: int = 200_000
     """Length of the training in steps."""
@@ -52,13 +62,41 @@ class TrainConfig:
     clip_norm: float = 0.0
     """Largest gradient norm, 0 for none."""
     accumulate: int = 1
-    """Micro-batches whose gradients are averaged before an optimiser steps."""
+    """Micro-batches whose gradients are averaged before an optimiser steps; a step then takes that many batches."""
     ema: float = 0.0
     """Decay of the moving average of the weights used for inference, 0 for none."""
 
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Precision = "32"
+    """`16` and `bf16` run the networks in mixed precision; weights and losses stay float32."""
     channels_last: bool = True
     seed: int = 0
     log_every: int = 50
     sample_every: int = 1000
     checkpoint_every: int = 1000
+
+    def __post_init__(self) -> None:
+        positive = (
+            "load_size image_size batch steps lr decay_every accumulate clip_fps log_every sample_every "
+            "checkpoint_every"
+        )
+        for name in positive.split():
+            if getattr(self, name) <= 0:
+                raise OptionError(f"{flag(name)} is {getattr(self, name)} but must be above 0.")
+        for name in ("workers", "cache_mb", "weight_decay", "decay_from", "clip_norm", "seed"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{flag(name)} is {getattr(self, name)} but must not be below 0.")
+        if self.load_size < self.image_size:
+            raise OptionError(
+                f"--image-size {self.image_size} does not fit into --load-size {self.load_size}: "
+                "raise --load-size or lower --image-size."
+            )
+        if not 0 <= self.ema < 1:
+            raise OptionError(f"--ema is {self.ema} but must be at least 0 and below 1.")
+        if self.domains[0] == self.domains[1]:
+            raise OptionError(f"--domains names {self.domains[0]!r} twice: give two different names.")
+
+
+def flag(field: str) -> str:
+    """Command line spelling of a field: `image_size` -> `--image-size`."""
+    return "--" + field.replace("_", "-")
