@@ -1,0 +1,295 @@
+"""Rewrites that make TensorRT plans small: the same picture from fewer kernel launches and fewer bytes.
+
+They fit TensorRT's graph compiler, not every back end, so the portable file stays as it is and only the plan
+is built from the rewritten graph. What they rest on was read off plans: convolutions run in NHWC, an
+InstanceNormalization in NCHW, so each norm costs two transposes; a mean over height and width of an NHWC
+tensor is one kernel, and the arithmetic behind it, activation, residual and padding included, fuses into one
+more.
+
+Each pass takes an `onnx_ir.Model` with shapes inferred, changes it in place and returns how many places it
+changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import ShapeInferencePass
+
+from i2i_export.rewrites import add_weight, constant, nodes_of, only_use, replace_value, simplify
+from i2i_export.structure import PlanStructure
+
+Pass = Callable[[ir.Model], int]
+
+_ROWS_PER_MEAN = 16384
+"""Longer means are split in two: the compiler writes the float32 picture to memory for them otherwise."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A model and the passes that were kept; the structures are None where no plan could be counted."""
+
+    model: onnx.ModelProto
+    kept: tuple[str, ...]
+    before: PlanStructure | None
+    after: PlanStructure | None
+
+
+def smallest_rewrite(
+    model: onnx.ModelProto, count: Callable[[onnx.ModelProto], PlanStructure | None]
+) -> Rewritten:
+    """Tries each pass on top of those kept; keeps it only when the counted launches or bytes fall.
+
+    `count` builds a plan and counts it. Where it cannot (None), no pass is kept.
+    """
+    before = best = count(model)
+    kept: list[str] = []
+    for name in PASSES:
+        trial = rewritten(model, (name,))
+        structure = count(trial) if trial is not None and best is not None else None
+        if trial is None or structure is None or best is None or not structure.is_smaller_than(best):
+            continue
+        model, best = trial, structure
+        kept.append(name)
+    return Rewritten(model, tuple(kept), before, best)
+
+
+def rewritten(model: onnx.ModelProto, names: tuple[str, ...]) -> onnx.ModelProto | None:
+    """A copy of the model after these passes, None where none of them found a place."""
+    graph = ir.from_proto(model)
+    simplify(graph)
+    ShapeInferencePass()(graph)
+    changed = 0
+    for name in names:
+        changed += PASSES[name](graph)
+        simplify(graph)
+        ShapeInferencePass()(graph)
+    return ir.to_proto(graph) if changed else None
+
+
+def write_norms_in_nhwc(model: ir.Model) -> int:
+    """InstanceNormalization (Ulyanov et al., arXiv 1607.08022) as means over an NHWC tensor and plain
+    arithmetic.
+
+    Statistics are float32 whatever the network's type: mean and mean of squares, so the variance loses about
+    1e-7 * (mean / deviation)^2 of itself to cancellation.
+    """
+    changed = 0
+    for norm in nodes_of(model, "InstanceNormalization"):
+        picture, scale, bias = norm.inputs
+        if picture is None or scale is None or bias is None or picture.shape is None or picture.dtype is None:
+            continue
+        if len(picture.shape) != 4:
+            continue
+        build = _Writer(model, norm)
+        # Two casts on purpose: one shared cast would be fused into the convolution, which then writes float32.
+        nhwc = build("Transpose", [picture], perm=[0, 2, 3, 1])
+        nhwc = build("Cast", [nhwc], to=ir.DataType.FLOAT)
+        wide = build("Cast", [picture], to=ir.DataType.FLOAT)
+        mean = _mean_over_picture(build, nhwc, picture.shape)
+        power = _mean_over_picture(build, build("Mul", [nhwc, nhwc]), picture.shape)
+        variance = build("Sub", [power, build("Mul", [mean, mean])])
+        epsilon = norm.attributes.get_float("epsilon", 1e-5)
+        floor = build("Add", [build("Max", [variance, build.scalar(0.0)]), build.scalar(epsilon)])
+        factor = build("Reciprocal", [build("Sqrt", [floor])])
+        if not _is_all(scale, 1.0):
+            factor = build("Mul", [factor, build.per_channel(scale)])
+        value = build("Mul", [build("Sub", [wide, mean]), factor])
+        if not _is_all(bias, 0.0):
+            value = build("Add", [value, build.per_channel(bias)])
+        build.finish(build("Cast", [value], to=picture.dtype))
+        changed += 1
+    return changed
+
+
+def _mean_over_picture(build: _Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> ir.Value:
+    """Mean over H and W of `[N, H, W, C]`, as `[N, C, 1, 1]`."""
+    batch, channels, height, width = nchw_shape
+    rows = height * width if isinstance(height, int) and isinstance(width, int) else 0
+    parts = next((n for n in range(2, 513) if rows % n == 0 and rows // n <= _ROWS_PER_MEAN), 1)
+    if rows > _ROWS_PER_MEAN and parts > 1 and isinstance(channels, int) and isinstance(batch, int):
+        split = build("Reshape", [nhwc, build.integers(batch, parts, rows // parts, channels)])
+        inner = build("ReduceMean", [split, build.integers(2)], keepdims=1)
+        mean = build("ReduceMean", [inner, build.integers(1)], keepdims=1)
+    else:
+        mean = build("ReduceMean", [nhwc, build.integers(1, 2)], keepdims=1)
+    return build("Transpose", [mean], perm=[0, 3, 1, 2])
+
+
+def write_reflection_as_gather(model: ir.Model) -> int:
+    """A reflection pad of known height and width reads its rows and columns by index, inside the kernel
+    before it."""
+    changed = 0
+    for pad in nodes_of(model, "Pad"):
+        picture, pads = pad.inputs[0], constant(pad.inputs[1] if len(pad.inputs) > 1 else None)
+        if pad.attributes.get_string("mode", "constant") != "reflect" or picture is None or pads is None:
+            continue
+        shape = picture.shape
+        if shape is None or len(shape) != 4 or len(pad.inputs) > 3 or pads.size != 8:
+            continue
+        before, after = pads.reshape(2, 4).tolist()
+        if any(before[:2]) or any(after[:2]) or min(before + after) < 0:
+            continue
+        height, width = shape[2], shape[3]
+        if not (isinstance(height, int) and isinstance(width, int)):
+            continue
+        build = _Writer(model, pad)
+        value = picture
+        for axis, size in ((2, height), (3, width)):
+            index = np.pad(np.arange(size), (int(before[axis]), int(after[axis])), mode="reflect")
+            value = build("Gather", [value, build.integers(*index.tolist())], axis=axis)
+        build.finish(value)
+        changed += 1
+    return changed
+
+
+def write_upsampled_convolution_as_transposed(model: ir.Model) -> int:
+    """Nearest-neighbour doubling before a convolution of width 3 becomes one transposed convolution of width
+    4.
+
+    Each output pixel then meets 4 weights instead of 9 and the doubled picture is never written. A reflection
+    pad of 1 on the doubled picture equals repeating the border pixel of the small one, because the border
+    pixel was doubled.
+    """
+    changed = 0
+    for convolution in nodes_of(model, "Conv"):
+        picture = convolution.inputs[0]
+        weight = constant(convolution.inputs[1])
+        if picture is None or weight is None or weight.shape[2:] != (3, 3) or not _is_plain(convolution):
+            continue
+        pads = list(convolution.attributes.get_ints("pads", [0, 0, 0, 0]))
+        source, border = _before_pad(picture) if pads == [0, 0, 0, 0] else (picture, "zero")
+        if source is None or (border == "zero" and pads != [1, 1, 1, 1]):
+            continue
+        small = _before_doubling(source)
+        if small is None:
+            continue
+        build = _Writer(model, convolution)
+        kernel = add_weight(model, f"{convolution.name}_doubled", _doubled_kernel(weight))
+        rest = [value for value in convolution.inputs[2:] if value is not None]
+        crop = 1
+        if border == "edge":
+            small = build("Pad", [small, build.integers(0, 0, 1, 1, 0, 0, 1, 1)], mode="edge")
+            crop = 3
+        build.finish(
+            build(
+                "ConvTranspose", [small, kernel, *rest], strides=[2, 2], pads=[crop] * 4, kernel_shape=[4, 4]
+            )
+        )
+        changed += 1
+    return changed
+
+
+def _doubled_kernel(weight: NDArray[np.generic]) -> NDArray[np.generic]:
+    """`[O, I, 3, 3]` of a convolution -> `[I, O, 4, 4]` of the transposed one: flipped, and summed over 2x2
+    boxes."""
+    wide = weight.astype(np.float64)[:, :, ::-1, ::-1]
+    doubled = np.zeros((*weight.shape[:2], 4, 4))
+    for row in (0, 1):
+        for column in (0, 1):
+            doubled[:, :, row : row + 3, column : column + 3] += wide
+    return doubled.transpose(1, 0, 2, 3).astype(weight.dtype)
+
+
+def _is_plain(convolution: ir.Node) -> bool:
+    attributes = convolution.attributes
+    return (
+        attributes.get_int("group", 1) == 1
+        and list(attributes.get_ints("strides", [1, 1])) == [1, 1]
+        and list(attributes.get_ints("dilations", [1, 1])) == [1, 1]
+        and attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+    )
+
+
+def _before_pad(value: ir.Value) -> tuple[ir.Value | None, str]:
+    """What a reflection pad of 1 on height and width was given, and the border it amounts to on a doubled
+    picture."""
+    pad = value.producer()
+    if pad is None or pad.op_type != "Pad" or not only_use(value):
+        return None, ""
+    pads = constant(pad.inputs[1]) if len(pad.inputs) > 1 else None
+    mode = pad.attributes.get_string("mode", "constant")
+    if pads is None or pads.tolist() != [0, 0, 1, 1, 0, 0, 1, 1] or mode not in ("reflect", "edge"):
+        return None, ""
+    return pad.inputs[0], "edge"
+
+
+def _before_doubling(value: ir.Value) -> ir.Value | None:
+    """What a nearest-neighbour Resize by exactly 2 was given."""
+    resize = value.producer()
+    if resize is None or resize.op_type != "Resize" or not only_use(value):
+        return None
+    if resize.attributes.get_string("mode", "nearest") != "nearest":
+        return None
+    source = resize.inputs[0]
+    scales = constant(resize.inputs[2]) if len(resize.inputs) > 2 else None
+    if scales is not None and scales.size:
+        return source if scales.tolist() == [1.0, 1.0, 2.0, 2.0] and _repeats(resize) else None
+    if source is None or source.shape is None or value.shape is None or not _repeats(resize):
+        return None
+    pairs = list(zip(source.shape, value.shape, strict=True))
+    doubled = [isinstance(a, int) and isinstance(b, int) and b == 2 * a for a, b in pairs[2:]]
+    return source if all(doubled) and len(pairs) == 4 else None
+
+
+def _repeats(resize: ir.Node) -> bool:
+    """Whether each pixel simply appears twice: so for these pairs of coordinates and rounding at a factor of
+    2."""
+    attributes = resize.attributes
+    coordinates = attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    rounding = attributes.get_string("nearest_mode", "round_prefer_floor")
+    if coordinates == "asymmetric":
+        return rounding == "floor"
+    return coordinates in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round_prefer")
+
+
+def _is_all(value: ir.Value, number: float) -> bool:
+    array = constant(value)
+    return array is not None and bool(np.all(array == number))
+
+
+class _Writer:
+    """Writes nodes in front of one that they replace."""
+
+    def __init__(self, model: ir.Model, replaced: ir.Node) -> None:
+        self._model = model
+        self._replaced = replaced
+        self._count = 0
+
+    def __call__(self, op_type: str, inputs: list[ir.Value], **attributes: int | str | list[int]) -> ir.Value:
+        self._count += 1
+        name = f"{self._replaced.name or self._replaced.op_type}/{op_type}_{self._count}"
+        node = ir.node(op_type, inputs, attributes=attributes or None, name=name)
+        node.outputs[0].name = name
+        self._model.graph.insert_before(self._replaced, node)
+        return node.outputs[0]
+
+    def scalar(self, value: float) -> ir.Value:
+        return add_weight(self._model, "scalar", np.asarray([value], np.float32))
+
+    def integers(self, *values: int) -> ir.Value:
+        return add_weight(self._model, "integers", np.asarray(values, np.int64))
+
+    def per_channel(self, vector: ir.Value) -> ir.Value:
+        """`[C]` of any float type as `[1, C, 1, 1] float32`."""
+        array = constant(vector)
+        if array is not None:
+            return add_weight(self._model, "per_channel", array.astype(np.float32).reshape(1, -1, 1, 1))
+        return self("Reshape", [self("Cast", [vector], to=ir.DataType.FLOAT), self.integers(1, -1, 1, 1)])
+
+    def finish(self, value: ir.Value) -> None:
+        """The value takes the replaced node's place."""
+        replace_value(self._replaced.outputs[0], value)
+        self._model.graph.remove(self._replaced, safe=True)
+
+
+PASSES: dict[str, Pass] = {
+    "upsampled convolutions as transposed ones": write_upsampled_convolution_as_transposed,
+    "norms in NHWC": write_norms_in_nhwc,
+    "reflection as gather": write_reflection_as_gather,
+}
