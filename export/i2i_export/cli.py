@@ -1,0 +1,154 @@
+"""`i2i-export`: a run becomes an engine, an engine a leaner one, a foreign network an engine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from i2i_export import parity
+from i2i_export.enginefile import EngineFile, read_engine, write_engine
+from i2i_runtime.errors import I2IError, UsageError
+from i2i_trainer.errors import TrainError
+
+_FRAMES_IN_GATE = 2
+"""Frames per size: enough to meet a second picture, few enough for a network of 70 GMACs on a laptop."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write an engine from a run folder, or derive one from an engine.
+
+    i2i-export runs/NAME -o NAME.onnx            a portable engine from a run
+    i2i-export NAME.onnx --precision fp16 ...    a leaner engine from an engine
+    i2i-export adopt THIRD.onnx -o MINE.onnx     an engine from a network trained elsewhere (see adopt --help)
+    """
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """A run folder, or an engine as .onnx."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
+    """Engine to write; NAME.onnx in the current folder if not given."""
+    direction: Literal["a2b", "b2a"] = "a2b"
+    """Direction to export, where the method learned both."""
+    size: str | None = None
+    """WIDTHxHEIGHT, or `dynamic` for every multiple of the network's stride."""
+    precision: Literal["fp32", "fp16", "int8"] | None = None
+    """Numbers inside the engine; int8 is calibrated on --frames."""
+    style: str | None = None
+    """`input` leaves the style to the runtime, `fixed:NAME` or `fixed:0.3,-1,...` bakes one in."""
+    frames: Path | None = None
+    """Clip or folder whose pictures go through the gate and calibrate int8; rendered ones if not given."""
+    name: str | None = None
+    """Name written into the metadata; the output's name if not given."""
+    licence: str = ""
+    """Licence of the weights, written into the metadata."""
+    triton_repository: Path | None = None
+    """Also write a model repository for NVIDIA Triton Inference Server here."""
+    plan: bool = False
+    """Also build the TensorRT plan beside the engine."""
+
+
+@dataclass(frozen=True)
+class AdoptOptions:
+    """Wrap a network that somebody else trained into the engine contract."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """The foreign ONNX file."""
+    output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
+    """Engine to write; NAME.engine.onnx in the current folder if not given."""
+    layout: Literal["nchw", "nhwc"] | None = None
+    """Order of the network's axes."""
+    range: Literal["0,255", "0,1", "-1,1"] | None = None
+    """Values that stand for black and white."""
+    channels: Literal["rgb", "bgr", "luma"] | None = None
+    """What the network's channels are."""
+    output_range: Literal["0,255", "0,1", "-1,1"] | None = None
+    """Range of the network's output, where it differs from its input."""
+    size: str | None = None
+    """WIDTHxHEIGHT or `dynamic`, for networks that take several sizes."""
+    stride: int = 1
+    """Multiple that height and width must have, for networks that take several sizes."""
+    direction: str = "picture -> translated"
+    """What the engine says it does."""
+    licence: str | None = None
+    """Licence of the weights; the foreign file's own statement if not given."""
+    name: str | None = None
+    frames: Path | None = None
+    """Clip or folder whose pictures prove that the wrapped network gives the network's own picture."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(stderr=True)
+    try:
+        if given[:1] == ["adopt"]:
+            _adopt(tyro.cli(AdoptOptions, prog="i2i-export adopt", args=given[1:]), console)
+        else:
+            _export(tyro.cli(ExportOptions, prog="i2i-export", args=given), console)
+    except parity.ParityError as error:
+        console.print(error.report.to_table())
+        console.print(f"i2i-export: {error}", markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+    except (I2IError, TrainError) as error:
+        console.print(f"i2i-export: {error}", markup=False, highlight=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("i2i-export: interrupted, nothing was written.")
+        return 130
+    return 0
+
+
+def _export(options: ExportOptions, console: Console) -> None:
+    output = options.output or Path(f"{options.source.stem}.onnx")
+    if output.suffix != ".onnx":
+        raise UsageError(f"-o {output} must end in .onnx: plans are written beside it with --plan.")
+    if options.source.is_dir():
+        engine = _engine_from_run(options, output, console)
+    elif options.source == output and options.precision is not None:
+        raise UsageError(f"-o {output} would overwrite the engine it is made from: give it another name.")
+    else:
+        engine = _engine_from_engine(options)
+    write_engine(engine, output)
+    console.print(f"{output}: {_summary(engine)}", highlight=False)
+
+
+def _adopt(options: AdoptOptions, console: Console) -> None:
+    raise UsageError("adopt is not there yet.")
+
+
+def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> EngineFile:
+    from i2i_export.onnx import onnx_from_run  # here and nowhere else torch is needed
+
+    engine, report = onnx_from_run(
+        options.source,
+        output,
+        direction=options.direction,
+        size=options.size,
+        style=options.style,
+        frames=options.frames,
+        name=options.name,
+        licence=options.licence,
+    )
+    console.print(report.to_table())
+    return engine
+
+
+def _engine_from_engine(options: ExportOptions) -> EngineFile:
+    return read_engine(options.source)
+
+
+def _summary(engine: EngineFile) -> str:
+    metadata, size = engine.metadata, engine.metadata.size
+    sizes = f"{size.min_width}x{size.min_height}"
+    if not size.is_fixed:
+        sizes = f"{sizes} to {size.max_width}x{size.max_height} in steps of {size.stride}"
+    return (
+        f"{metadata.method}, {metadata.direction}, {metadata.precision}, {sizes}, "
+        f"{metadata.macs_per_pixel:,.0f} MACs per pixel"
+    )

@@ -1,0 +1,139 @@
+"""Engine files on disk: an ONNX graph that keeps the engine contract, and the metadata it carries."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from i2i_export.errors import ExportError
+from i2i_runtime.errors import EngineError
+from i2i_runtime.metadata import METADATA_KEY, EngineMetadata
+
+FRAME = "frame"
+TRANSLATED = "translated"
+STYLE = "style"
+
+
+@dataclass
+class EngineFile:
+    """A graph from `frame` uint8 `[1, H, W, 3]` RGB to `translated` of the same kind, and its metadata."""
+
+    model: ir.Model
+    metadata: EngineMetadata
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The ONNX file's content, with the metadata as JSON under the key `i2i`."""
+        self.model.metadata_props.clear()
+        self.model.metadata_props[METADATA_KEY] = self.metadata.to_json()
+        return ir.to_proto(self.model)
+
+    def to_bytes(self) -> bytes:
+        """The same bytes for the same graph and metadata, whatever made them and when."""
+        content: bytes = self.to_proto().SerializeToString(deterministic=True)
+        return content
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Reads any ONNX file, its outside weights included. Raises ExportError."""
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError as error:
+        raise ExportError(f"{path} does not exist: name an ONNX file or a run folder.") from error
+    except Exception as error:  # protobuf, onnx and the file system each raise their own
+        raise ExportError(f"{path} cannot be read as ONNX ({_first_line(error)}): is it complete?") from error
+    if not model.graph.node:
+        raise ExportError(f"{path} is no ONNX network (it holds no operator): name an .onnx file.")
+    return model
+
+
+def read_engine(path: Path) -> EngineFile:
+    """Reads an engine that keeps the contract. Raises ExportError."""
+    proto = read_model(path)
+    text = next((entry.value for entry in proto.metadata_props if entry.key == METADATA_KEY), None)
+    if text is None:
+        raise ExportError(
+            f"{path} carries no engine metadata: wrap a network made elsewhere with "
+            f"`i2i-export adopt {path}` first."
+        )
+    try:
+        metadata = EngineMetadata.from_json(text, origin=str(path))
+    except EngineError as error:
+        raise ExportError(str(error)) from error
+    check_contract(proto, origin=str(path))
+    return EngineFile(ir.from_proto(proto), metadata)
+
+
+def write_engine(engine: EngineFile, path: Path) -> None:
+    """Checks the contract and writes the file atomically. Raises ExportError."""
+    proto = engine.to_proto()
+    check_contract(proto, origin=str(path))
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"{path} was not written, the ONNX checker refuses the graph: {_first_line(error)}."
+        ) from error
+    with atomic_file(path) as part:
+        part.write_bytes(proto.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; it takes the final name when the block ends without an error.
+
+    Raises ExportError where the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written ({error.strerror}): choose another place with -o."
+        ) from error
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o644)
+        part.replace(path)
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written ({error.strerror or error}): "
+            "free space or choose another place with -o."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_contract(model: onnx.ModelProto, *, origin: str) -> None:
+    """Refuses a graph whose inputs, outputs or uint8 tensors break the engine contract. Raises ExportError."""
+    weights = {weight.name for weight in model.graph.initializer}
+    inputs = {entry.name: entry for entry in model.graph.input if entry.name not in weights}
+    outputs = {entry.name: entry for entry in model.graph.output}
+    for name, entries in ((FRAME, inputs), (TRANSLATED, outputs)):
+        if name not in entries:
+            raise ExportError(
+                f"{origin} breaks the engine contract: it has no tensor `{name}` but {sorted(entries)}."
+            )
+        tensor = entries[name].type.tensor_type
+        dims = tensor.shape.dim
+        if tensor.elem_type != onnx.TensorProto.UINT8 or len(dims) != 4 or dims[3].dim_value != 3:
+            raise ExportError(f"{origin} breaks the engine contract: `{name}` must be uint8 [1, H, W, 3].")
+    for node in model.graph.node:
+        touched = [name for name in (FRAME, TRANSLATED) if name in (*node.input, *node.output)]
+        if touched and node.op_type != "Cast":
+            raise ExportError(
+                f"{origin} breaks the engine contract: uint8 `{touched[0]}` meets {node.op_type}, "
+                "which TensorRT refuses; only Cast may touch it."
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
