@@ -48,7 +48,7 @@ class Upsample(nn.Module):
 
 
 def up(inputs: int, outputs: int, *, norm: Norm, kernel: int = 5, bias: bool = True) -> nn.Sequential:
-    """Doubles the size: nearest, reflect-padded convolution, norm, ReLU (MUNIT with 5x5, U-GAT-IT with 3x3)."""
+    """Doubles the size: nearest, reflect-padded convolution, norm, ReLU (MUNIT: 5x5, U-GAT-IT: 3x3)."""
     return nn.Sequential(Upsample(), conv(inputs, outputs, kernel, bias=bias), norm(outputs), nn.ReLU())
 
 
@@ -109,6 +109,20 @@ class AdaptiveResBlock(nn.Module):
         return x + residual if self.residual_scale == 1.0 else x + self.residual_scale * residual
 
 
+def content_encoder(
+    width: int = 64, *, downs: int = 2, blocks: int = 4, residual_scale: float = 1.0
+) -> nn.Sequential:
+    """C7s1 IN ReLU, `downs` halvings that double the width, `blocks` residual blocks (UNIT, MUNIT, TUNIT)."""
+    widths = [width * 2**i for i in range(downs + 1)]
+    return nn.Sequential(
+        conv(3, width, 7),
+        InstanceNorm(width),
+        nn.ReLU(),
+        *(down(before, after) for before, after in pairwise(widths)),
+        *(ResBlock(widths[-1], residual_scale=residual_scale) for _ in range(blocks)),
+    )
+
+
 class StyleMlp(nn.Module):
     """Style code to scale and shift of every adaptive norm (MUNIT, TUNIT).
 
@@ -144,7 +158,7 @@ class MultiScaleDiscriminator(nn.Module):
     """One chain of stride-2 convolutions per scale, separate weights, no norm (UNIT, MUNIT, DRIT).
 
     Per scale: `layers` reflect-padded 4x4 convolutions of doubling width, LeakyReLU(slope), then 1x1 to one
-    logit map. Returns the maps from the finest scale to the coarsest. At 256 pixels: 16 x 16, 8 x 8 and 4 x 4.
+    logit map. Returns the maps from the finest scale to the coarsest. At 256: 16 x 16, 8 x 8, 4 x 4.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     """WGAN-GP: mean of `(|gradient|_2 - 1)^2` at one random mixture per sample of real and fake."""
     share = torch.rand(real.shape[0], 1, 1, 1, device=real.device, dtype=real.dtype)
     mixture = (share * real + (1 - share) * fake).detach().requires_grad_()
-    norm = _input_gradients(critic(mixture), mixture).norm(dim=1)
+    norm = _input_gradients(critic(mixture), mixture).square().sum(dim=1).sqrt()
     return (norm - 1).square().mean()
 
 
