@@ -27,12 +27,12 @@ class TrainConfig:
     """Folder of pictures, in one of the layouts of the trainer's README."""
     out: Path = Path("runs/run")
     """Run folder to write."""
-    layout: Literal["auto", "unpaired", "paired", "class-folders", "lists", "digits"] = "auto"
+    layout: Literal["auto", "unpaired", "paired", "class-folders", "lists", "digits", "single"] = "auto"
     """How the folder is laid out; `auto` recognises it."""
     domains: tuple[str, str] = ("A", "B")
     """Names of the source and the target domain, used as the direction of the engine."""
     swap: bool = False
-    """Exchange the two domains (direction B to A)."""
+    """Exchange the two domains of the folder (direction B to A); `domains` names them as exchanged."""
 
     load_size: int = 286
     """Short side in pixels after loading; the crop is taken from it."""

@@ -1,0 +1,225 @@
+"""The run folder: `config.json`, and `checkpoint.safetensors` with everything that the next step depends on.
+
+Tensors are named `model/...`, `average/MODULE/...`, `optimiser/NAME/INDEX/KEY`, `extra/...` and `random/...`; what is
+no tensor stands as JSON in the header's metadata. Per-process tensors of processes beyond the first are prefixed
+`process1/`, `process2/`, and so on. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from i2i_trainer.config import TrainConfig
+from i2i_trainer.errors import CheckpointError
+from i2i_trainer.method import Method
+from i2i_trainer.methods import METHODS
+
+VERSION = 1
+CHECKPOINT = "checkpoint.safetensors"
+CONFIG = "config.json"
+
+Tensors = dict[str, Tensor]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """The whole content under its name, or nothing: a temporary file beside it, flushed to disk, then renamed."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def json_from_config(method: str, config: TrainConfig) -> dict[str, Any]:
+    """What `config.json` holds: the method's name, the format's version and every option."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {"version": VERSION, "method": method, "config": plain}
+
+
+def write_config(run: Path, method: str, config: TrainConfig) -> None:
+    """Makes the run folder and writes `config.json` into it."""
+    run.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(json_from_config(method, config), indent=2) + "\n"
+    write_atomically(run / CONFIG, content.encode())
+
+
+def read_config(run: Path) -> tuple[str, TrainConfig]:
+    """Method name and options of a run. Raises CheckpointError: missing, damaged, or of another version."""
+    path = run / CONFIG
+    try:
+        record = json.loads(path.read_text())
+        version, method, values = record["version"], record["method"], dict(record["config"])
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{run} is no run folder, it holds no {CONFIG}: name a folder made by i2i-train."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): take it from a copy of the run.") from error
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} has version {version}, this program reads {VERSION}: use the program that wrote it."
+        )
+    if method not in METHODS:
+        raise CheckpointError(
+            f"{path} names the method {method!r}, which this program does not have: update it."
+        )
+    kind = METHODS[method].config
+    hints = get_type_hints(kind)
+    known = {field.name for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise CheckpointError(
+            f"{path} has the option {unknown[0]!r}, which {method} does not know: update the program."
+        )
+    return method, kind(**{name: _typed(value, hints[name]) for name, value in values.items()})
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_typed(item, hint) for item in value)
+    return Path(value) if isinstance(value, str) and "Path" in str(hint) else value
+
+
+def load_method(run: Path) -> Method:
+    """The trained method of a run folder, on the CPU, in evaluation mode, with averaged weights where they are kept.
+
+    Raises CheckpointError in one sentence: no run folder, no checkpoint yet, damaged, of another method or version.
+    """
+    name, config = read_config(run)
+    method = METHODS[name].method(config)
+    tensors, _ = read_checkpoint(run, name)
+    restore_weights(method, tensors)
+    for module_name, module in method.ema_modules().items():
+        average = under(tensors, f"average/{module_name}/")
+        if average:
+            module.load_state_dict(average)
+    return method.eval()
+
+
+def write_checkpoint(run: Path, method: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Writes tensors and plain state atomically: a killed program leaves the previous checkpoint whole."""
+    path = run / CHECKPOINT
+    temporary = path.with_name(f".{path.name}.part")
+    whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    metadata = {"method": method, "version": str(VERSION), "state": json.dumps(state)}
+    save_file(whole, temporary, metadata=metadata)
+    temporary.chmod(0o644)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_checkpoint(run: Path, method: str) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors on the CPU and plain state. Raises CheckpointError where it is missing, damaged or another method's."""
+    path = run / CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(f"{run} has no {CHECKPOINT} yet: train until the first checkpoint is written.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        version, state = metadata["version"], json.loads(metadata["state"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint ({error}): take it from a copy of the run."
+        ) from error
+    if version != str(VERSION):
+        raise CheckpointError(
+            f"{path} has version {version}, this program reads {VERSION}: use the program that wrote it."
+        )
+    if metadata.get("method") != method:
+        raise CheckpointError(
+            f"{path} belongs to the method {metadata.get('method')!r}, not {method!r}: name the run of that method."
+        )
+    return tensors, state
+
+
+def restore_weights(method: Method, tensors: Tensors) -> None:
+    """Loads `model/...` into the method. Raises CheckpointError where names or shapes do not fit."""
+    try:
+        method.load_state_dict(under(tensors, "model/"))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"The checkpoint does not fit the method's options ({reason}): use the run's own."
+        ) from error
+
+
+def tensors_from_optimiser(optimiser: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+    """State of an optimiser as tensors named `INDEX/KEY`, and the rest as plain values."""
+    whole = optimiser.state_dict()
+    tensors: Tensors = {}
+    values: dict[str, Any] = {}
+    for index, entries in whole["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}/{key}"] = value
+            else:
+                values[f"{index}/{key}"] = value
+    return tensors, values
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Tensors, values: Mapping[str, Any]) -> None:
+    """Puts back what `tensors_from_optimiser` gave, in the memory layout of the parameters."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**tensors, **values}.items():
+        index, key = name.split("/", 1)
+        parameter = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(int(index), {})[key] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def random_state(device: torch.device) -> Tensors:
+    """States of every random generator that a step may draw from: torch, its device, numpy, python."""
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 (a method may draw from it)
+    assert isinstance(numpy_state, dict)
+    _, words, gauss = random.getstate()
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+        "numpy_rest": torch.tensor(
+            [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]], dtype=torch.float64
+        ),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
+    }
+    if device.type == "cuda":
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def restore_random_state(tensors: Tensors, device: torch.device) -> None:
+    """Puts back what `random_state` gave."""
+    torch.set_rng_state(tensors["torch"])
+    position, has_gauss, gauss = tensors["numpy_rest"].tolist()
+    np.random.set_state(  # noqa: NPY002
+        ("MT19937", tensors["numpy"].numpy().astype(np.uint32), int(position), int(has_gauss), gauss)
+    )
+    python_gauss = tensors["python_gauss"].item()
+    words = tuple(tensors["python"].tolist())
+    random.setstate((3, words, None if np.isnan(python_gauss) else python_gauss))
+    if device.type == "cuda" and "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"], device)
+
+
+def under(tensors: Tensors, prefix: str) -> Tensors:
+    """The tensors whose names start with the prefix, without it."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,152 @@
+"""`i2i-train METHOD --data DIR --out runs/NAME`: trains a method, or shows what it would train."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from i2i_trainer.checkpoint import json_from_config, read_config
+from i2i_trainer.config import TrainConfig
+from i2i_trainer.errors import OptionError, TrainError
+from i2i_trainer.methods import METHODS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to do with the options of a method."""
+
+    resume: bool = False
+    """Go on with the run in --out; flags given now win over its recorded options."""
+    dry_run: bool = False
+    """Print the resolved options and a table of the networks, then stop."""
+    json: bool = False
+    """With --dry-run, print one JSON object instead."""
+    preset: str | None = None
+    """Named set of options to start from; flags given now win over it."""
+
+
+def main() -> None:
+    """Entry point of `i2i-train`; leaves with 0 done, 1 failed, 2 usage, 130 interrupted."""
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except KeyboardInterrupt:
+        _complain("Interrupted; go on from the last checkpoint with --resume.")
+        sys.exit(130)
+    except TrainError as error:
+        _complain(str(error))
+        sys.exit(error.exit_code)
+
+
+def run(arguments: list[str]) -> int:
+    """The command on a list of arguments. Raises TrainError."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print_methods()
+        return 0
+    name, *flags = arguments
+    if name not in METHODS:
+        raise OptionError(f"There is no method {name!r}: choose one of {', '.join(METHODS)}.")
+    command, config = parse(name, flags)
+    if command.dry_run:
+        show(name, config, as_json=command.json)
+        return 0
+    from i2i_trainer.loop import train  # Fabric takes seconds to import; --help and --dry-run do without it.
+
+    out = train(name, config, command.resume)
+    if os.environ.get("RANK", "0") == "0":
+        Console().print(f"Done: {out}", highlight=False)
+    return 0
+
+
+def parse(name: str, flags: list[str]) -> tuple[Command, TrainConfig]:
+    """Options of one method: its defaults, or a preset's, or a resumed run's, under the flags given."""
+    kind = METHODS[name].config
+    default = _default(name, flags)
+
+    def parsed(
+        command: Annotated[Command, tyro.conf.arg(name="")] = Command(),
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
+    ) -> tuple[Command, TrainConfig]:
+        return command, config
+
+    parsed.__annotations__["config"] = Annotated[kind, tyro.conf.arg(name="")]
+    return tyro.cli(
+        parsed,
+        args=flags,
+        prog=f"i2i-train {name}",
+        description=METHODS[name].method.summary,
+    )
+
+
+def _default(name: str, flags: list[str]) -> TrainConfig:
+    kind = METHODS[name].config
+    if "--resume" in flags:
+        recorded, config = read_config(Path(_value(flags, "--out") or kind().out))
+        if recorded != name:
+            raise OptionError(
+                f"--out holds a run of {recorded}, not of {name}: use i2i-train {recorded} --resume."
+            )
+        return config
+    preset = _value(flags, "--preset")
+    if preset is None:
+        return kind()
+    if preset not in kind.presets:
+        known = ", ".join(kind.presets) or "none"
+        raise OptionError(f"--preset {preset} is unknown to {name}: it has {known}.")
+    return replace(kind(), **kind.presets[preset])
+
+
+def _value(flags: list[str], flag: str) -> str | None:
+    for i, given in enumerate(flags):
+        if given.startswith(f"{flag}="):
+            return given.partition("=")[2]
+        if given == flag and i + 1 < len(flags):
+            return flags[i + 1]
+    return None
+
+
+def print_methods() -> None:
+    """The methods with a line each."""
+    console = Console()
+    console.print(
+        "usage: i2i-train METHOD --data DIR --out runs/NAME [--preset NAME] [--resume] [--dry-run [--json]] [options]\n"
+        "\nTrains an image-to-image translation method. Options of one method: i2i-train METHOD --help\n",
+        markup=False,
+        highlight=False,
+    )
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, entry in METHODS.items():
+        table.add_row(f"  {name}", entry.method.summary)
+    console.print(table)
+
+
+def show(name: str, config: TrainConfig, as_json: bool) -> None:
+    """Prints the resolved options and the networks with parameters and multiply-adds."""
+    from i2i_trainer.summary import summarise
+
+    summary = summarise(name, config)
+    if as_json:
+        print(json.dumps({**json_from_config(name, config), **summary.as_json()}, indent=2))
+        return
+    console = Console()
+    options = Table("option", "value", title=f"i2i-train {name}")
+    for option, value in json_from_config(name, config)["config"].items():
+        options.add_row(option, str(value))
+    console.print(options)
+    console.print(summary.as_table())
+
+
+def _complain(sentence: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        Console(stderr=True).print(sentence, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

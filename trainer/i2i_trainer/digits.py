@@ -1,0 +1,108 @@
+"""Digits as their publishers store them: IDX files, USPS text, and a tar of PNGs with a list of labels."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from i2i_trainer.errors import DataError
+from i2i_trainer.pictures import Pixels, open_picture
+
+
+class Digits(NamedTuple):
+    """Pictures `[N, H, W, 3] uint8 RGB` and classes `[N] int64`, 0 to 9."""
+
+    pictures: Pixels
+    labels: NDArray[np.int64]
+
+
+def read_digits(folder: Path, split: str = "train") -> Digits:
+    """Digits of a folder: `*images-idx3-ubyte[.gz]`, `zip.train.gz`, or `*.tar` of PNGs (or the PNGs) with labels.
+
+    Raises DataError where the folder holds none of them for this split.
+    """
+    prefix = "train" if split == "train" else "t10k"
+    for images in sorted(folder.glob(f"{prefix}-images*idx3-ubyte*")):
+        labels = images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1"))
+        return Digits(_rgb(_idx(images, dimensions=3)), _idx(labels, dimensions=1).astype(np.int64))
+    for text in sorted(folder.glob(f"zip.{split}*")):
+        return _usps(text)
+    for archive in sorted(folder.glob(f"*{split}*.tar")):
+        return _labelled_tar(archive)
+    for listing in sorted(folder.glob(f"*{split}*labels.txt")):
+        return _labelled_folder(listing)
+    raise DataError(
+        f"{folder} holds no digits of the {split} split: put an IDX pair ({prefix}-images-idx3-ubyte.gz, "
+        f"{prefix}-labels-idx1-ubyte.gz), USPS text (zip.{split}.gz) or a tar of PNGs with a labels.txt there."
+    )
+
+
+def holds_digits(folder: Path) -> bool:
+    """Whether a folder holds digits in one of the forms that `read_digits` knows."""
+    patterns = ("*-idx3-ubyte*", "zip.*.gz", "*.tar", "*labels.txt")
+    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+
+
+def _rgb(grey: Pixels) -> Pixels:
+    return np.repeat(grey[..., None], 3, axis=-1)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error}): fetch it again.") from error
+
+
+def _idx(path: Path, dimensions: int) -> Pixels:
+    content = _content(path)
+    if len(content) < 4 + 4 * dimensions or content[:3] != b"\0\0\x08" or content[3] != dimensions:
+        raise DataError(f"{path} is no IDX file of bytes with {dimensions} dimensions: fetch it again.")
+    shape = tuple(np.frombuffer(content, ">i4", count=dimensions, offset=4))
+    values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+    if values.size != np.prod(shape):
+        raise DataError(
+            f"{path} is cut short: it holds {values.size} bytes of {np.prod(shape)}; fetch it again."
+        )
+    return values.reshape(shape)
+
+
+def _usps(path: Path) -> Digits:
+    table = np.array([line.split() for line in _content(path).splitlines()], dtype=np.float64)
+    if table.ndim != 2 or table.shape[1] != 257:
+        raise DataError(f"{path} is no USPS text of 257 numbers a line: fetch it again.")
+    grey = ((table[:, 1:] + 1.0) * 127.5).round().astype(np.uint8).reshape(-1, 16, 16)
+    return Digits(_rgb(grey), table[:, 0].astype(np.int64))
+
+
+def _labelled_tar(path: Path) -> Digits:
+    with tarfile.open(path) as archive:
+        files = {Path(member.name).name: archive.extractfile(member) for member in archive if member.isfile()}
+        contents = {name: file.read() for name, file in files.items() if file is not None}
+    listing = next((name for name in contents if name.endswith("labels.txt")), None)
+    if listing is None:
+        raise DataError(
+            f"{path} holds no labels.txt beside its pictures: add one with a name and a class a line."
+        )
+    names, labels = _listed(contents[listing].decode())
+    pictures = [np.asarray(Image.open(io.BytesIO(contents[name])).convert("RGB")) for name in names]
+    return Digits(np.stack(pictures), labels)
+
+
+def _labelled_folder(listing: Path) -> Digits:
+    names, labels = _listed(listing.read_text())
+    folder = next(path for path in (listing.parent, *listing.parent.iterdir()) if (path / names[0]).exists())
+    return Digits(np.stack([np.asarray(open_picture(folder / name)) for name in names]), labels)
+
+
+def _listed(text: str) -> tuple[list[str], NDArray[np.int64]]:
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    return [row[0] for row in rows], np.array([int(row[1]) for row in rows], dtype=np.int64)

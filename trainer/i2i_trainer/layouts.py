@@ -1,0 +1,306 @@
+"""Where the pictures of the two domains lie: every folder layout that users of the field expect, recognised.
+
+Layouts, tried in this order (`SPLIT` is train, val or test):
+
+    lists          SPLITA.txt, SPLITB.txt with one file name a line, relative to the root
+    unpaired       SPLITA/ SPLITB/ | SPLIT/A/ SPLIT/B/ | images_a/ images_b/ | two folders named like the domains
+    paired         SPLIT/ with side-by-side pictures, or any of the two-folder forms with equal file names
+    digits         two folders with IDX, USPS or labelled PNG files
+    class-folders  SPLIT/<class>/ or <class>/, three classes or more (two are two domains, unless asked for by name)
+    single         one folder of pictures, both domains alike
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from i2i_trainer.config import TrainConfig
+from i2i_trainer.digits import holds_digits, read_digits
+from i2i_trainer.errors import DataError
+from i2i_trainer.pictures import (
+    CLIP_SUFFIXES,
+    PICTURE_SUFFIXES,
+    ArrayPicture,
+    Picture,
+    PictureFile,
+    frames_of_clip,
+)
+
+DEFAULT_DOMAINS = ("A", "B")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Domains:
+    """The pictures of the source and the target domain.
+
+    Paired: `b[i]` is the counterpart of `a[i]`. `labels_*` index `classes`, where the layout has classes.
+    """
+
+    layout: str
+    names: tuple[str, str]
+    a: Sequence[Picture]
+    b: Sequence[Picture]
+    paired: bool = False
+    classes: tuple[str, ...] = ()
+    labels_a: Sequence[int] | None = None
+    labels_b: Sequence[int] | None = None
+
+    def swapped(self) -> Domains:
+        """The same pictures with source and target exchanged."""
+        return replace(
+            self,
+            names=(self.names[1], self.names[0]),
+            a=self.b,
+            b=self.a,
+            labels_a=self.labels_b,
+            labels_b=self.labels_a,
+        )
+
+
+def find_domains(config: TrainConfig, split: str = "train", paired: bool = False) -> Domains:
+    """Pictures of one split under `config.data`. `paired` asks for counterparts. Raises DataError in one sentence."""
+    root = config.data
+    if not root.is_dir():
+        raise DataError(f"--data {root} is no folder: name the folder that holds the pictures.")
+    names = (config.domains[1], config.domains[0]) if config.swap else config.domains
+    finder = _Finder(root, split, replace(config, domains=names))
+    found = finder.find(config.layout, paired or config.layout == "paired")
+    return found.swapped() if config.swap else found
+
+
+def has_split(config: TrainConfig, split: str) -> bool:
+    """Whether the folder holds pictures set aside under this name (`test`, `val`)."""
+    names = (split, f"{split}A", f"{split}A.txt", f"{config.domains[0]}/{split}")
+    found = any((config.data / name).exists() for name in names)
+    return found or any(holds_split(folder, split) for folder in _folders(config.data))
+
+
+def holds_split(folder: Path, split: str) -> bool:
+    """Whether a folder of digits has files of this split."""
+    pattern = {"test": "t10k-images*"}.get(split, f"{split}-images*")
+    return any(next(folder.glob(p), None) is not None for p in (pattern, f"zip.{split}*"))
+
+
+@dataclass(frozen=True)
+class _Finder:
+    root: Path
+    split: str
+    config: TrainConfig
+
+    def find(self, layout: str, paired: bool) -> Domains:
+        if layout == "lists" or (layout == "auto" and self._list_files()):
+            return self._matched(self._lists(), paired)
+        if layout == "digits":
+            return self._digits()
+        if layout == "class-folders":
+            return self._class_folders()
+        if layout == "single":
+            return self._single()
+        folders = self._two_folders()
+        if folders is not None:
+            if layout == "auto" and all(holds_digits(folder) for folder, _ in folders):
+                return self._digits()
+            if (
+                layout == "auto"
+                and not paired
+                and self._many_classes()
+                and self.config.domains == DEFAULT_DOMAINS
+            ):
+                return self._class_folders()
+            (a, name_a), (b, name_b) = folders
+            domains = Domains("unpaired", (name_a, name_b), self._pictures(a), self._pictures(b))
+            return self._matched(domains, paired)
+        halves = self._side_by_side()
+        if halves is not None and layout in ("auto", "paired", "unpaired"):
+            return halves
+        if layout == "auto" and not paired and self._many_classes():
+            return self._class_folders()
+        raise DataError(self._nothing_found())
+
+    def _two_folders(self) -> tuple[tuple[Path, str], tuple[Path, str]] | None:
+        root, split = self.root, self.split
+        name_a, name_b = self.config.domains
+        forms = [
+            (root / f"{split}A", root / f"{split}B"),
+            (root / split / "A", root / split / "B"),
+            (root / split / name_a, root / split / name_b),
+            (root / split / "images_a", root / split / "images_b"),
+            (root / name_a / split, root / name_b / split),
+            (root / name_a, root / name_b),
+            (root / "images_a", root / "images_b"),
+            (root / "a", root / "b"),
+        ]
+        for a, b in forms:
+            if a.is_dir() and b.is_dir():
+                return (a, name_a), (b, name_b)
+            if (a.is_dir() or b.is_dir()) and (name_a, name_b) == DEFAULT_DOMAINS:
+                there, missing = (a, b) if a.is_dir() else (b, a)
+                raise DataError(
+                    f"{there} is there but its partner {missing} is missing: add the other domain."
+                )
+        for parent in (root / split, root):
+            named = [
+                folder for folder in _folders(parent) if folder.name not in SPLITS and self._fruitful(folder)
+            ]
+            if len(named) == 2 and (name_a, name_b) == DEFAULT_DOMAINS:
+                return (named[0], named[0].name), (named[1], named[1].name)
+        return None
+
+    def _fruitful(self, folder: Path) -> bool:
+        return holds_digits(folder) or bool(files_under(folder))
+
+    def _pictures(self, folder: Path) -> list[Picture]:
+        pictures = self._read_in(files_under(folder))
+        if not pictures:
+            raise DataError(f"{folder} holds no picture and no clip: put the domain's pictures there.")
+        return pictures
+
+    def _read_in(self, files: Sequence[Path]) -> list[Picture]:
+        pictures: list[Picture] = []
+        for path in files:
+            if path.suffix.lower() in CLIP_SUFFIXES:
+                pictures += frames_of_clip(path, self.config.clip_fps, self.config.load_size)
+            else:
+                pictures.append(PictureFile(path))
+        return pictures
+
+    def _matched(self, domains: Domains, paired: bool) -> Domains:
+        """With `paired`, only the pictures whose stems occur in both domains, in one order."""
+        if not paired:
+            return domains
+        partners = {Path(picture.name).stem: picture for picture in domains.b}
+        pairs = [(p, partners[Path(p.name).stem]) for p in domains.a if Path(p.name).stem in partners]
+        if not pairs:
+            raise DataError(
+                f"No picture under {self.root} has a counterpart of the same name in the other domain: "
+                "name the pairs alike, or put each pair side by side into one picture."
+            )
+        return replace(
+            domains, layout="paired", paired=True, a=[a for a, _ in pairs], b=[b for _, b in pairs]
+        )
+
+    def _side_by_side(self) -> Domains | None:
+        for folder in (self.root / self.split, self.root):
+            files = [path for path in _children(folder) if path.suffix.lower() in PICTURE_SUFFIXES]
+            if files:
+                return Domains(
+                    "paired",
+                    self.config.domains,
+                    [PictureFile(path, "left") for path in files],
+                    [PictureFile(path, "right") for path in files],
+                    paired=True,
+                )
+        return None
+
+    def _list_files(self) -> tuple[Path, Path] | None:
+        for suffix in ("A.txt", "_a.txt", "_A.txt"):
+            a = self.root / f"{self.split}{suffix}"
+            b = self.root / f"{self.split}{suffix.replace('A', 'B').replace('_a', '_b')}"
+            if a.is_file() and b.is_file():
+                return a, b
+        return None
+
+    def _lists(self) -> Domains:
+        files = self._list_files()
+        if files is None:
+            raise DataError(
+                f"{self.root} holds no {self.split}A.txt with {self.split}B.txt: write both, one file name a line."
+            )
+        a, b = (self._listed(listing) for listing in files)
+        return Domains("lists", self.config.domains, a, b)
+
+    def _listed(self, listing: Path) -> list[Picture]:
+        paths = [self.root / line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+        if not paths:
+            raise DataError(f"{listing} names no picture: write one file name a line.")
+        missing = next((path for path in paths if not path.is_file()), None)
+        if missing is not None:
+            raise DataError(
+                f"{listing} names {missing}, which does not exist: names are relative to {self.root}."
+            )
+        return self._read_in(paths)
+
+    def _classes(self) -> list[Path]:
+        for parent in (self.root / self.split, self.root):
+            folders = [folder for folder in _folders(parent) if folder.name not in SPLITS]
+            if len(folders) >= 2:
+                return folders
+        return []
+
+    def _many_classes(self) -> bool:
+        return len(self._classes()) >= 3
+
+    def _class_folders(self) -> Domains:
+        folders = self._classes()
+        if not folders:
+            raise DataError(f"{self.root} holds no class folders: make one folder of pictures per class.")
+        pictures: list[Picture] = []
+        labels: list[int] = []
+        for label, folder in enumerate(folders):
+            members = self._pictures(folder)
+            pictures += members
+            labels += [label] * len(members)
+        classes = tuple(folder.name for folder in folders)
+        return Domains(
+            "class-folders",
+            self.config.domains,
+            pictures,
+            pictures,
+            classes=classes,
+            labels_a=labels,
+            labels_b=labels,
+        )
+
+    def _digits(self) -> Domains:
+        folders = self._two_folders()
+        if folders is None:
+            raise DataError(
+                f"{self.root} does not say which digits are source and target: give --domains with the names of two "
+                "of its folders."
+            )
+        (folder_a, name_a), (folder_b, name_b) = folders
+        a, b = read_digits(folder_a, self.split), read_digits(folder_b, self.split)
+        return Domains(
+            "digits",
+            (name_a, name_b),
+            [ArrayPicture(f"{name_a} {i}", pixels, nearest=True) for i, pixels in enumerate(a.pictures)],
+            [ArrayPicture(f"{name_b} {i}", pixels, nearest=True) for i, pixels in enumerate(b.pictures)],
+            classes=tuple("0123456789"),
+            labels_a=a.labels.tolist(),
+            labels_b=b.labels.tolist(),
+        )
+
+    def _single(self) -> Domains:
+        folder = self.root / self.split if (self.root / self.split).is_dir() else self.root
+        pictures = self._pictures(folder)
+        return Domains("single", self.config.domains, pictures, pictures)
+
+    def _nothing_found(self) -> str:
+        split, (a, b) = self.split, self.config.domains
+        return (
+            f"--data {self.root} holds no pictures in a known layout: make {split}A and {split}B, or folders "
+            f"{a} and {b}, or {split} with pairs side by side, or name the layout with --layout."
+        )
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Picture and clip files in and below a folder, sorted, hidden ones left out."""
+    known = PICTURE_SUFFIXES | CLIP_SUFFIXES
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in known and path.is_file() and not path.name.startswith(".")
+    )
+
+
+def _children(folder: Path) -> list[Path]:
+    return (
+        sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _children(folder) if path.is_dir()]

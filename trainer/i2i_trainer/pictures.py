@@ -1,0 +1,170 @@
+"""Pictures as arrays: whatever a file holds becomes `[H, W, 3] uint8 RGB`, full range.
+
+Grey and palette pictures become RGB, transparency is laid on white, CMYK is converted, 16 bits become 8, and the
+EXIF orientation is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from i2i_trainer.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+PICTURE_SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2"]
+)
+CLIP_SUFFIXES = frozenset([".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"])
+LARGEST_ASPECT = 16.0
+
+
+class Picture(Protocol):
+    """Something that a training picture can be read from."""
+
+    @property
+    def name(self) -> str:
+        """Name for messages; equal stems make a pair."""
+        ...
+
+    def read(self, short_side: int) -> Pixels:
+        """`[H, W, 3] uint8 RGB` whose shorter side is `short_side`. Raises DataError where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture file, or the left or right half of a file that holds a pair side by side."""
+
+    path: Path
+    half: Literal["whole", "left", "right"] = "whole"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def read(self, short_side: int) -> Pixels:
+        picture = open_picture(self.path, draft_side=short_side)
+        if self.half != "whole":
+            middle = picture.width // 2
+            box = (
+                (0, 0, middle, picture.height)
+                if self.half == "left"
+                else (middle, 0, 2 * middle, picture.height)
+            )
+            picture = picture.crop(box)
+        return np.asarray(resize_short_side(picture, short_side, self.name))
+
+
+@dataclass(frozen=True)
+class ArrayPicture:
+    """A picture that is in memory already: a frame of a clip, or a digit.
+
+    `nearest` resizes without smoothing, as the digits' protocol asks.
+    """
+
+    name: str
+    pixels: Pixels
+    nearest: bool = False
+
+    def read(self, short_side: int) -> Pixels:
+        if min(self.pixels.shape[:2]) == short_side:
+            return self.pixels
+        resample = Image.Resampling.NEAREST if self.nearest else Image.Resampling.BICUBIC
+        return np.asarray(resize_short_side(Image.fromarray(self.pixels), short_side, self.name, resample))
+
+
+def open_picture(path: Path, draft_side: int = 0) -> Image.Image:
+    """The file as an RGB picture, upright. Raises DataError naming the file.
+
+    `draft_side` lets a JPEG decode at a fraction of its size that is no smaller than this.
+    """
+    try:
+        with Image.open(path) as picture:
+            if draft_side:
+                picture.draft("RGB", (draft_side, draft_side))
+            picture.load()
+            return _rgb(ImageOps.exif_transpose(picture))
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read as a picture ({error}).") from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture).astype(np.float64)
+        if picture.mode == "F" and values.max(initial=0.0) <= 1.0:
+            values *= 255.0
+        elif picture.mode != "F":
+            values /= 257.0
+        picture = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        transparent = picture.convert("RGBA")
+        white = Image.new("RGBA", transparent.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, transparent)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def resize_short_side(
+    picture: Image.Image,
+    short_side: int,
+    name: str,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """The picture with its shorter side at `short_side`; nothing is stretched. Raises DataError on a sliver."""
+    width, height = picture.size
+    shorter, longer = min(width, height), max(width, height)
+    if shorter == 0 or longer > LARGEST_ASPECT * shorter:
+        raise DataError(f"{name} is {width}x{height}, too thin to take a square crop from.")
+    if shorter == short_side:
+        return picture
+    size = (
+        max(short_side, round(width * short_side / shorter)),
+        max(short_side, round(height * short_side / shorter)),
+    )
+    return picture.resize(size, resample, reducing_gap=None if resample == Image.Resampling.NEAREST else 2.0)
+
+
+def frames_of_clip(path: Path, fps: float, short_side: int) -> list[ArrayPicture]:
+    """Frames of a clip, `fps` per second, upright, resized and in memory. Raises DataError where none decodes.
+
+    A clip that breaks off gives the frames before the damage.
+    """
+    frames: list[ArrayPicture] = []
+    due = None
+    try:
+        for seconds, frame in _decoded(path):
+            if due is None:
+                due = seconds
+            if seconds + 1e-6 < due:
+                continue
+            due += max(1.0 / fps, 1e-6) * (1 + int((seconds - due) * fps))
+            upright = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
+            name = f"{path.name}@{seconds:.3f}s"
+            picture = resize_short_side(Image.fromarray(np.ascontiguousarray(upright)), short_side, name)
+            frames.append(ArrayPicture(name, np.asarray(picture)))
+    except (FFmpegError, OSError) as error:
+        if not frames:
+            raise DataError(f"{path} cannot be read as a clip ({error}).") from error
+    if not frames:
+        raise DataError(f"{path} holds no video frame.")
+    return frames
+
+
+def _decoded(path: Path) -> Iterator[tuple[float, VideoFrame]]:
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            return
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for number, frame in enumerate(container.decode(stream)):
+            yield (float(number) / 25.0 if frame.time is None else frame.time), frame
