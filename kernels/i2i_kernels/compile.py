@@ -1,0 +1,191 @@
+"""The kernel pack: every kernel built ahead of time for every GPU, on a machine that has none.
+
+    python -m i2i_kernels.compile --out pack --arch 87 90
+
+writes per architecture `pack/sm_87/STEM.{ptx,cubin,json}`. PTX is lowered to an instruction-set version that the
+oldest supported driver takes and has Triton's hidden parameters removed, as TensorRT's ahead-of-time plugins need it; the
+cubin is assembled from that same text, for a launcher of one's own. Reading a pack needs neither torch nor triton.
+
+A plugin asks for one kernel:
+
+    entry = pack_entry("norm_apply", Variant(kind=Kind(activation="relu")), arch=87, pack=Path("pack"))
+    entry.ptx, entry.name              # text and entry symbol
+    entry.grid, entry.block            # three expressions over N, C, H, W; threads per block
+    entry.shared                       # bytes of dynamic shared memory
+    entry.arguments                    # input pointers, int32 values, output pointers: the launch order
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from i2i_kernels.recipes import TRITON_TYPES, Argument, Op, Variant, default_entries, recipe
+
+PTX_VERSIONS = {75: 80, 80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 110: 90, 120: 87}
+"""PTX version per architecture: the lowest that the architecture and the code allow, since a driver takes older text."""
+
+
+class PackError(RuntimeError):
+    """A kernel that is not in the pack or cannot be built; the message is one sentence with the mend."""
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """One kernel for one architecture, with everything its launch needs."""
+
+    op: str
+    variant: Variant
+    arch: int
+    name: str
+    """Entry symbol in the PTX and the cubin."""
+    ptx: str
+    cubin: bytes
+    grid: tuple[str, str, str]
+    """Blocks in x, y and z, each an expression over N, C, H and W of the input picture."""
+    block: int
+    """Threads per block."""
+    shared: int
+    """Bytes of dynamic shared memory."""
+    arguments: tuple[Argument, ...]
+    ptx_version: int
+    resources: dict[str, int]
+    """registers, spill_stores, spill_loads (bytes), loads, wide_loads (128 bits)."""
+
+    def launch_grid(self, **sizes: Any) -> tuple[Any, ...]:
+        """The grid for N, C, H and W: integers, or objects that add, multiply and divide (`cdiv` among the sizes)."""
+        return tuple(evaluate(axis, sizes) for axis in self.grid)
+
+    def int32_arguments(self, **sizes: Any) -> tuple[Any, ...]:
+        """Values of the int32 arguments, in order."""
+        return tuple(evaluate(a.value, sizes) for a in self.arguments if a.role == "int32")
+
+
+def evaluate(expression: str, sizes: Mapping[str, Any]) -> Any:
+    """Value of an expression of a recipe; `cdiv` rounds a quotient up unless the sizes bring their own."""
+    names = {"cdiv": lambda a, b: -(-a // b), **sizes}
+    return eval(compile(expression, "grid", "eval"), {"__builtins__": {}}, names)
+
+
+def pack_entry(op: Op, variant: Variant, arch: int, pack: Path | None = None) -> CompiledKernel:
+    """The kernel for `sm_<arch>`: out of the folder `pack`, or built on the spot where `pack` is None.
+
+    Raises PackError where the pack lacks it, or where building needs something that is missing.
+    """
+    if pack is not None:
+        return read_entry(pack, op, variant, arch)
+    with tempfile.TemporaryDirectory() as scratch:
+        build_pack(Path(scratch), [(op, variant)], [arch])
+        return read_entry(Path(scratch), op, variant, arch)
+
+
+def read_entry(pack: Path, op: Op, variant: Variant, arch: int) -> CompiledKernel:
+    """The kernel out of a pack's folder; needs no torch and no triton. Raises PackError where it is not there."""
+    plan = recipe(op, variant)
+    path = pack / f"sm_{arch}" / f"{variant.file_stem(op)}.json"
+    try:
+        record = json.loads(path.read_text())
+        ptx, cubin = path.with_suffix(".ptx").read_text(), path.with_suffix(".cubin").read_bytes()
+    except FileNotFoundError:
+        built = sorted(p.name for p in pack.glob("sm_*")) or ["nothing"]
+        raise PackError(
+            f"the kernel pack {pack} has no {op} for sm_{arch} in this variant ({variant}), it was built for "
+            f"{', '.join(built)}: build it with `python -m i2i_kernels.compile --out {pack} --arch {arch}`"
+        ) from None
+    return CompiledKernel(
+        op=op,
+        variant=variant,
+        arch=arch,
+        ptx=ptx,
+        cubin=cubin,
+        grid=plan.grid,
+        arguments=plan.arguments,
+        **{key: record[key] for key in ("name", "block", "shared", "ptx_version", "resources")},
+    )
+
+
+def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence[int]) -> None:
+    """Builds what is missing of `entries` for each architecture, one child process per architecture.
+
+    Raises PackError where triton is not installed, an architecture is unknown or a kernel does not compile.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise PackError("building kernels needs triton, which is not installed: pip install triton")
+    for arch in archs:
+        if arch not in PTX_VERSIONS:
+            known = ", ".join(f"sm_{a}" for a in PTX_VERSIONS)
+            raise PackError(f"sm_{arch} is not an architecture of the pack, there are {known}")
+        folder = out / f"sm_{arch}"
+        folder.mkdir(parents=True, exist_ok=True)
+        stems = {variant.file_stem(op): (op, variant) for op, variant in entries}
+        jobs = [_job(s, *e) for s, e in stems.items() if not (folder / f"{s}.json").exists()]
+        if jobs:
+            _run_child(jobs, arch, folder)
+
+
+def _job(stem: str, op: Op, variant: Variant) -> dict[str, Any]:
+    plan = recipe(op, variant)
+    arguments = [dataclasses.asdict(a) for a in plan.arguments]
+    types = {a.name: "i32" if a.role == "int32" else f"*{TRITON_TYPES[a.dtype]}" for a in plan.arguments}
+    record = {"op": op, "variant": dataclasses.asdict(variant), "grid": plan.grid, "arguments": arguments}
+    return {
+        "stem": stem,
+        "module": plan.module,
+        "function": plan.function,
+        "arguments": arguments,
+        "types": types,
+        "constants": plan.constants,
+        "warps": plan.warps,
+        "options": {},
+        "record": record,
+    }
+
+
+def _run_child(jobs: list[dict[str, Any]], arch: int, folder: Path) -> None:
+    # The interpreter replaces the very functions that are to be compiled.
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "i2i_kernels.assemble", str(folder), str(arch), str(PTX_VERSIONS[arch])]
+    done = subprocess.run(
+        command, input=json.dumps(jobs), capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode:
+        unbuilt = [job["record"]["op"] for job in jobs if not (folder / f"{job['stem']}.json").exists()]
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise PackError(f"{unbuilt[0]} did not compile for sm_{arch}: {said[-1]}")
+
+
+@dataclass(frozen=True)
+class CompileCommand:
+    """Builds the kernel pack for GPUs that need not be here."""
+
+    out: Path
+    """Folder to write; what it already holds is kept."""
+    arch: tuple[int, ...] = tuple(PTX_VERSIONS)
+    """Compute capabilities without the dot: 87 is an Orin, 90 an H200."""
+
+
+def main() -> int:
+    options = tyro.cli(CompileCommand, prog="python -m i2i_kernels.compile")
+    try:
+        for arch in options.arch:
+            build_pack(options.out, default_entries(), [arch])
+            print(f"sm_{arch}: {len(default_entries())} kernels in {options.out / f'sm_{arch}'}")
+    except PackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Normalisation of pictures: instance, layer, and their mixes, with activation, residual and padding in one pass.
+
+`norm` is the public function; the others name the members that the literature uses. `x` is
+`[N, C, H, W]` float16, bfloat16 or float32; the kernels need `torch.channels_last`, the reference takes any layout.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from i2i_kernels.machine import HAS_TRITON, require_kernels
+from i2i_kernels.kind import Activation, Family, Kind
+from i2i_kernels.norm.reference import norm_reference
+
+__all__ = [
+    "Activation",
+    "Family",
+    "Impl",
+    "Kind",
+    "adain",
+    "adalin",
+    "ada_iln",
+    "iln",
+    "instance_norm",
+    "layer_norm",
+    "layer_norm_munit",
+    "lin",
+    "norm",
+]
+
+Impl = Literal["reference", "split", "slab"]
+
+SLAB_PIXELS = 4096
+"""Largest map that one program holds in registers."""
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def norm(
+    x: Tensor,
+    kind: Kind,
+    *,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    mix: Tensor | None = None,
+    residual: Tensor | None = None,
+    impl: Impl | None = None,
+) -> Tensor:
+    """`pad(act(weight * normalised(x) + bias) + residual_scale * residual)` -> `[N, C, H + 2 pad, W + 2 pad]`, x's dtype.
+
+    weight, bias: `[C]`, or `[N, C]` (one per sample), or None. mix: `[C]` for a clamp kind, `[2, C]` (logits of
+    instance, layer) for a softmax kind. residual: like x.
+
+    impl: None picks by device: the kernels on a CUDA device where triton is installed and x is channels-last,
+    plain torch elsewhere. `split` (two or three launches) and `slab` (one launch, instance family, H x W up to 4096,
+    no padding) are the kernels, `reference` plain torch. The kernels differentiate once; where a second
+    derivative is needed (a gradient penalty through a norm), take `reference`.
+
+    Raises ValueError or TypeError where the arguments do not fit each other, RuntimeError where an explicit `impl`
+    cannot be served.
+    """
+    _check(x, kind, weight, bias, mix, residual)
+    if impl is None:
+        impl = "split" if x.is_cuda and _kernels_fit(x) else "reference"
+    if impl == "reference":
+        return norm_reference(x, kind, weight, bias, mix, residual)
+    if impl not in ("split", "slab"):
+        raise ValueError(f"impl is {impl!r}, it must be None, reference, split or slab")
+    _check_kernel(x, kind, residual, impl)
+    from i2i_kernels.norm import op
+
+    splits = 1 if impl == "slab" else op.split_count(x.shape[2] * x.shape[3])
+    y: Tensor = op.norm_op(x, weight, bias, mix, residual, *op.kind_fields(kind), splits)[0]
+    return y
+
+
+def instance_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    slope: float = 0.2,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+    pad: int = 0,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Instance norm (Ulyanov 2016) without running statistics; biased variance, weight and bias `[C]` or None."""
+    kind = Kind("instance", False, eps, True, activation, slope, residual_scale, pad)
+    return norm(x, kind, weight=weight, bias=bias, residual=residual, impl=impl)
+
+
+def adain(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    slope: float = 0.2,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+    pad: int = 0,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Adaptive instance norm (Huang 2017): weight and bias `[N, C]` from the style; no one is added to the weight."""
+    kind = Kind("instance", False, eps, True, activation, slope, residual_scale, pad)
+    return norm(x, kind, weight=weight, bias=bias, residual=residual, impl=impl)
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    slope: float = 0.2,
+    pad: int = 0,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Layer norm over C, H and W with weight and bias per channel; biased, eps inside the root."""
+    kind = Kind("layer", False, eps, True, activation, slope, pad=pad)
+    return norm(x, kind, weight=weight, bias=bias, impl=impl)
+
+
+def layer_norm_munit(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    slope: float = 0.2,
+    pad: int = 0,
+    impl: Impl | None = None,
+) -> Tensor:
+    """The layer norm of MUNIT's and UNIT's upsamplers: unbiased standard deviation, eps added to it."""
+    kind = Kind("layer", True, eps, False, activation, slope, pad=pad)
+    return norm(x, kind, weight=weight, bias=bias, impl=impl)
+
+
+def lin(
+    x: Tensor,
+    rho: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    unbiased: bool = True,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    slope: float = 0.2,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+    pad: int = 0,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Layer-instance norm of U-GAT-IT: rho `[C]`, clipped to [0, 1], is the share of instance norm."""
+    kind = Kind("clamp", unbiased, eps, True, activation, slope, residual_scale, pad)
+    return norm(x, kind, weight=weight, bias=bias, mix=rho, residual=residual, impl=impl)
+
+
+def iln(
+    x: Tensor,
+    logits: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    unbiased: bool = True,
+    eps: float = 1e-5,
+    activation: Activation = "none",
+    slope: float = 0.2,
+    residual: Tensor | None = None,
+    residual_scale: float = 1.0,
+    pad: int = 0,
+    impl: Impl | None = None,
+) -> Tensor:
+    """Instance-layer norm of NICE-GAN: logits `[2, C]`, instance first, go through a softmax."""
+    kind = Kind("softmax", unbiased, eps, True, activation, slope, residual_scale, pad)
+    return norm(x, kind, weight=weight, bias=bias, mix=logits, residual=residual, impl=impl)
+
+
+adalin = lin
+"""U-GAT-IT's AdaLIN: `lin` with weight and bias `[N, C]`."""
+
+ada_iln = iln
+"""NICE-GAN's adaptive ILN: `iln` with weight and bias `[N, C]`."""
+
+
+def _check(
+    x: Tensor,
+    kind: Kind,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mix: Tensor | None,
+    residual: Tensor | None,
+) -> None:
+    if x.dim() != 4:
+        raise ValueError(f"norm takes [N, C, H, W], x is {list(x.shape)}")
+    n, c, h, w = x.shape
+    if not x.is_floating_point():
+        raise TypeError(f"norm takes floating-point pictures, x is {x.dtype}")
+    if h * w < 2 and kind.family != "layer":
+        raise ValueError(f"a {kind.family} norm needs two pixels per channel or more, x is {list(x.shape)}")
+    if kind.pad and kind.pad >= min(h, w):
+        raise ValueError(
+            f"reflection by {kind.pad} needs more than {kind.pad} rows and columns, x is {list(x.shape)}"
+        )
+    for name, parameter in (("weight", weight), ("bias", bias)):
+        if parameter is not None and parameter.shape not in ((c,), (n, c)):
+            raise ValueError(
+                f"{name} is {list(parameter.shape)}, for x of {list(x.shape)} it must be [{c}] or [{n}, {c}]"
+            )
+    if weight is not None and bias is not None and weight.shape != bias.shape:
+        raise ValueError(f"weight is {list(weight.shape)} and bias is {list(bias.shape)}, they must agree")
+    wanted = {"clamp": (c,), "softmax": (2, c)}.get(kind.family)
+    if (None if mix is None else tuple(mix.shape)) != wanted:
+        given = "None" if mix is None else list(mix.shape)
+        raise ValueError(
+            f"mix is {given}, a {kind.family} norm of {c} channels takes {None if wanted is None else list(wanted)}"
+        )
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"residual is {list(residual.shape)} and x is {list(x.shape)}, they must agree")
+    for name, other in (("weight", weight), ("bias", bias), ("mix", mix), ("residual", residual)):
+        if other is not None and other.device != x.device:
+            raise ValueError(f"{name} lies on {other.device} and x on {x.device}, they must be on one device")
+
+
+def _check_kernel(x: Tensor, kind: Kind, residual: Tensor | None, impl: Impl) -> None:
+    require_kernels(x, impl)
+    if x.dtype not in _DTYPES:
+        raise TypeError(f"the {impl} kernels take float16, bfloat16 or float32, x is {x.dtype}")
+    if residual is not None and residual.dtype != x.dtype:
+        raise TypeError(f"residual is {residual.dtype} and x is {x.dtype}, the {impl} kernels need one dtype")
+    for name, picture in (("x", x), ("residual", residual)):
+        if picture is not None and not picture.is_contiguous(memory_format=torch.channels_last):
+            raise ValueError(
+                f"{name} has strides {picture.stride()} for shape {list(picture.shape)}, the {impl} kernels need "
+                "channels-last: call .contiguous(memory_format=torch.channels_last)"
+            )
+    if x.shape[1] * (x.shape[2] + 2 * kind.pad) * (x.shape[3] + 2 * kind.pad) >= 2**31:
+        raise ValueError(
+            f"one sample of x {list(x.shape)} has 2^31 elements or more, the {impl} kernels count in int32"
+        )
+    if impl == "slab":
+        if kind.family != "instance" or kind.pad:
+            raise ValueError(
+                f"the slab kernel does the instance family without padding, it was asked for {kind}"
+            )
+        if x.shape[2] * x.shape[3] > SLAB_PIXELS:
+            raise ValueError(
+                f"the slab kernel holds maps of up to {SLAB_PIXELS} pixels, x is {list(x.shape)}"
+            )
+
+
+def _kernels_fit(x: Tensor) -> bool:
+    return HAS_TRITON and x.dtype in _DTYPES and x.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,287 @@
+"""The normalisation family forward, NHWC: split statistics, coefficients, apply, and the slab that does all at once.
+
+Every kernel takes input pointers, then int32 arguments, then output pointers, then compile-time constants: the order
+in which TensorRT's ahead-of-time plugins pass them. A pointer that is None is compiled out. Accumulation is
+float32 by Welford's tile means and Chan's merge, never as E[x^2] - E[x]^2.
+
+Within one (sample, channel) every member of the family is `act(scale * (x - mean) + offset)`.
+"""
+
+# mypy: ignore-errors  (the bodies are Triton's language, not Python's)
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS: tl.constexpr):
+    """Mean and centred second moment of channels `c` of sample `n` from `[N, SPLITS, 2, C]` (Chan's formula)."""
+    split = tl.arange(0, SPLITS)
+    rows = tl.cdiv(HW, SPLITS)
+    count = tl.minimum(tl.maximum(HW - split * rows, 0), rows).to(tl.float32)[:, None]
+    base = partials_ptr + (n * SPLITS + split)[:, None] * (2 * C) + c[None, :]
+    means = tl.load(base, mask=in_c[None, :], other=0.0)
+    seconds = tl.load(base + C, mask=in_c[None, :], other=0.0)
+    mean = tl.sum(means * (count / HW), 0)
+    gap = means - mean[None, :]
+    return mean, tl.sum(seconds + count * gap * gap, 0)
+
+
+@triton.jit
+def merged_layer(partials_ptr, n, C, HW, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Mean and centred second moment over all channels of sample `n`."""
+    mean = 0.0
+    second = 0.0
+    for first in range(0, C, BLOCK_C):
+        c = first + tl.arange(0, BLOCK_C)
+        in_c = c < C
+        c_mean, c_second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS)
+        size = tl.minimum(C - first, BLOCK_C).to(tl.float32)
+        block_mean = tl.sum(c_mean, 0) / size
+        gap = tl.where(in_c, c_mean - block_mean, 0.0)
+        block_second = tl.sum(c_second, 0) + tl.sum(gap * gap, 0) * HW
+        before = first * 1.0
+        delta = block_mean - mean
+        mean += delta * (size / (before + size))
+        second += block_second + delta * delta * (before * size / (before + size)) * HW
+    return mean, second
+
+
+@triton.jit
+def inverse_std(second, count, EPS: tl.constexpr, UNBIASED: tl.constexpr, EPS_INSIDE: tl.constexpr):
+    """`1 / sqrt(var + eps)` or `1 / (sqrt(var) + eps)`."""
+    if UNBIASED:
+        var = second / (count - 1.0)
+    else:
+        var = second / count
+    if EPS_INSIDE:
+        return 1.0 / tl.sqrt(var + EPS)
+    else:
+        return 1.0 / (tl.sqrt(var) + EPS)
+
+
+@triton.jit
+def instance_share(mix_ptr, c, in_c, C, FAMILY: tl.constexpr):
+    """Share of instance norm in the mix, per channel; the rest is layer norm's."""
+    if FAMILY == "clamp":
+        rho = tl.load(mix_ptr + c, mask=in_c, other=0.0).to(tl.float32)
+        share = tl.minimum(tl.maximum(rho, 0.0), 1.0)
+    elif FAMILY == "softmax":
+        first = tl.load(mix_ptr + c, mask=in_c, other=0.0).to(tl.float32)
+        second = tl.load(mix_ptr + C + c, mask=in_c, other=0.0).to(tl.float32)
+        share = tl.sigmoid(first - second)
+    elif FAMILY == "layer":
+        share = tl.zeros(c.shape, tl.float32)
+    else:
+        share = tl.full(c.shape, 1.0, tl.float32)
+    return share
+
+
+@triton.jit
+def parameter(ptr, n, c, in_c, C, NEUTRAL: tl.constexpr, PER_SAMPLE: tl.constexpr):
+    """Weight or bias of channels `c`: per channel `[C]`, per sample `[N, C]`, or the neutral constant."""
+    if ptr is None:
+        value = tl.full(c.shape, NEUTRAL, tl.float32)
+    elif PER_SAMPLE:
+        value = tl.load(ptr + n * C + c, mask=in_c, other=0.0).to(tl.float32)
+    else:
+        value = tl.load(ptr + c, mask=in_c, other=0.0).to(tl.float32)
+    return value
+
+
+@triton.jit
+def activated(z, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
+    if ACTIVATION == "relu":
+        z = tl.maximum(z, 0.0)
+    elif ACTIVATION == "leaky":
+        z = tl.where(z > 0.0, z, z * SLOPE)
+    return z
+
+
+@triton.jit
+def reflected(i, size):
+    """Index inside `[0, size)` that reflection without repeating the edge puts at `i`."""
+    i = tl.abs(i)
+    return size - 1 - tl.abs(size - 1 - i)
+
+
+@triton.jit
+def stats_kernel(
+    x_ptr,  # [N, HW, C]
+    C,
+    HW,
+    partials_ptr,  # [N, SPLITS, 2, C] float32: mean and centred second moment of each run of pixels
+    SPLITS: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid: SPLITS, channel blocks, N."""
+    split = tl.program_id(0)
+    n = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    in_c = c < C
+    rows = tl.cdiv(HW, SPLITS)
+    start = split * rows
+    end = tl.minimum(start + rows, HW)
+    x_ptr += n * HW * C
+    mean = tl.zeros([BLOCK_C], tl.float32)
+    second = tl.zeros([BLOCK_C], tl.float32)
+    for first in range(start, end, BLOCK_HW):
+        pixel = first + tl.arange(0, BLOCK_HW)
+        mask = (pixel < end)[:, None] & in_c[None, :]
+        x = tl.load(x_ptr + pixel[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        size = tl.minimum(end - first, BLOCK_HW).to(tl.float32)
+        before = (first - start).to(tl.float32)
+        tile_mean = tl.sum(x, 0) / size
+        gap = tl.where(mask, x - tile_mean[None, :], 0.0)
+        delta = tile_mean - mean
+        mean += delta * (size / (before + size))
+        second += tl.sum(gap * gap, 0) + delta * delta * (before * size / (before + size))
+    base = partials_ptr + (n * SPLITS + split) * (2 * C) + c
+    tl.store(base, mean, mask=in_c)
+    tl.store(base + C, second, mask=in_c)
+
+
+@triton.jit
+def coefficients_kernel(
+    partials_ptr,  # [N, SPLITS, 2, C] float32
+    weight_ptr,  # [C] or [N, C], or None
+    bias_ptr,
+    mix_ptr,  # clamp: [C]; softmax: [2, C]; else None
+    C,
+    HW,
+    coefficients_ptr,  # [N, 3, C] float32: mean, scale, offset
+    FAMILY: tl.constexpr,
+    EPS: tl.constexpr,
+    UNBIASED: tl.constexpr,
+    EPS_INSIDE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    SPLITS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid: channel blocks, N. Layer families merge every channel in every program: S x C floats, from cache."""
+    n = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    in_c = c < C
+    mean, second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS)
+    weight = parameter(weight_ptr, n, c, in_c, C, 1.0, PER_SAMPLE)
+    bias = parameter(bias_ptr, n, c, in_c, C, 0.0, PER_SAMPLE)
+    share = instance_share(mix_ptr, c, in_c, C, FAMILY)
+    count = HW * 1.0
+    scale = weight * share * inverse_std(second, count, EPS, UNBIASED, EPS_INSIDE)
+    offset = bias
+    if FAMILY != "instance":
+        layer_mean, layer_second = merged_layer(partials_ptr, n, C, HW, SPLITS, BLOCK_C)
+        layer = weight * (1.0 - share) * inverse_std(layer_second, count * C, EPS, UNBIASED, EPS_INSIDE)
+        scale += layer
+        offset += layer * (mean - layer_mean)
+    base = coefficients_ptr + n * 3 * C + c
+    tl.store(base, mean, mask=in_c)
+    tl.store(base + C, scale, mask=in_c)
+    tl.store(base + 2 * C, offset, mask=in_c)
+
+
+@triton.jit
+def apply_kernel(
+    x_ptr,  # [N, H, W, C]
+    moments_ptr,  # SPLITS > 0: partials [N, SPLITS, 2, C], merged here (instance family); else coefficients [N, 3, C]
+    weight_ptr,  # [C] or [N, C], or None; only with partials
+    bias_ptr,
+    residual_ptr,  # [N, H, W, C], or None
+    C,
+    H,
+    W,
+    y_ptr,  # [N, H + 2 PAD, W + 2 PAD, C]
+    EPS: tl.constexpr,
+    UNBIASED: tl.constexpr,
+    EPS_INSIDE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_SCALE: tl.constexpr,
+    PAD: tl.constexpr,
+    SPLITS: tl.constexpr,
+    TILES: tl.constexpr,
+    BLOCK_HW: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid: runs of TILES x BLOCK_HW output pixels, channel blocks, N."""
+    n = tl.program_id(2).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    in_c = c < C
+    if SPLITS > 0:
+        mean, second = merged_channel(moments_ptr, n, c, in_c, C, H * W, SPLITS)
+        weight = parameter(weight_ptr, n, c, in_c, C, 1.0, PER_SAMPLE)
+        scale = weight * inverse_std(second, H * W * 1.0, EPS, UNBIASED, EPS_INSIDE)
+        offset = parameter(bias_ptr, n, c, in_c, C, 0.0, PER_SAMPLE)
+    else:
+        base = moments_ptr + n * 3 * C + c
+        mean = tl.load(base, mask=in_c, other=0.0)
+        scale = tl.load(base + C, mask=in_c, other=0.0)
+        offset = tl.load(base + 2 * C, mask=in_c, other=0.0)
+    out_w = W + 2 * PAD
+    out_hw = (H + 2 * PAD) * out_w
+    x_ptr += n * H * W * C
+    y_ptr += n * out_hw * C
+    for tile in range(TILES):
+        out = (tl.program_id(0) * TILES + tile) * BLOCK_HW + tl.arange(0, BLOCK_HW)
+        mask = (out < out_hw)[:, None] & in_c[None, :]
+        if PAD > 0:
+            source = reflected(out // out_w - PAD, H) * W + reflected(out % out_w - PAD, W)
+        else:
+            source = out
+        at = source[:, None] * C + c[None, :]
+        x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+        y = activated((x - mean[None, :]) * scale[None, :] + offset[None, :], ACTIVATION, SLOPE)
+        if residual_ptr is not None:
+            residual = tl.load(residual_ptr + n * H * W * C + at, mask=mask, other=0.0).to(tl.float32)
+            y += residual * RESIDUAL_SCALE
+        tl.store(y_ptr + out[:, None] * C + c[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def slab_kernel(
+    x_ptr,  # [N, H, W, C]
+    weight_ptr,  # [C] or [N, C], or None
+    bias_ptr,
+    residual_ptr,  # [N, H, W, C], or None
+    C,
+    H,
+    W,
+    y_ptr,  # [N, H, W, C]
+    partials_ptr,  # [N, 1, 2, C] float32 for the gradient, or None
+    EPS: tl.constexpr,
+    UNBIASED: tl.constexpr,
+    EPS_INSIDE: tl.constexpr,
+    PER_SAMPLE: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    RESIDUAL_SCALE: tl.constexpr,
+    BLOCK_HW: tl.constexpr,  # power of two, at least H * W
+    BLOCK_C: tl.constexpr,
+):
+    """Instance norm of a whole small map held in registers: x is read once. Grid: channel blocks, N."""
+    n = tl.program_id(1).to(tl.int64)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    in_c = c < C
+    pixel = tl.arange(0, BLOCK_HW)
+    mask = (pixel < H * W)[:, None] & in_c[None, :]
+    at = n * H * W * C + pixel[:, None] * C + c[None, :]
+    x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    count = H * W * 1.0
+    mean = tl.sum(x, 0) / count
+    gap = tl.where(mask, x - mean[None, :], 0.0)
+    second = tl.sum(gap * gap, 0)
+    if partials_ptr is not None:
+        base = partials_ptr + n * 2 * C + c
+        tl.store(base, mean, mask=in_c)
+        tl.store(base + C, second, mask=in_c)
+    weight = parameter(weight_ptr, n, c, in_c, C, 1.0, PER_SAMPLE)
+    scale = weight * inverse_std(second, count, EPS, UNBIASED, EPS_INSIDE)
+    offset = parameter(bias_ptr, n, c, in_c, C, 0.0, PER_SAMPLE)
+    y = activated(gap * scale[None, :] + offset[None, :], ACTIVATION, SLOPE)
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + at, mask=mask, other=0.0).to(tl.float32) * RESIDUAL_SCALE
+    tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=mask)

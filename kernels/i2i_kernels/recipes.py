@@ -1,0 +1,266 @@
+"""What each kernel of the pack is compiled from: arguments, constants and launch grid, without torch or triton.
+
+Expressions are over N, C, H and W of the input picture (before padding), written so that TensorRT's symbolic dimensions
+can evaluate them too: `cdiv(a, b)`, `+`, `-`, `*`, an expression always on the left of an operator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, get_args
+
+from i2i_kernels.kind import Kind
+
+Op = Literal["norm_stats", "norm_coefficients", "norm_apply", "norm_slab"]
+Dtype = Literal["float16", "bfloat16", "float32"]
+Affine = Literal["none", "channel", "sample"]
+
+CHANNEL_MULTIPLE = 16
+"""The kernels are compiled for channel counts of this multiple: it is what makes their loads 128 bits wide."""
+
+TRITON_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Everything that is baked into one kernel. Two equal variants are the same kernel.
+
+    Raises ValueError where a field is out of range.
+    """
+
+    dtype: Dtype = "float16"
+    """Of x, the residual and the result; statistics, weight, bias and mix are float32."""
+    kind: Kind = field(default_factory=Kind)
+    affine: Affine = "none"
+    """Weight and bias: none, per channel `[C]`, or per sample `[N, C]`."""
+    residual: bool = False
+    splits: int = 32
+    """Runs of pixels in the partial statistics, a power of two; 0 in `norm_apply`: takes coefficients instead."""
+    block_c: int = 64
+    """Channels per tile: 64, 32 or 16."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("dtype", get_args(Dtype)), ("affine", get_args(Affine)), ("block_c", (16, 32, 64))):
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(map(str, allowed))
+                raise ValueError(f"{name} of a kernel is {getattr(self, name)!r}, it must be one of {choices}")
+        if self.splits & (self.splits - 1) or not 0 <= self.splits <= 256:
+            raise ValueError(f"splits is {self.splits}, it must be 0 or a power of two up to 256")
+
+    def file_stem(self, op: str) -> str:
+        """Name of the pack's files: the op and a digest of every field."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return f"{op}-{digest[:16]}"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One launch argument, in launch order: input pointers, then int32, then output pointers."""
+
+    name: str
+    role: Literal["input", "int32", "output"]
+    dtype: str
+    value: str = ""
+    """Of an int32: its expression."""
+    shape: tuple[str, ...] = ()
+    """Of a pointer: the tensor's dimensions, one expression each; every tensor is contiguous in this order."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one kernel is compiled and launched."""
+
+    module: str
+    function: str
+    arguments: tuple[Argument, ...]
+    absent: tuple[str, ...]
+    """Pointer parameters of the function that this variant compiles out."""
+    constants: dict[str, object]
+    warps: int
+    grid: tuple[str, str, str]
+
+
+def recipe(op: Op, variant: Variant) -> Recipe:
+    """Raises ValueError where the op does not exist or cannot be what the variant asks."""
+    if op not in _RECIPES:
+        raise ValueError(f"there is no kernel {op!r} in the pack, there are {', '.join(_RECIPES)}")
+    return _RECIPES[op](variant)
+
+
+_SIZE = {"C": "C", "H": "H", "W": "W", "HW": "H * W"}
+
+
+def _int32(*names: str) -> tuple[Argument, ...]:
+    return tuple(Argument(f"{name}", "int32", "int32", _SIZE[name]) for name in names)
+
+
+def _picture(name: str, role: Literal["input", "output"], dtype: str, pad: int = 0) -> Argument:
+    shape = ("N", f"H + {2 * pad}", f"W + {2 * pad}", "C") if pad else ("N", "H", "W", "C")
+    return Argument(name, role, dtype, shape=shape)
+
+
+def _table(name: str, role: Literal["input", "output"], rows: str) -> Argument:
+    return Argument(name, role, "float32", shape=("N", *rows.split(", "), "C"))
+
+
+def _affine(variant: Variant) -> tuple[Argument, ...]:
+    shape = ("N", "C") if variant.affine == "sample" else ("C",)
+    return tuple(Argument(name, "input", "float32", shape=shape) for name in ("weight_ptr", "bias_ptr"))
+
+
+def _with_optional(variant: Variant, *arguments: tuple[bool, Argument]) -> tuple[list[Argument], tuple[str, ...]]:
+    return [a for here, a in arguments if here], tuple(a.name for here, a in arguments if not here)
+
+
+def _std(kind: Kind) -> dict[str, object]:
+    return {"EPS": kind.eps, "UNBIASED": kind.unbiased, "EPS_INSIDE": kind.eps_inside}
+
+
+def _tail(variant: Variant) -> dict[str, object]:
+    kind = variant.kind
+    return {
+        **_std(kind),
+        "PER_SAMPLE": variant.affine == "sample",
+        "ACTIVATION": kind.activation,
+        "SLOPE": kind.slope,
+        "RESIDUAL_SCALE": kind.residual_scale,
+    }
+
+
+def _tiles(variant: Variant) -> dict[str, object]:
+    return {"BLOCK_HW": 4096 // variant.block_c, "BLOCK_C": variant.block_c}
+
+
+def _stats(variant: Variant) -> Recipe:
+    if not variant.splits:
+        raise ValueError("norm_stats needs splits of 1 or more, it is 0")
+    return Recipe(
+        module="i2i_kernels.norm.kernel",
+        function="stats_kernel",
+        arguments=(
+            _picture("x_ptr", "input", variant.dtype),
+            *_int32("C", "HW"),
+            _table("partials_ptr", "output", f"{variant.splits}, 2"),
+        ),
+        absent=(),
+        constants={"SPLITS": variant.splits, **_tiles(variant)},
+        warps=4,
+        grid=(str(variant.splits), f"cdiv(C, {variant.block_c})", "N"),
+    )
+
+
+def _coefficients(variant: Variant) -> Recipe:
+    if not variant.splits:
+        raise ValueError("norm_coefficients needs splits of 1 or more, it is 0")
+    mix_shape = ("2", "C") if variant.kind.family == "softmax" else ("C",)
+    affine = [(variant.affine != "none", a) for a in _affine(variant)]
+    mix = Argument("mix_ptr", "input", "float32", shape=mix_shape)
+    present, absent = _with_optional(variant, *affine, (variant.kind.family in ("clamp", "softmax"), mix))
+    block_c = min(32, variant.block_c)
+    return Recipe(
+        module="i2i_kernels.norm.kernel",
+        function="coefficients_kernel",
+        arguments=(
+            _table("partials_ptr", "input", f"{variant.splits}, 2"),
+            *present,
+            *_int32("C", "HW"),
+            _table("coefficients_ptr", "output", "3"),
+        ),
+        absent=absent,
+        constants={
+            "FAMILY": variant.kind.family,
+            **_std(variant.kind),
+            "PER_SAMPLE": variant.affine == "sample",
+            "SPLITS": variant.splits,
+            "BLOCK_C": block_c,
+        },
+        warps=4,
+        grid=(f"cdiv(C, {block_c})", "N", "1"),
+    )
+
+
+def _apply(variant: Variant) -> Recipe:
+    merged = variant.splits > 0
+    if merged and variant.kind.family != "instance":
+        raise ValueError(
+            f"norm_apply merges the partials of the instance family alone, for {variant.kind.family} run "
+            "norm_coefficients first and take norm_apply with splits of 0"
+        )
+    affine = [(merged and variant.affine != "none", a) for a in _affine(variant)]
+    residual = _picture("residual_ptr", "input", variant.dtype)
+    present, absent = _with_optional(variant, *affine, (variant.residual, residual))
+    pad = variant.kind.pad
+    tiles = _tiles(variant)
+    pixels = f"(H + {2 * pad}) * (W + {2 * pad})" if pad else "H * W"
+    return Recipe(
+        module="i2i_kernels.norm.kernel",
+        function="apply_kernel",
+        arguments=(
+            _picture("x_ptr", "input", variant.dtype),
+            _table("moments_ptr", "input", f"{variant.splits}, 2" if merged else "3"),
+            *present,
+            *_int32("C", "H", "W"),
+            _picture("y_ptr", "output", variant.dtype, pad),
+        ),
+        absent=absent,
+        constants={**_tail(variant), "PAD": pad, "SPLITS": variant.splits, "TILES": 1, **tiles},
+        warps=4,
+        grid=(f"cdiv({pixels}, {tiles['BLOCK_HW']})", f"cdiv(C, {variant.block_c})", "N"),
+    )
+
+
+def _slab(variant: Variant) -> Recipe:
+    if variant.kind.family != "instance" or variant.kind.pad:
+        raise ValueError(f"norm_slab does the instance family without padding, it was asked for {variant.kind}")
+    affine = [(variant.affine != "none", a) for a in _affine(variant)]
+    residual = _picture("residual_ptr", "input", variant.dtype)
+    present, absent = _with_optional(variant, *affine, (variant.residual, residual))
+    return Recipe(
+        module="i2i_kernels.norm.kernel",
+        function="slab_kernel",
+        arguments=(
+            _picture("x_ptr", "input", variant.dtype),
+            *present,
+            *_int32("C", "H", "W"),
+            _picture("y_ptr", "output", variant.dtype),
+        ),
+        absent=(*absent, "partials_ptr"),
+        constants={**_tail(variant), "BLOCK_HW": 4096, "BLOCK_C": 8},
+        warps=16,
+        grid=("cdiv(C, 8)", "N", "1"),
+    )
+
+
+_RECIPES: dict[str, Callable[[Variant], Recipe]] = {
+    "norm_stats": _stats,
+    "norm_coefficients": _coefficients,
+    "norm_apply": _apply,
+    "norm_slab": _slab,
+}
+
+
+def default_entries() -> list[tuple[Op, Variant]]:
+    """What the command builds when no list is given: the norms of the ten methods in half precision."""
+    plain, relu, pad = Kind(), Kind(activation="relu"), Kind(activation="relu", pad=1)
+    munit = Kind("layer", unbiased=True, eps_inside=False)
+    entries: list[tuple[Op, Variant]] = [("norm_stats", Variant(splits=s)) for s in (8, 32, 128)]
+    entries.append(("norm_stats", Variant("bfloat16")))
+    entries.append(("norm_stats", Variant("float32")))
+    for kind in (plain, relu, pad, Kind(activation="leaky")):
+        entries.append(("norm_apply", Variant(kind=kind)))
+        entries.append(("norm_apply", Variant(kind=kind, splits=0)))
+    for kind in (plain, Kind(pad=1)):
+        entries.append(("norm_apply", Variant(kind=kind, residual=True)))
+        entries.append(("norm_apply", Variant(kind=kind, affine="sample", residual=True)))
+    entries.append(("norm_apply", Variant(kind=relu, affine="sample")))
+    entries.append(("norm_apply", Variant("float32", relu)))
+    entries.append(("norm_apply", Variant(kind=plain, residual=True, splits=0)))
+    mixes = (Kind("clamp", unbiased=True), Kind("softmax", unbiased=True))
+    entries += [("norm_coefficients", Variant(kind=kind, affine="channel")) for kind in (munit, *mixes)]
+    entries += [("norm_coefficients", Variant(kind=kind, affine="sample")) for kind in mixes]
+    entries.append(("norm_coefficients", Variant(kind=plain, splits=128)))
+    entries += [("norm_slab", Variant(kind=relu)), ("norm_slab", Variant(kind=plain, residual=True))]
+    return [(op, replace(variant)) for op, variant in entries]
