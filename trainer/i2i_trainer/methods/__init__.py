@@ -7,6 +7,7 @@ from typing import NamedTuple
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.method import Method
 from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig
+from i2i_trainer.methods.realtime import Realtime, RealtimeConfig
 
 
 class Entry(NamedTuple):
@@ -18,4 +19,5 @@ class Entry(NamedTuple):
 
 METHODS: dict[str, Entry] = {
     "cyclegan": Entry(CycleGANConfig, CycleGAN),
+    "realtime": Entry(RealtimeConfig, Realtime),
 }

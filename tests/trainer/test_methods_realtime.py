@@ -1,0 +1,81 @@
+"""The real-time generator: its bilinear layout trick, its start as the identity, and who learns when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from i2i_trainer.method import Batch
+from i2i_trainer.methods.realtime import (
+    Generator,
+    Realtime,
+    RealtimeConfig,
+    bilinear_phases,
+    steadiness,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TINY = RealtimeConfig(width=4, trunk=4, blocks=1, pad=2, disc_width=4, image_size=64, load_size=64)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_phases_are_bilinear_upsampling_in_unshuffled_layout(factor: int) -> None:
+    torch.manual_seed(0)
+    low = torch.randn(2, 3, 9, 11)
+    phases = F.conv2d(F.pad(low, (1,) * 4, mode="replicate"), bilinear_phases(factor, 3))
+    full = F.interpolate(low, scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(phases, F.pixel_unshuffle(full, factor), atol=1e-6, rtol=0)
+
+
+def test_generator_keeps_the_size_and_starts_close_to_the_identity() -> None:
+    torch.manual_seed(0)
+    picture = torch.rand(1, 3, 32, 48) * 2 - 1
+    translated = Generator(width=8, trunk=8, blocks=2)(picture)
+    assert translated.shape == picture.shape
+    assert (translated - picture).abs().mean() < 0.1
+
+
+def test_an_even_picture_stays_even() -> None:
+    torch.manual_seed(0)
+    generator = Generator(width=8, trunk=8, blocks=1, pad=8)
+    nn.init.normal_(generator.change.weight, std=1.0)
+    inside = generator(torch.full((1, 3, 64, 64), 0.3))[:, :, 16:-16, 16:-16]
+    torch.testing.assert_close(inside, inside[:, :, :1, :1].expand_as(inside), atol=1e-4, rtol=0)
+
+
+def test_a_generator_without_position_or_noise_is_steady() -> None:
+    picture = torch.rand(1, 3, 64, 64)
+    assert steadiness(nn.Identity(), picture, picture, noise=0.0) == 0
+    assert steadiness(nn.Identity(), picture, picture, noise=0.5) > 0.3
+
+
+def test_each_update_moves_its_own_networks() -> None:
+    torch.manual_seed(0)
+    method = Realtime(TINY)
+    optimisers = method.optimisers()
+    moved: list[tuple[str, set[str]]] = []
+
+    def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+        method.zero_grad()
+        loss.backward(retain_graph=retain_graph)
+        before = {name: p.detach().clone() for name, p in method.named_parameters()}
+        optimisers[optimiser].step()
+        changed = {
+            name.split(".")[0] for name, p in method.named_parameters() if not torch.equal(p, before[name])
+        }
+        moved.append((optimiser, changed))
+
+    losses = method.step(Batch(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)), update)
+    assert moved == [("disc", {"disc_a", "disc_b"}), ("gen", {"a2b", "b2a"})]
+    assert set(losses) == {"disc", "gen", "cycle", "steady"}
+
+
+def test_inference_is_a_copy_and_clamps() -> None:
+    method = Realtime(TINY)
+    network = method.inference("b2a")
+    with torch.no_grad():
+        method.b2a.change.bias.fill_(9.0)  # type: ignore[union-attr]
+    picture = torch.ones(1, 3, 16, 16)
+    assert network.stride == 8
+    assert network(picture).abs().max() <= 1
+    assert method.inference("b2a")(picture).min() == 1
