@@ -6,8 +6,13 @@ from typing import NamedTuple
 
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.method import Method
+from i2i_trainer.methods.cogan import CoGAN, CoGANConfig
+from i2i_trainer.methods.cut import CUT, CUTConfig, FastCUT, FastCUTConfig
 from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig
+from i2i_trainer.methods.drit import DRIT, DRITConfig
+from i2i_trainer.methods.munit import MUNIT, MUNITConfig
 from i2i_trainer.methods.realtime import Realtime, RealtimeConfig
+from i2i_trainer.methods.unit import UNIT, UNITConfig
 
 
 class Entry(NamedTuple):
@@ -18,6 +23,12 @@ class Entry(NamedTuple):
 
 
 METHODS: dict[str, Entry] = {
+    "unit": Entry(UNITConfig, UNIT),
+    "munit": Entry(MUNITConfig, MUNIT),
+    "drit": Entry(DRITConfig, DRIT),
+    "cogan": Entry(CoGANConfig, CoGAN),
+    "cut": Entry(CUTConfig, CUT),
+    "fastcut": Entry(FastCUTConfig, FastCUT),
     "cyclegan": Entry(CycleGANConfig, CycleGAN),
     "realtime": Entry(RealtimeConfig, Realtime),
 }
