@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import platform
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from i2i_runtime.errors import EngineError
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import EngineMetadata
+
+Backend: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime"]
+
+MODELS = Path(__file__).parent.parent / "models"
+"""The engines that ship: `i2i-stream --engine NAME` finds NAME.onnx here."""
 
 
 class Engine(Protocol):
@@ -32,3 +42,79 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the back end; `infer` must not be called afterwards."""
+
+
+def open_engine(engine: str | Path, backend: Backend | None = None, threads: int | None = None) -> Engine:
+    """Opens an engine file, or by name one that ships, on the fastest back end that this machine has.
+
+    `threads` bounds the processor threads of one `infer`, None leaves it to the back end. Raises EngineError.
+    """
+    path = engine_path(engine)
+    chosen, reason = (backend, f"--backend {backend}") if backend is not None else _choose(path)
+    return _OPENERS[chosen](path, reason, threads)
+
+
+def engine_path(engine: str | Path) -> Path:
+    """The file behind a path or the name of an engine that ships. Raises EngineError."""
+    path = Path(engine)
+    if path.suffix in (".onnx", ".plan"):
+        found = path
+    elif path.suffix or len(path.parts) > 1:
+        raise EngineError(
+            f"{path} is not an engine: give a .onnx or .plan file, or the name of one that ships "
+            f"({_shipped()})."
+        )
+    else:
+        found = MODELS / f"{path.name}.onnx"
+        if not found.is_file():
+            raise EngineError(f"No engine is called {path.name}: those that ship are {_shipped()}.")
+    if not found.is_file():
+        raise EngineError(
+            f"{path} does not exist: give an engine file (.onnx or .plan) or one of {_shipped()}."
+        )
+    return found
+
+
+def _shipped() -> str:
+    names = sorted(file.stem for file in MODELS.glob("*.onnx"))
+    return ", ".join(names) if names else "none in this installation"
+
+
+def _choose(path: Path) -> tuple[Backend, str]:
+    if path.suffix == ".plan":
+        return "tensorrt", "a plan runs on TensorRT alone"
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return (
+            "onnxruntime",
+            f"the portable back end, as OpenVINO is for x86 and this is {platform.machine()}",
+        )
+    if find_spec("openvino") is None:
+        return "onnxruntime", "the portable back end, as openvino is not installed"
+    return "openvino", "the fastest back end on x86 processors"
+
+
+def _open_onnxruntime(path: Path, reason: str, threads: int | None) -> Engine:
+    from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(path, reason, threads)
+
+
+def _open_openvino(path: Path, reason: str, threads: int | None) -> Engine:
+    if find_spec("openvino") is None:
+        raise EngineError("OpenVINO is not installed: pip install openvino, or leave out --backend.")
+    from i2i_runtime.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(path, reason, threads)
+
+
+def _open_tensorrt(path: Path, reason: str, threads: int | None) -> Engine:
+    from i2i_runtime.engines.tensorrt import open_tensorrt
+
+    return open_tensorrt(path)
+
+
+_OPENERS: dict[Backend, Callable[[Path, str, int | None], Engine]] = {
+    "onnxruntime": _open_onnxruntime,
+    "openvino": _open_openvino,
+    "tensorrt": _open_tensorrt,
+}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Frame
+from i2i_runtime.uri import Uri, parse_uri
 
 
 class Sink(Protocol):
@@ -24,3 +28,64 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Releases everything; safe to call twice, and after a failure."""
+
+
+@dataclass(frozen=True)
+class SinkOptions:
+    """What a user may say about any output.
+
+    `codec`, `crf`, `preset` and `encoder` (option -> value, as the encoder names them) shape encoded video, None
+    leaves each to the default of its kind. `rate` is frames per second where the source states none. `job` describes
+    what is being done, so that an unfinished output is resumed by the same job alone; `resume` goes on with it,
+    `restart` throws it away.
+    """
+
+    codec: str | None = None
+    crf: int | None = None
+    preset: str | None = None
+    encoder: dict[str, str] = field(default_factory=dict)
+    rate: int | None = None
+    job: dict[str, str] = field(default_factory=dict)
+    resume: bool = False
+    restart: bool = False
+
+
+def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
+    """Opens an output by its URI. Raises SinkError, or UsageError for a scheme nobody knows."""
+    uri = parse_uri(text)
+    opener = _OPENERS.get(uri.scheme)
+    if opener is None:
+        raise UsageError(
+            f"No output is called {uri.scheme}: (known are {', '.join(sorted(_OPENERS))}); "
+            "a path with a colon is written file:PATH."
+        )
+    return opener(uri, options or SinkOptions())
+
+
+def _open_path(uri: Uri, options: SinkOptions) -> Sink:
+    from i2i_runtime.sinks.pictures import PictureSink, takes_pictures
+
+    if takes_pictures(uri.location):
+        return PictureSink(uri.path, options)
+    from i2i_runtime.sinks.video import VideoSink
+
+    return VideoSink(uri.path, options)
+
+
+def _open_null(uri: Uri, options: SinkOptions) -> Sink:
+    from i2i_runtime.sinks.null import NullSink
+
+    return NullSink()
+
+
+def _open_window(uri: Uri, options: SinkOptions) -> Sink:
+    from i2i_runtime.sinks.window import WindowSink
+
+    return WindowSink(uri.location)
+
+
+_OPENERS: dict[str, Callable[[Uri, SinkOptions], Sink]] = {
+    "file": _open_path,
+    "display": _open_window,
+    "null": _open_null,
+}

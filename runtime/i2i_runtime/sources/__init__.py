@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Frame
+from i2i_runtime.uri import Uri, parse_uri
 
 
 class Source(Protocol):
@@ -23,3 +27,80 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Releases the device or file; a blocked `read` in another thread returns soon after."""
+
+
+@runtime_checkable
+class Damaged(Protocol):
+    """A source that can lose part of what it reads and goes on: one sentence for each loss, none on a whole one."""
+
+    @property
+    def losses(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a user may say about any input.
+
+    `size` asks cameras, screens and synthetic scenes for (width, height); files keep their own. `rate` is wanted
+    frames per second. `timeout_s` bounds the wait for a frame. `skip` is how many frames a resumed job has done.
+    """
+
+    size: tuple[int, int] | None = None
+    rate: int | None = None
+    timeout_s: float = 10.0
+    tonemap: bool = False
+    skip: int = 0
+
+
+def open_source(text: str, options: SourceOptions | None = None) -> Source:
+    """Opens an input by its URI. Raises SourceError, or UsageError for a scheme nobody knows."""
+    uri = parse_uri(text)
+    opener = _OPENERS.get(uri.scheme)
+    if opener is None:
+        raise UsageError(
+            f"No input is called {uri.scheme}: (known are {', '.join(sorted(_OPENERS))}); "
+            "a path with a colon is written file:PATH."
+        )
+    return opener(uri, options or SourceOptions())
+
+
+def _open_path(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.pictures import PictureSource, names_pictures
+
+    if names_pictures(uri.location):
+        return PictureSource(uri.location, options)
+    return _open_video(uri, options)
+
+
+def _open_video(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.video import VideoSource
+
+    return VideoSource(uri.path, options)
+
+
+def _open_replay(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.replay import ReplaySource
+    from i2i_runtime.sources.video import VideoSource
+
+    return ReplaySource(VideoSource(uri.path, options))
+
+
+def _open_camera(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.camera import CameraSource
+
+    return CameraSource(uri.location, options)
+
+
+def _open_scene(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.synthetic import SyntheticSource
+
+    return SyntheticSource(uri.location, options)
+
+
+_OPENERS: dict[str, Callable[[Uri, SourceOptions], Source]] = {
+    "file": _open_path,
+    "replay": _open_replay,
+    "webcam": _open_camera,
+    "v4l2": _open_camera,
+    "test": _open_scene,
+}

@@ -1,0 +1,17 @@
+"""Source and translated picture side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from i2i_runtime.frame import Frame
+
+
+class SideBySide:
+    """A stage that puts the source picture to the left of the translated one."""
+
+    def process(self, translated: Frame, source: Frame) -> Frame:
+        return translated.with_pixels(np.concatenate([source.pixels, translated.pixels], axis=1))
+
+    def close(self) -> None:
+        return

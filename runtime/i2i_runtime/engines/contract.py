@@ -1,0 +1,138 @@
+"""What every back end checks and does alike: inputs and outputs of the contract, sizes, padding, defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from i2i_runtime.errors import EngineError
+from i2i_runtime.frame import Picture
+from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, SizePolicy
+
+FRAME = "frame"
+TRANSLATED = "translated"
+STYLE = "style"
+
+
+def parse_metadata(text: str | None, path: Path) -> EngineMetadata:
+    """The metadata of a portable engine from its JSON, None where the file has none. Raises EngineError."""
+    if text is None:
+        raise EngineError(
+            f"{path} is a network but not an engine, as it carries no {METADATA_KEY!r} metadata: "
+            f"wrap it with `i2i-export adopt {path.name} -o engine.onnx`."
+        )
+    return EngineMetadata.from_json(text, origin=str(path))
+
+
+def check_interface(
+    path: Path, metadata: EngineMetadata, inputs: Mapping[str, str], outputs: Mapping[str, str]
+) -> None:
+    """Refuses a network whose tensors are not those of the contract; the mappings are name -> element type."""
+    known = {FRAME, *(extra.name for extra in metadata.extra_inputs)}
+    if metadata.style is not None:
+        known.add(STYLE)
+    problem = None
+    if inputs.get(FRAME) != "uint8":
+        problem = f"its input {FRAME!r} is {inputs.get(FRAME, 'missing')} where uint8 is due"
+    elif outputs.get(TRANSLATED) != "uint8":
+        problem = f"its output {TRANSLATED!r} is {outputs.get(TRANSLATED, 'missing')} where uint8 is due"
+    elif unknown := set(inputs) - known:
+        problem = f"its metadata gives no default for the input {sorted(unknown)[0]!r}"
+    elif missing := known - set(inputs):
+        problem = f"its metadata speaks of an input {sorted(missing)[0]!r} that the network has not"
+    if problem is not None:
+        raise EngineError(
+            f"{path} does not keep the engine contract ({problem}): export it again with i2i-export."
+        )
+
+
+def default_inputs(metadata: EngineMetadata) -> dict[str, NDArray[np.float32]]:
+    """The tensors fed beyond `frame` when the user names none. Raises EngineError."""
+    feeds: dict[str, NDArray[np.float32]] = {}
+    if metadata.style is not None:
+        feeds[STYLE] = np.asarray([metadata.style.default], np.float32)
+    for extra in metadata.extra_inputs:
+        values = np.asarray(extra.default, np.float32)
+        if values.size not in (1, int(np.prod(extra.shape))):
+            raise EngineError(
+                f"The engine's input {extra.name!r} takes {extra.shape} but its default has {values.size} values: "
+                "export it again with i2i-export."
+            )
+        feeds[extra.name] = (
+            np.full(extra.shape, values[0], np.float32) if values.size == 1 else values.reshape(extra.shape)
+        )
+    return feeds
+
+
+def padded_size(size: SizePolicy, height: int, width: int) -> tuple[int, int]:
+    """The height and width the network sees for a picture of this size. Raises EngineError where it takes none."""
+    padded_height = -(-height // size.stride) * size.stride
+    padded_width = -(-width // size.stride) * size.stride
+    low = (_ceil_to(size.min_height, size.stride), _ceil_to(size.min_width, size.stride))
+    # A picture a little too small for a dynamic engine is padded like any other; a fixed one takes its size alone.
+    if not size.is_fixed and height < low[0] <= height + size.stride:
+        padded_height = low[0]
+    if not size.is_fixed and width < low[1] <= width + size.stride:
+        padded_width = low[1]
+    fits = low[0] <= padded_height <= size.max_height and low[1] <= padded_width <= size.max_width
+    if fits:
+        return padded_height, padded_width
+    if size.is_fixed:
+        wanted = f"exactly {size.max_width}x{size.max_height}"
+    else:
+        wanted = f"{size.min_width}x{size.min_height} to {size.max_width}x{size.max_height}"
+    best_width = min(max(width, size.min_width), size.max_width)
+    best_height = min(max(height, size.min_height), size.max_height)
+    raise EngineError(
+        f"The engine takes pictures of {wanted} and this one is {width}x{height}: "
+        f"add --size {best_width}x{best_height}, or use another engine."
+    )
+
+
+def pad(picture: Picture, height: int, width: int) -> Picture:
+    """`[H, W, 3]` grown at bottom and right to height x width by reflection, as far as there is something to
+    reflect, and by the edge pixel beyond that; the picture itself where nothing is to add."""
+    while picture.shape[:2] != (height, width):
+        have_height, have_width = picture.shape[:2]
+        if min(have_height, have_width) == 1:
+            mode, room_height, room_width = cv2.BORDER_REPLICATE, height, width
+        else:
+            # One reflection can at most double the picture, less the edge line.
+            mode, room_height, room_width = cv2.BORDER_REFLECT_101, have_height - 1, have_width - 1
+        bottom = min(height - have_height, room_height)
+        right = min(width - have_width, room_width)
+        picture = np.asarray(cv2.copyMakeBorder(picture, 0, bottom, 0, right, mode), np.uint8)
+    return picture
+
+
+def check_style(metadata: EngineMetadata, style: NDArray[np.float32]) -> None:
+    """Refuses a style code that the engine cannot take. Raises EngineError."""
+    if metadata.style is None:
+        raise EngineError(f"The engine {metadata.name} has no style input: leave out --style.")
+    if style.shape != (1, metadata.style.size):
+        raise EngineError(
+            f"The engine {metadata.name} takes a style of {metadata.style.size} numbers "
+            f"and was given {style.size}: see its presets with i2i-stream --help."
+        )
+
+
+def _ceil_to(value: int, stride: int) -> int:
+    return -(-value // stride) * stride
+
+
+def cropped(
+    translated: NDArray[np.uint8], padded: tuple[int, ...], height: int, width: int, name: str
+) -> Picture:
+    """The part of the network's `[1, H, W, 3]` that is the picture, as a view.
+
+    Raises EngineError where the network gave another shape than it was given."""
+    if translated.shape != (1, *padded):
+        raise EngineError(
+            f"The engine {name} gave a tensor of {translated.shape} for a picture of {padded}: "
+            "export it again with i2i-export."
+        )
+    return translated[0, :height, :width]

@@ -1,0 +1,75 @@
+"""ONNX Runtime on the processor: the back end that runs everywhere and the reference for the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2i_runtime.engines import contract
+from i2i_runtime.errors import EngineError
+from i2i_runtime.frame import Picture
+from i2i_runtime.metadata import METADATA_KEY
+
+_ELEMENT = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
+class OnnxRuntimeEngine:
+    """A portable engine in an `onnxruntime.InferenceSession`; one picture at a time."""
+
+    slots = 1
+
+    def __init__(self, path: Path, reason: str = "chosen by the caller", threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except (
+            Exception
+        ) as error:  # onnxruntime raises a class of its own per status code, without a common base
+            raise EngineError(
+                f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}): "
+                "it is damaged, no network, or of a format this version does not read."
+            ) from error
+        self.metadata = contract.parse_metadata(
+            self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path
+        )
+        contract.check_interface(
+            path,
+            self.metadata,
+            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_inputs()},
+            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_outputs()},
+        )
+        self._defaults = contract.default_inputs(self.metadata)
+        self.backend = f"onnxruntime {self.metadata.precision}"
+        self.reason = reason
+
+    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
+        height, width = picture.shape[:2]
+        padded = contract.pad(picture, *contract.padded_size(self.metadata.size, height, width))
+        feeds: dict[str, NDArray[np.float32] | Picture] = {**self._defaults, contract.FRAME: padded[None]}
+        if style is not None:
+            contract.check_style(self.metadata, style)
+            feeds[contract.STYLE] = style
+        try:
+            (translated,) = self._session.run([contract.TRANSLATED], feeds)
+        except Exception as error:
+            raise EngineError(
+                f"The engine {self.metadata.name} failed on a {width}x{height} picture ({_first_line(error)}): "
+                "try --size with a smaller one, or another --backend."
+            ) from error
+        return np.ascontiguousarray(
+            contract.cropped(translated, padded.shape, height, width, self.metadata.name)
+        )
+
+    def close(self) -> None:
+        del self._session
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200].rstrip(".")

@@ -1,0 +1,91 @@
+"""What a job did, as JSON: the record that another run can be compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from i2i_runtime.engines import Engine
+from i2i_runtime.errors import SinkError
+from i2i_runtime.pipeline import Pipeline
+
+REPORT_VERSION = 1
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file)
+        )
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no file_digest
+    for block in iter(lambda: file.read(1 << 20), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def describe(
+    pipeline: Pipeline,
+    engine: Engine,
+    *,
+    engine_path: Path,
+    engine_sha256: str,
+    options: dict[str, Any],
+    notes: list[str],
+    outcome: str,
+) -> dict[str, Any]:
+    """The report of a job that has ended; times in milliseconds unless a name says otherwise."""
+    return {
+        "report_version": REPORT_VERSION,
+        "outcome": outcome,
+        "engine": {
+            "file": str(engine_path),
+            "sha256": engine_sha256,
+            "name": engine.metadata.name,
+            "direction": engine.metadata.direction,
+            "backend": engine.backend,
+            "reason": engine.reason,
+        },
+        "frames": {
+            "in": pipeline.frames_in,
+            "out": pipeline.frames_out,
+            "dropped": pipeline.dropped,
+            "dropped_stale": pipeline.dropped_stale,
+            "dropped_by_sink": pipeline.dropped_by_sink,
+        },
+        "policy": pipeline.policy,
+        "elapsed_s": round(pipeline.elapsed_s, 3),
+        "fps_new_frames": round(pipeline.fps, 3),
+        "latency": {name: histogram.summary() for name, histogram in pipeline.latencies.items()},
+        "age_over_time_s_ms": pipeline.age_curve.kept,
+        "losses": list(pipeline.losses),
+        "notes": notes,
+        "options": options,
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content` whole or not at all. Raises SinkError."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SinkError(
+            f"{path} cannot be written ({error.strerror}): choose another place for it."
+        ) from error

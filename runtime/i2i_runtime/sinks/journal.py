@@ -1,0 +1,109 @@
+"""What of a job is already safe on the disk: closed segments and a line for each.
+
+Beside `film.mp4` a job keeps the folder `.film.mp4.unfinished`: one file per segment and `journal.jsonl`. A line is
+appended only after its segment is closed and synced, so a process killed at any point leaves a journal that is true
+(a torn last line is ignored). The first line describes the job; another job does not go on with these segments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from i2i_runtime.errors import SinkError, UsageError
+
+_FILE = "journal.jsonl"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A closed segment; `pts` in the order of its packets, in units of the clip's time base."""
+
+    file: str
+    pts: tuple[int, ...]
+
+
+class Journal:
+    """The folder of one unfinished job."""
+
+    def __init__(self, output: Path, job: dict[str, str]) -> None:
+        self.folder = output.with_name(f".{output.name}.unfinished")
+        self.segments: list[Segment] = []
+        self._output = output
+        self._job = job
+
+    @property
+    def frames(self) -> int:
+        return sum(len(segment.pts) for segment in self.segments)
+
+    def begin(self) -> None:
+        """Starts a new job, throwing away what an earlier one left. Raises OSError."""
+        self.discard()
+        self.folder.mkdir(parents=True)
+        self._append({"job": self._job})
+
+    def resume(self) -> None:
+        """Takes up the segments of the same job; starts anew where there are none. Raises UsageError, SinkError."""
+        if not self.folder.is_dir():
+            self.begin()
+            return
+        lines = self._lines()
+        if not lines or lines[0].get("job") != self._job:
+            changed = _difference(lines[0].get("job", {}) if lines else {}, self._job)
+            raise UsageError(
+                f"The unfinished {self._output} was begun with {changed}: "
+                "say the same again to resume it, or --restart to begin anew."
+            )
+        for line in lines[1:]:
+            segment = Segment(str(line["file"]), tuple(int(pts) for pts in line["pts"]))
+            if not (self.folder / segment.file).is_file():
+                raise SinkError(
+                    f"The unfinished {self._output} lacks its segment {segment.file}: begin anew with --restart."
+                )
+            self.segments.append(segment)
+
+    def holds_frames(self) -> bool:
+        """Whether an earlier job left closed segments that `begin` would throw away."""
+        return self.folder.is_dir() and len(self._lines()) > 1
+
+    def record(self, segment: Segment) -> None:
+        """Notes a closed segment once it is safe on the disk. Raises OSError."""
+        _sync(self.folder / segment.file)
+        self._append(asdict(segment))
+        self.segments.append(segment)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _append(self, line: dict[str, object]) -> None:
+        with (self.folder / _FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _lines(self) -> list[dict[str, object]]:
+        try:
+            text = (self.folder / _FILE).read_text(encoding="utf-8")
+        except OSError:
+            return []
+        lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break  # torn by a crash: nothing after it was ever promised
+        return lines
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _difference(before: object, now: dict[str, str]) -> str:
+    was = before if isinstance(before, dict) else {}
+    changed = [f"{key} {was.get(key, 'unset')}" for key in {**was, **now} if was.get(key) != now.get(key)]
+    return ", ".join(changed) or "another job"

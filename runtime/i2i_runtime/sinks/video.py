@@ -1,0 +1,172 @@
+"""A video file, written in closed segments and put together at the end, so that nothing done is ever lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+import av.error
+
+from i2i_runtime.clip import CLIP, Clip
+from i2i_runtime.colour import ColourConverter
+from i2i_runtime.errors import SinkError, UsageError
+from i2i_runtime.frame import Frame
+from i2i_runtime.sinks import SinkOptions
+from i2i_runtime.sinks.assembly import assemble
+from i2i_runtime.sinks.encoder import Encoding, choose_encoding, open_encoder
+from i2i_runtime.sinks.journal import Journal, Segment
+from i2i_runtime.sources.video import stored_from_upright
+
+SEGMENT_FRAMES = 240
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts")
+
+
+class VideoSink:
+    """Encodes frames with the times, colour, rotation and pixel shape of the clip they come from.
+
+    Segments always end after the same number of frames, whether or not a job was interrupted: a resumed job gives
+    the same pictures as one that was not. The file appears under its name only when it is whole; an unfinished job
+    leaves `NAME.partial.EXT`, which plays, and its segments, with which `resume` goes on.
+    """
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        self.name = str(path)
+        self.notes: list[str] = []
+        """What the container could not hold, one sentence each; complete after `finish`."""
+        self._path = path
+        self._options = options
+        self._check_writable()
+        self._journal = Journal(path, options.job)
+        try:
+            if options.resume:
+                self._journal.resume()
+            elif self._journal.holds_frames() and not options.restart:
+                raise UsageError(
+                    f"{path} was begun before and not finished: add --resume to go on with it, "
+                    "or --restart to begin anew."
+                )
+            else:
+                self._journal.begin()
+        except OSError as error:
+            raise self._failure(error) from error
+        self.done = self._journal.frames
+        """How many frames an earlier run of the same job has already made."""
+        self._clip: Clip | None = None
+        self._encoding: Encoding | None = None
+        self._converter: ColourConverter | None = None
+        self._container: av.container.OutputContainer | None = None
+        self._stream: av.VideoStream | None = None
+        self._pts: list[int] = []
+        self._segment_frames = 0
+        self._finished = False
+
+    def write(self, translated: Frame, source: Frame) -> None:
+        clip = source.extra.get(CLIP)
+        rotation = 0 if clip is None else clip.rotation
+        picture = stored_from_upright(translated.pixels, rotation)
+        height, width = picture.shape[:2]
+        if self._encoding is None:
+            self._clip = clip
+            self._encoding = choose_encoding(
+                self._path, self._options, clip, (width, height), translated.time_base
+            )
+            self._converter = ColourConverter(self._encoding.colour, self._encoding.pixel_format, height)
+        encoding = self._encoding
+        if (width, height) != (encoding.width, encoding.height):
+            raise SinkError(
+                f"{self._path} was begun with pictures of {encoding.width}x{encoding.height} and frame "
+                f"{source.index} is {width}x{height}: add --size, or write to a folder of pictures."
+            )
+        assert self._converter is not None
+        frame = self._converter.frame_from_rgb(picture, encoding.pixel_format)
+        frame.pts, frame.time_base = translated.pts, encoding.time_base
+        try:
+            container, stream = self._open_segment()
+            self._mux(container, stream.encode(frame))
+            self._segment_frames += 1
+            if self._segment_frames == SEGMENT_FRAMES:
+                self._close_segment()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._failure(error) from error
+
+    def finish(self) -> None:
+        try:
+            self._close_segment()
+            if not self._journal.segments:
+                raise SinkError(f"Nothing was written to {self._path}, as the input gave no frame.")
+            whole = self._journal.folder / f"whole{self._path.suffix}"
+            self.notes = assemble(self._journal, self._clip, whole)
+            with whole.open("rb") as file:
+                os.fsync(file.fileno())
+            whole.replace(self._path)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._failure(error) from error
+        self._finished = True
+        self._journal.discard()
+
+    def close(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        if self._journal.frames == 0 and not self._pts and self._segment_frames == 0:
+            self._journal.discard()
+            return
+        try:
+            # A segment cut short is no part of a resumed job: it plays in the partial file and is made again.
+            self._close_segment(record=False)
+            partial = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
+            assemble(self._journal, self._clip, partial, whole=False)
+        except (av.error.FFmpegError, OSError, ValueError):
+            return  # the job has failed already, with an error of its own; what was recorded stays
+
+    def _open_segment(self) -> tuple[av.container.OutputContainer, av.VideoStream]:
+        if self._container is None or self._stream is None:
+            assert self._encoding is not None
+            # NUT keeps any time base exactly, which Matroska and MP4 do not.
+            path = self._journal.folder / self._segment_file
+            self._container = av.open(path, "w", format="nut")
+            self._stream = open_encoder(self._container, self._encoding)
+        return self._container, self._stream
+
+    @property
+    def _segment_file(self) -> str:
+        return f"{len(self._journal.segments):06d}.nut"
+
+    def _mux(self, container: av.container.OutputContainer, packets: list[av.Packet]) -> None:
+        assert self._encoding is not None
+        for packet in packets:
+            base = packet.time_base or self._encoding.time_base
+            assert packet.pts is not None
+            self._pts.append(round(packet.pts * base / self._encoding.time_base))
+            container.mux(packet)
+
+    def _close_segment(self, record: bool = True) -> None:
+        if self._container is None or self._stream is None:
+            return
+        container, stream, file = self._container, self._stream, self._segment_file
+        self._container = self._stream = None
+        try:
+            self._mux(container, stream.encode(None))
+        finally:
+            container.close()
+        segment = Segment(file, tuple(self._pts))
+        self._pts, self._segment_frames = [], 0
+        if record:
+            self._journal.record(segment)
+        else:
+            self._journal.segments.append(segment)
+
+    def _check_writable(self) -> None:
+        if self._path.suffix.lower() not in SUFFIXES:
+            raise UsageError(
+                f"{self._path} has an ending that no video is written to: use one of {', '.join(SUFFIXES)}, "
+                "or a folder for pictures."
+            )
+
+    def _failure(self, error: Exception) -> SinkError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return SinkError(
+            f"{self._path} cannot be written ({str(reason).rstrip('.')}): "
+            "see that the folder exists, is yours and has room; --resume goes on with what is done."
+        )

@@ -1,0 +1,150 @@
+"""A folder or glob of pictures, in the order of their names."""
+
+from __future__ import annotations
+
+import glob
+import re
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from i2i_runtime.errors import SourceError
+from i2i_runtime.frame import Frame
+from i2i_runtime.sources import SourceOptions
+
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+)
+_WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"})
+ORIGIN = "picture"
+"""The key of `Frame.extra` under which the `PictureOrigin` of a frame stands."""
+
+
+@dataclass(frozen=True)
+class PictureOrigin:
+    """What a picture file held beside 8-bit RGB.
+
+    `alpha` is `[H, W] uint8 or uint16`; `icc` the bytes of an RGB colour profile; `deep` says 16 bits per channel.
+    """
+
+    path: Path
+    deep: bool
+    alpha: NDArray[np.uint8] | NDArray[np.uint16] | None
+    icc: bytes | None
+
+
+class PictureSource:
+    """Reads every picture that a folder or glob names, upright as its EXIF orientation says.
+
+    A picture that does not decode is left out and named in `losses`.
+    """
+
+    live = False
+
+    def __init__(self, location: str, options: SourceOptions) -> None:
+        self.name = location
+        self._paths = picture_paths(location)
+        if not self._paths:
+            raise SourceError(f"{location} names no picture: {', '.join(sorted(PICTURE_SUFFIXES))} are read.")
+        self.frame_count: int | None = len(self._paths)
+        self._index = options.skip
+        self._time_base = Fraction(1, options.rate or 25)
+        self._losses: list[str] = []
+
+    @property
+    def losses(self) -> list[str]:
+        return self._losses
+
+    def read(self) -> Frame | None:
+        while self._index < len(self._paths):
+            index = self._index
+            self._index += 1
+            try:
+                pixels, origin = read_picture(self._paths[index])
+            except SourceError as error:
+                if len(self._paths) == 1:
+                    raise
+                self._losses.append(str(error))
+                continue
+            return Frame(pixels, index, index, self._time_base, time.monotonic(), {ORIGIN: origin})
+        return None
+
+    def close(self) -> None:
+        self._index = len(self._paths)
+
+
+def names_pictures(location: str) -> bool:
+    """Whether a path is a picture, a folder or a glob of pictures."""
+    path = Path(location)
+    if path.is_dir():
+        return bool(picture_paths(location))
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return True
+    return not path.exists() and glob.has_magic(location)
+
+
+def picture_paths(location: str) -> list[Path]:
+    """The pictures of a folder or glob, by name with numbers in order of their value (2 before 10)."""
+    path = Path(location)
+    if path.is_dir():
+        found = list(path.iterdir())
+    elif path.is_file():
+        found = [path]
+    else:
+        found = [Path(name) for name in glob.glob(location, recursive=True)]
+    pictures = [file for file in found if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
+    return sorted(pictures, key=_natural)
+
+
+def read_picture(path: Path) -> tuple[NDArray[np.uint8], PictureOrigin]:
+    """`[H, W, 3] uint8 RGB` upright, and what else the file holds. Raises SourceError."""
+    try:
+        data = np.fromfile(path, np.uint8)
+        decoded, kinds, metadata = cv2.imdecodeWithMetadata(
+            data, flags=cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+        )
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be read ({error.strerror}): see that it exists and is yours."
+        ) from error
+    except cv2.error as error:
+        raise SourceError(f"{path} is no picture that can be read ({error.err}).") from error
+    if decoded is None or decoded.ndim != 3:
+        raise SourceError(f"{path} is damaged or no picture: save it again from a program that opens it.")
+    deep = decoded.dtype == np.uint16
+    if not deep and decoded.dtype != np.uint8:
+        raise SourceError(f"{path} holds {decoded.dtype} values: save it with 8 or 16 bits per channel.")
+    alpha = _alpha(data, path, decoded.shape[:2])
+    narrow = np.asarray((decoded.astype(np.uint32) * 255 + 32767) // 65535, np.uint8) if deep else decoded
+    rgb = np.asarray(cv2.cvtColor(narrow, cv2.COLOR_BGR2RGB), np.uint8)
+    return rgb, PictureOrigin(path, deep, alpha, _rgb_profile(kinds, metadata))
+
+
+def _alpha(
+    data: NDArray[np.uint8], path: Path, size: tuple[int, ...]
+) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
+    if path.suffix.lower() not in _WITH_ALPHA:
+        return None
+    whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.shape[:2] != size:
+        return None
+    return np.ascontiguousarray(whole[:, :, 3])
+
+
+def _rgb_profile(kinds: NDArray[np.int32], metadata: tuple[NDArray[np.uint8], ...]) -> bytes | None:
+    for kind, chunk in zip(kinds, metadata, strict=True):
+        profile = np.asarray(chunk).tobytes()
+        # Bytes 16 to 20 of an ICC header (ISO 15076-1) name the colour space; a CMYK profile no longer fits.
+        if kind == cv2.IMAGE_METADATA_ICCP and profile[16:20] == b"RGB ":
+            return profile
+    return None
+
+
+def _natural(path: Path) -> list[tuple[int, int | str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]

@@ -1,0 +1,192 @@
+"""A video file, frame for frame: every one of them, with the time and the colour that the file gives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+import cv2
+import numpy as np
+
+from i2i_runtime.clip import CLIP, Clip
+from i2i_runtime.colour import Colour, ColourConverter
+from i2i_runtime.errors import SourceError
+from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.sources import SourceOptions
+
+# Degrees counter-clockwise of the display matrix -> what turns a stored picture upright.
+_UPRIGHT = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180}
+
+
+class VideoSource:
+    """Decodes the first video stream of a file.
+
+    Pictures are delivered upright; `Frame.extra["clip"]` says how they were stored. Where the file is damaged, the
+    frames that decode are delivered and `losses` tells of the others.
+    """
+
+    live = False
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        self.name = str(path)
+        if not path.is_file():
+            what = "is a folder without pictures" if path.is_dir() else "does not exist"
+            raise SourceError(f"{path} {what}: give a video file, a folder of pictures, a camera or a URI.")
+        try:
+            self._container = av.open(path)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise SourceError(
+                f"{path} cannot be read as a video ({_reason(error)}): "
+                "the file is damaged, incomplete or no video."
+            ) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise SourceError(f"{path} has no video stream, so there is nothing to translate.")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.frame_count: int | None = self._stream.frames or None
+        self._losses: list[str] = []
+        self._decoded = self._decode()
+        self._index = 0
+        self._last_pts: int | None = None
+        self._closed = False
+        self._first = self._decode_first(path)
+        self.clip = self._describe(path, self._first)
+        if self.clip.colour.hdr is not None and not options.tonemap:
+            self.close()
+            raise SourceError(
+                f"{path} is high dynamic range, {self.clip.colour.hdr}, and engines see standard range: "
+                "add --tonemap to bring it down to BT.709."
+            )
+        self._converter = ColourConverter(self.clip.colour, self.clip.pixel_format, self.clip.height)
+        self._skip = options.skip
+
+    @property
+    def losses(self) -> list[str]:
+        return self._losses
+
+    def read(self) -> Frame | None:
+        while (decoded := self._next()) is not None:
+            index, pts = self._index, self._due(decoded)
+            self._index += 1
+            if index < self._skip:
+                continue
+            return Frame(
+                pixels=upright_from_stored(self._converter.rgb_from_frame(decoded), self.clip.rotation),
+                index=index,
+                pts=pts,
+                time_base=self.clip.time_base,
+                captured_s=time.monotonic(),
+                extra={CLIP: self.clip},
+            )
+        return None
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._container.close()
+
+    def _next(self) -> av.VideoFrame | None:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        return None if self._closed else next(self._decoded, None)
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        """All frames, those included that the decoder still holds when the file ends."""
+        awaited: set[int] = set()
+        damage: list[str] = []
+        for packet in self._packets(damage):
+            if packet.pts is not None and not packet.is_discard:
+                awaited.add(packet.pts)
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                damage.append(_reason(error))
+                continue
+            for frame in frames:
+                if frame.pts is not None:
+                    awaited.discard(frame.pts)
+                if frame.is_corrupt:
+                    self._losses.append(
+                        f"the frame at {_seconds(frame)} s is damaged and was translated as it is"
+                    )
+                yield frame
+        if damage:
+            base = self._stream.time_base or Fraction(1)
+            for pts in sorted(awaited):
+                self._losses.append(f"the frame at {float(pts * base):.3f} s did not decode ({damage[0]})")
+            if not awaited:
+                self._losses.append(f"the file is damaged ({damage[0]})")
+
+    def _packets(self, damage: list[str]) -> Iterator[av.Packet]:
+        try:
+            yield from self._container.demux(self._stream)
+        except av.error.FFmpegError as error:
+            if not self._closed:
+                damage.append(_reason(error))
+
+    def _decode_first(self, path: Path) -> av.VideoFrame:
+        first = next(self._decoded, None)
+        if first is None:
+            why = self._losses[0] if self._losses else "the stream is empty"
+            self.close()
+            raise SourceError(f"{path} holds no frame that decodes: {why}.")
+        return first
+
+    def _describe(self, path: Path, frame: av.VideoFrame) -> Clip:
+        context = self._stream.codec_context
+        return Clip(
+            path=path,
+            stream_index=self._stream.index,
+            width=frame.width,
+            height=frame.height,
+            pixel_format=frame.format.name,
+            time_base=self._stream.time_base or frame.time_base,
+            rate=self._stream.average_rate or self._stream.guessed_rate or Fraction(30),
+            colour=Colour(
+                matrix=int(frame.colorspace),
+                range=int(frame.color_range),
+                primaries=int(context.color_primaries),
+                transfer=int(context.color_trc),
+            ),
+            rotation=int(frame.rotation) if frame.rotation != -180 else 180,
+            sample_aspect=self._stream.sample_aspect_ratio or None,
+        )
+
+    def _due(self, frame: av.VideoFrame) -> int:
+        """The frame's pts; invented from the average rate where the file has none, mended where it goes back."""
+        step = max(1, round(1 / (self.clip.rate * self.clip.time_base)))
+        last = self._last_pts
+        pts = frame.pts if frame.pts is not None else (0 if last is None else last + step)
+        if last is not None and pts <= last:
+            self._losses.append(
+                f"the time stamp of the frame at {_seconds(frame)} s goes back and was moved on"
+            )
+            pts = last + 1
+        self._last_pts = pts
+        return pts
+
+
+def upright_from_stored(picture: Picture, rotation: int) -> Picture:
+    """`[H, W, 3]` turned as a player turns it; the picture itself where nothing is to turn."""
+    turn = _UPRIGHT.get(rotation)
+    return picture if turn is None else np.asarray(cv2.rotate(picture, turn), np.uint8)
+
+
+def stored_from_upright(picture: Picture, rotation: int) -> Picture:
+    """The reverse of `upright_from_stored`."""
+    return upright_from_stored(picture, rotation if rotation == 180 else -rotation)
+
+
+def _seconds(frame: av.VideoFrame) -> str:
+    return "?" if frame.pts is None else f"{frame.time:.3f}"
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).rstrip(".")

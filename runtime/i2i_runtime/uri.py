@@ -1,0 +1,62 @@
+"""Inputs and outputs as one line of text, spelled as jetson-utils spells them.
+
+`0` and `webcam:0` are cameras, `replay:clip.mp4` a clip at its own pace, `test://street` a rendered scene, `null:`
+nothing at all; what has no scheme is a path. A password in a URI never reaches a log line: whatever is shown to
+people is `Uri.shown`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# A scheme has two letters or more, so that `C:\clip.mp4` stays a path.
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(//)?(.*)$", re.DOTALL)
+_CREDENTIALS = re.compile(r"(?<=//)[^/@]*@")
+_SECRET_PARAMETER = re.compile(
+    r"(?i)\b(token|password|passwd|pass|pwd|key|secret|auth|signature|sig)=[^&#\s]*"
+)
+_BARE_WORDS = {"screen", "virtualcam"}
+
+
+@dataclass(frozen=True)
+class Uri:
+    """`scheme` in lower case ("file" where the text is a path), `location` what follows it, `text` as given."""
+
+    scheme: str
+    location: str
+    text: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.location)
+
+    @property
+    def shown(self) -> str:
+        """The text without user names, passwords and tokens: the only form that may be printed or stored."""
+        return redact(self.text)
+
+    def __str__(self) -> str:
+        return self.shown
+
+
+def parse_uri(text: str) -> Uri:
+    """Splits a URI or path into scheme and location; never raises and never touches the disk."""
+    if text.isascii() and text.isdecimal():
+        return Uri("webcam", text, text)
+    if text in _BARE_WORDS:
+        return Uri(text, "", text)
+    match = _SCHEME.match(text)
+    if match is None:
+        return Uri("file", text, text)
+    scheme, slashes, rest = match.group(1).lower(), match.group(2), match.group(3)
+    if scheme == "file" and slashes:
+        # file:///absolute and file://host/path: only the local form has a meaning here.
+        return Uri("file", rest, text)
+    return Uri(scheme, rest, text)
+
+
+def redact(text: str) -> str:
+    """`text` with credentials of any URI in it replaced by `***`."""
+    return _SECRET_PARAMETER.sub(lambda m: f"{m.group(1)}=***", _CREDENTIALS.sub("***@", text))
