@@ -1,0 +1,62 @@
+"""Log lines for people and for machines, without secrets.
+
+Every module logs through `logging.getLogger(__name__)` and names what happened with `extra=event(...)`; with
+`--json` each event becomes one JSON object on one line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Any, TextIO
+
+from i2i_runtime.uri import redact
+
+
+def event(name: str, **fields: Any) -> dict[str, Any]:
+    """The `extra` of a log call: what happened, as a machine reads it."""
+    return {"event": name, "fields": fields}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per record: time (UTC), level, event, message and the event's own fields; secrets
+    removed.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", "message"),
+            "message": redact(record.getMessage()),
+        }
+        for name, value in getattr(record, "fields", {}).items():
+            line.setdefault(name, redact(value) if isinstance(value, str) else value)
+        if record.exc_info:
+            line["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, default=lambda value: redact(str(value)))
+
+
+class PlainFormatter(logging.Formatter):
+    """The message alone; secrets removed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def open_log(*, as_json: bool, stream: TextIO | None = None) -> logging.Handler:
+    """Sends the runtime's events to `stream` (stderr), one line each; returns the handler for `close_log`."""
+    handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else PlainFormatter("%(message)s"))
+    logger = logging.getLogger("i2i_runtime")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return handler
+
+
+def close_log(handler: logging.Handler) -> None:
+    logging.getLogger("i2i_runtime").removeHandler(handler)
+    handler.close()

@@ -1,0 +1,132 @@
+"""RTSP, RTMP, HLS and MJPEG in, through PyAV, with time-outs on every call."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from urllib.parse import urlsplit
+
+import av
+from av.error import FFmpegError
+
+from i2i_runtime.backoff import Backoff
+from i2i_runtime.colour import Colour, ColourConverter
+from i2i_runtime.errors import SourceError
+from i2i_runtime.frame import Frame
+from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
+from i2i_runtime.uri import redact
+
+NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
+_MILLISECOND = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class StreamTimeouts:
+    """How long opening a stream and waiting for its next packet may take, in seconds."""
+
+    open_s: float = 10.0
+    read_s: float = 5.0
+
+
+class StreamSource:
+    """One connection to one network stream; ends or raises when the connection does.
+
+    RTSP goes over TCP: lost UDP packets are torn pictures. Decoding keeps no frames back (`low_delay`, slices
+    rather than frames in threads), because a threaded decoder would hold one frame per thread.
+    """
+
+    live = True
+    frame_count: int | None = None
+
+    def __init__(
+        self, uri: str, timeouts: StreamTimeouts | None = None, *, rtsp_transport: str = "tcp"
+    ) -> None:
+        """Raises SourceError where nothing answers in time or the stream holds no picture."""
+        timeouts = timeouts or StreamTimeouts()
+        self.name = redact(uri)
+        self._closed = False
+        self._index = 0
+        options = {
+            "fflags": "nobuffer",
+            "flags": "low_delay",
+            "probesize": "500000",
+            "analyzeduration": "1000000",
+        }
+        if urlsplit(uri).scheme in ("rtsp", "rtsps"):
+            options["rtsp_transport"] = rtsp_transport
+        try:
+            self._container = av.open(uri, options=options, timeout=(timeouts.open_s, timeouts.read_s))
+        except (FFmpegError, OSError, ValueError) as error:
+            raise SourceError(_refusal(self.name, error, timeouts)) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise SourceError(
+                f"{self.name} carries no video: check the address, or which track the server sends."
+            )
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "SLICE"
+        self._frames = self._container.decode(self._stream)
+        self._converter: ColourConverter | None = None
+
+    def read(self) -> Frame | None:
+        """The next picture; None where the peer ended the stream. Raises SourceError after a loss or
+        `read_s`.
+        """
+        if self._closed:
+            return None
+        try:
+            decoded = next(self._frames, None)
+        except (FFmpegError, OSError) as error:
+            reason = "stopped sending" if _timed_out(error) else f"broke off ({_plain(error)})"
+            raise SourceError(f"{self.name} {reason}: check the network and the sender.") from error
+        if decoded is None:
+            return None
+        captured_s = time.monotonic()
+        index, self._index = self._index, self._index + 1
+        pts = decoded.pts if decoded.pts is not None else index
+        if self._converter is None:
+            colour = Colour(matrix=int(decoded.colorspace), range=int(decoded.color_range))
+            self._converter = ColourConverter(colour, decoded.format.name, decoded.height)
+        return Frame(
+            self._converter.rgb_from_frame(decoded), index, pts, decoded.time_base or _MILLISECOND, captured_s
+        )
+
+    def close(self) -> None:
+        """Ends the connection; call it from the thread that reads."""
+        if not self._closed:
+            self._closed = True
+            del self._frames
+            self._container.close()
+
+
+def open_network_source(
+    uri: str,
+    *,
+    timeouts: StreamTimeouts | None = None,
+    backoff: Backoff | None = None,
+    patience: Patience | None = None,
+    rtsp_transport: str = "tcp",
+) -> ReconnectingSource:
+    """A network stream that comes back by itself. Raises SourceError where the first connection fails."""
+    return ReconnectingSource(
+        lambda: StreamSource(uri, timeouts, rtsp_transport=rtsp_transport), backoff=backoff, patience=patience
+    )
+
+
+def _timed_out(error: Exception) -> bool:
+    return isinstance(error, (av.error.ExitError, av.error.TimeoutError))
+
+
+def _plain(error: Exception) -> str:
+    return redact(str(getattr(error, "strerror", None) or error)).strip()
+
+
+def _refusal(name: str, error: Exception, timeouts: StreamTimeouts) -> str:
+    if _timed_out(error):
+        why = f"nothing answered within {timeouts.open_s:g} s"
+    elif isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+        why = "the server refuses the user name or password"
+    else:
+        why = _plain(error)
+    return f"{name} cannot be opened ({why}): check the address and that the sender is running."
