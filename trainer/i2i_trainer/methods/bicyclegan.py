@@ -1,0 +1,328 @@
+"""BicycleGAN: many translations of one picture from pairs; the code and the translation must tell each other.
+
+Zhu, Zhang, Pathak, Darrell, Efros, Wang, Shechtman: Toward Multimodal Image-to-Image Translation, NeurIPS 2017.
+cVAE-GAN goes B -> code -> B; cLR-GAN goes code -> B -> code; BicycleGAN does both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2i_trainer.blocks import (
+    AverageDownsample,
+    BasicBlock,
+    PatchDiscriminator,
+    conv,
+    init_xavier_normal,
+)
+from i2i_trainer.config import Schedule, TrainConfig
+from i2i_trainer.errors import OptionError
+from i2i_trainer.losses import kl_normal, lsgan
+from i2i_trainer.method import Batch, Inference, Losses, Method, Update
+from i2i_trainer.norms import InstanceNorm
+from i2i_trainer.steps import adam, detached, frozen, weighted_sum
+from i2i_trainer.styles import normal_presets
+from i2i_trainer.unet import UNet, Upsampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class BicycleGANConfig(TrainConfig):
+    """Learn many translations of one picture from pairs; lengths are those of facades (400 pairs, 400 epochs)."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {
+            "width": 16,
+            "downs": 6,
+            "encoder_width": 16,
+            "disc_width": 16,
+            "disc_layers": 2,
+            "image_size": 64,
+            "load_size": 72,
+            "batch": 4,
+            "steps": 4000,
+            "decay_from": 2000,
+            "log_every": 20,
+            "sample_every": 250,
+            "checkpoint_every": 250,
+        },
+        "unet128": {"downs": 7, "image_size": 128, "load_size": 143},
+        "maps": {"load_size": 600, "swap": True, "steps": 219_200, "decay_from": 109_600},
+        "edges2shoes": {"load_size": 256, "flip": False, "steps": 1_500_000, "decay_from": 750_000},
+        "edges2handbags": {"load_size": 256, "flip": False, "steps": 2_055_000, "decay_from": 1_027_500},
+    }
+
+    batch: int = 2
+    """Pairs per step, an even number: half are encoded, the other half are real for the random branch."""
+    steps: int = 80_000
+    schedule: Schedule = "linear"
+    decay_from: int = 40_000
+
+    objective: Literal["bicycle", "cvae", "clr"] = "bicycle"
+    """cVAE-GAN and cLR-GAN together, or one of them alone."""
+    style_size: int = 8
+    """Numbers in the code: 2, 8 or 256 in the paper."""
+    style_place: Literal["all", "input"] = "all"
+    """The code enters every layer of the way down, or the first alone."""
+    width: int = 64
+    """Channels of the first layer of the U-Net."""
+    downs: int = 8
+    """Halvings of the U-Net: 8 for pictures of 256 pixels, 7 for 128."""
+    upsampling: Upsampling = "transposed"
+    dropout: bool = True
+    """Dropout in the inner layers while training; never in the exported network."""
+    encoder_width: int = 64
+    disc_width: int = 64
+    disc_layers: int = 3
+    conditional: bool = False
+    """Show the discriminators the source beside the translation."""
+    gan_weight: float = 1.0
+    """Weight of the discriminator of the encoded branch."""
+    random_gan_weight: float = 1.0
+    """Weight of the discriminator of the random branch."""
+    l1_weight: float = 10.0
+    latent_weight: float = 0.5
+    """Weight of the L1 distance of a drawn code to the one read off its translation."""
+    kl_weight: float = 0.01
+    """Weight of the KL divergence, which is summed over pictures and dimensions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.downs < 5 or self.image_size % 2**self.downs:
+            raise OptionError(
+                f"--image-size {self.image_size} is no multiple of {2**self.downs}, or --downs {self.downs} is "
+                "below 5, which the U-Net needs."
+            )
+        if self.objective == "bicycle" and self.batch % 2:
+            raise OptionError(
+                f"--batch is {self.batch} but bicyclegan splits it in half: use an even number."
+            )
+
+
+class Encoder(nn.Module):
+    """E_ResNet: picture `[N, 3, S, S]` -> mean and log variance of its code, `[N, style_size]` each.
+
+    Halves until 8 positions are left at the size it was made for (`halvings` blocks after the first layer).
+    """
+
+    def __init__(self, width: int, halvings: int, style_size: int) -> None:
+        super().__init__()
+        widths = [width * min(stage, 4) for stage in range(1, halvings + 2)]
+        self.body = nn.Sequential(
+            conv(3, width, 4, stride=2, pad=1, padding="zeros"),
+            *(BasicBlock(before, after) for before, after in pairwise(widths)),
+            nn.LeakyReLU(0.2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.mean = nn.Linear(widths[-1], style_size)
+        self.log_variance = nn.Linear(widths[-1], style_size)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(picture)
+        return self.mean(features), self.log_variance(features)
+
+
+class Discriminator(nn.Module):
+    """Patch logits at the full size and, with half the width, at half the size."""
+
+    def __init__(self, channels: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.fine = PatchDiscriminator(channels, width=width, layers=layers)
+        self.downsample = AverageDownsample()
+        self.coarse = PatchDiscriminator(channels, width=width // 2, layers=layers)
+
+    def forward(self, picture: Tensor) -> list[Tensor]:
+        return [self.fine(picture), self.coarse(self.downsample(picture))]
+
+
+class BicycleGAN(Method):
+    """One direction from pairs.
+
+    Order of a step: generator and encoder together, the latent term on the generator with the encoder frozen, then
+    both discriminators. In cLR-GAN alone nothing else would teach the encoder, so the latent term does.
+    """
+
+    summary = "Paired, one direction, many translations of one picture by a style code."
+    paired = True
+    config: BicycleGANConfig
+
+    def __init__(self, config: BicycleGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = UNet(
+            config.width,
+            config.downs,
+            norm=InstanceNorm,
+            bias=True,
+            dropout=config.dropout,
+            code_size=config.style_size,
+            code_place=config.style_place,
+            upsampling=config.upsampling,
+        )
+        self.encoder = Encoder(config.encoder_width, config.downs - 4, config.style_size)
+        channels = 6 if config.conditional else 3
+        self.disc_encoded = Discriminator(channels, config.disc_width, config.disc_layers)
+        self.disc_random = Discriminator(channels, config.disc_width, config.disc_layers)
+        init_xavier_normal(self, 0.02)
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            "gen": adam(self.config, self.generator, self.encoder),
+            "disc_encoded": adam(self.config, self.disc_encoded),
+            "disc_random": adam(self.config, self.disc_random),
+        }
+
+    def step(self, batch: Batch, update: Update) -> Losses:
+        step = {"bicycle": self._step_both, "cvae": self._step_encoded, "clr": self._step_random}
+        return detached(step[self.config.objective](batch, update))
+
+    def _step_both(self, batch: Batch, update: Update) -> Losses:
+        a, _ = batch.a.chunk(2)
+        b, other_b = batch.b.chunk(2)
+        other_a = batch.a.chunk(2)[1]
+        drawn = self.draw_style(a)
+        with frozen(self.disc_encoded, self.disc_random):
+            encoded, terms = self.encoded_terms(a, b)
+            random = self.generator(a, drawn)
+            terms["gan random"] = lsgan(self.judge(self.disc_random, a, random), 1)
+            update("gen", weighted_sum(terms, self.weights()))
+            with frozen(self.encoder):
+                terms["latent"] = self.latent_distance(self.generator(a, drawn), drawn)
+                update("gen", self.config.latent_weight * terms["latent"])
+        terms["disc encoded"] = self._discriminate(
+            self.disc_encoded, "disc_encoded", (a, b), (a, encoded), update
+        )
+        terms["disc random"] = self._discriminate(
+            self.disc_random, "disc_random", (other_a, other_b), (a, random), update
+        )
+        return terms
+
+    def _step_encoded(self, batch: Batch, update: Update) -> Losses:
+        with frozen(self.disc_encoded):
+            encoded, terms = self.encoded_terms(batch.a, batch.b)
+            update("gen", weighted_sum(terms, self.weights()))
+        terms["disc encoded"] = self._discriminate(
+            self.disc_encoded, "disc_encoded", (batch.a, batch.b), (batch.a, encoded), update
+        )
+        return terms
+
+    def _step_random(self, batch: Batch, update: Update) -> Losses:
+        drawn = self.draw_style(batch.a)
+        with frozen(self.disc_random):
+            random = self.generator(batch.a, drawn)
+            terms = {
+                "gan random": lsgan(self.judge(self.disc_random, batch.a, random), 1),
+                "latent": self.latent_distance(random, drawn),
+            }
+            update("gen", weighted_sum(terms, self.weights()))
+        terms["disc random"] = self._discriminate(
+            self.disc_random, "disc_random", (batch.a, batch.b), (batch.a, random), update
+        )
+        return terms
+
+    def encoded_terms(self, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The translation of `a` by the code of `b`, and the unweighted losses of cVAE-GAN."""
+        mean, log_variance = self.encoder(b)
+        code = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        translated = self.generator(a, code)
+        return translated, {
+            "gan": lsgan(self.judge(self.disc_encoded, a, translated), 1),
+            "l1": F.l1_loss(translated, b),
+            "kl": kl_normal(mean, log_variance),
+        }
+
+    def latent_distance(self, translated: Tensor, drawn: Tensor) -> Tensor:
+        """Mean absolute distance of the code's mean, read off the translation, to the code it was made with."""
+        return F.l1_loss(self.encoder(translated)[0], drawn)
+
+    def judge(self, discriminator: Discriminator, a: Tensor, b: Tensor) -> list[Tensor]:
+        """Logit maps of `b`, beside its source where the discriminators are conditional."""
+        logits: list[Tensor] = discriminator(torch.cat([a, b], dim=1) if self.config.conditional else b)
+        return logits
+
+    def _discriminate(
+        self,
+        discriminator: Discriminator,
+        name: str,
+        real: tuple[Tensor, Tensor],
+        fake: tuple[Tensor, Tensor],
+        update: Update,
+    ) -> Tensor:
+        loss = lsgan(self.judge(discriminator, *real), 1) + lsgan(
+            self.judge(discriminator, fake[0], fake[1].detach()), 0
+        )
+        update(name, loss)
+        return loss
+
+    def draw_style(self, pictures: Tensor) -> Tensor:
+        """One code per picture from N(0, I)."""
+        return torch.randn(len(pictures), self.config.style_size, device=pictures.device)
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every term of the generator's loss."""
+        return {
+            "gan": self.config.gan_weight,
+            "gan random": self.config.random_gan_weight,
+            "l1": self.config.l1_weight,
+            "kl": self.config.kl_weight,
+            "latent": self.config.latent_weight,
+        }
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        a, b = batch.a, batch.b
+        return {
+            "a": a,
+            "b": b,
+            "a in b's style": self.generator(a, self.encoder(b)[0]),
+            "a to b": self.generator(a, self.draw_style(a)),
+            "a to b, another style": self.generator(a, self.draw_style(a)),
+        }
+
+    def inference(self, direction: str = "a2b") -> Inference:
+        return BicycleGANInference(self.generator, self.encoder, self.config)
+
+
+class BicycleGANInference(Inference):
+    """The U-Net without dropout; the style is drawn, fixed, or the mean that the encoder reads off a reference."""
+
+    def __init__(self, generator: UNet, encoder: Encoder, config: BicycleGANConfig) -> None:
+        super().__init__()
+        self.generator = deepcopy(generator)
+        self._reference = [CodeMean(deepcopy(encoder)).eval()]  # in a list: an engine does not carry it
+        self.stride = 2**config.downs
+        self.style_size = config.style_size
+        self.default_style = (0.0,) * config.style_size
+        self.presets = normal_presets(config.style_size)
+        self.notes = {"dropout": "off", "style": f"enters {config.style_place}"}
+        self.eval().requires_grad_(False)
+
+    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+        if style is None:
+            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
+        translated: Tensor = self.generator(picture, style)
+        return translated
+
+    def style_encoder(self) -> nn.Module:
+        return self._reference[0]
+
+
+class CodeMean(nn.Module):
+    """Picture `[N, 3, S, S]` -> the mean of its code `[N, style_size]`."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.requires_grad_(False)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        mean: Tensor = self.encoder(picture)[0]
+        return mean

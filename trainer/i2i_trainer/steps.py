@@ -1,0 +1,41 @@
+"""What the steps of several methods share: an optimiser from a config, freezing, sums of weighted losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from i2i_trainer.config import TrainConfig
+
+
+def adam(config: TrainConfig, *networks: nn.Module) -> torch.optim.Adam:
+    """One Adam over the parameters of the networks, with the config's rate, betas and weight decay."""
+    parameters = chain.from_iterable(network.parameters() for network in networks)
+    return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Inside, the networks judge and do not learn: gradients pass through them and leave none on them."""
+    learning = [p for network in networks for p in network.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the terms, each times the weight of its name; every term needs a weight."""
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def detached(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The losses as plain numbers on the device, for the log."""
+    return {name: loss.detach() for name, loss in losses.items()}
