@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.realtime import (
     Generator,
@@ -12,8 +15,6 @@ from i2i_trainer.methods.realtime import (
     bilinear_phases,
     steadiness,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 TINY = RealtimeConfig(width=4, trunk=4, blocks=1, pad=2, disc_width=4, image_size=64, load_size=64)
 

@@ -9,6 +9,7 @@ from i2i_trainer.method import Method
 from i2i_trainer.methods.cogan import CoGAN, CoGANConfig
 from i2i_trainer.methods.cut import CUT, CUTConfig, FastCUT, FastCUTConfig
 from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig
+from i2i_trainer.methods.distill import Distill, DistillConfig
 from i2i_trainer.methods.drit import DRIT, DRITConfig
 from i2i_trainer.methods.munit import MUNIT, MUNITConfig
 from i2i_trainer.methods.realtime import Realtime, RealtimeConfig
@@ -31,4 +32,5 @@ METHODS: dict[str, Entry] = {
     "fastcut": Entry(FastCUTConfig, FastCUT),
     "cyclegan": Entry(CycleGANConfig, CycleGAN),
     "realtime": Entry(RealtimeConfig, Realtime),
+    "distill": Entry(DistillConfig, Distill),
 }

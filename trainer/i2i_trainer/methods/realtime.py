@@ -13,7 +13,7 @@ scales, and one more demand: a shifted, noisy picture must give the shifted tran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, ClassVar
@@ -79,15 +79,19 @@ class RealtimeConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.unshuffle not in (2, 4, 8):
-            raise OptionError(f"--unshuffle {self.unshuffle} is none of 2, 4 and 8.")
-        if self.image_size % (2 * self.unshuffle):
-            raise OptionError(
-                f"--image-size {self.image_size} must be a multiple of {2 * self.unshuffle} "
-                f"with --unshuffle {self.unshuffle}."
-            )
-        if self.pad < 2 or self.pad % 2:
-            raise OptionError(f"--pad {self.pad} must be an even number of at least 2.")
+        check_generator_options(self.unshuffle, self.image_size, self.pad)
+
+
+def check_generator_options(unshuffle: int, image_size: int, pad: int) -> None:
+    """Raises OptionError where the generator cannot be built or cannot take the crop."""
+    if unshuffle not in (2, 4, 8):
+        raise OptionError(f"--unshuffle {unshuffle} is none of 2, 4 and 8.")
+    if image_size % (2 * unshuffle):
+        raise OptionError(
+            f"--image-size {image_size} must be a multiple of {2 * unshuffle} with --unshuffle {unshuffle}."
+        )
+    if pad < 2 or pad % 2:
+        raise OptionError(f"--pad {pad} must be an even number of at least 2.")
 
 
 def bilinear_phases(factor: int, channels: int) -> Tensor:
@@ -106,12 +110,21 @@ def bilinear_phases(factor: int, channels: int) -> Tensor:
 
 
 class Generator(nn.Module):
-    """`[N, 3, H, W]` in [-1, 1] -> the same, unclamped; H and W multiples of `2 * unshuffle`."""
+    """`[N, 3, H, W]` in [-1, 1] -> the same, unclamped; H and W multiples of `2 * unshuffle`.
+
+    With `style_size` it takes a style `[N, style_size]`, which shifts the channels that enter the residual blocks.
+    """
 
     phases: Tensor
 
     def __init__(
-        self, width: int = 32, trunk: int = 64, blocks: int = 4, unshuffle: int = 4, pad: int = 8
+        self,
+        width: int = 32,
+        trunk: int = 64,
+        blocks: int = 4,
+        unshuffle: int = 4,
+        pad: int = 8,
+        style_size: int = 0,
     ) -> None:
         super().__init__()
         self.unshuffle = unshuffle
@@ -128,6 +141,7 @@ class Generator(nn.Module):
         self.up = nn.Conv2d(trunk, width, 1)
         self.merge = nn.Conv2d(2 * width, width, 3, padding=1)
         self.change = nn.Conv2d(width, 6, 1)
+        self.style = nn.Linear(style_size, trunk) if style_size else None
         self.register_buffer("phases", bilinear_phases(unshuffle, 3), persistent=False)
         self._initialise()
 
@@ -145,11 +159,13 @@ class Generator(nn.Module):
             assert self.change.bias is not None
             self.change.bias[:3] = 1.0
 
-    def forward(self, picture: Tensor) -> Tensor:
+    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
         positions = F.pixel_unshuffle(picture, self.unshuffle)
         padded = F.pad(positions, (self.pad,) * 4, mode="replicate")
         fine = F.relu(self.fine(F.relu(self.read(padded))))
         coarse = F.relu(self.down(fine))
+        if self.style is not None and style is not None:
+            coarse = coarse + self.style(style)[:, :, None, None]
         for block in self.blocks:
             coarse = coarse + block(coarse)
         # Repeating positions, not shuffling channels: an even sky must not come out as a checkerboard.
@@ -163,7 +179,9 @@ class Generator(nn.Module):
         return F.pixel_shuffle(positions * gain + bias, self.unshuffle)
 
 
-def steadiness(generator: nn.Module, picture: Tensor, translated: Tensor, noise: float) -> Tensor:
+def steadiness(
+    generator: Callable[[Tensor], Tensor], picture: Tensor, translated: Tensor, noise: float
+) -> Tensor:
     """Mean difference between G(shift(x) + noise) and shift(G(x)), away from the border; a scalar.
 
     Video moves by fractions of the unshuffle grid, and cameras are noisy: what this punishes is what flickers.
@@ -177,15 +195,17 @@ def steadiness(generator: nn.Module, picture: Tensor, translated: Tensor, noise:
 
 
 class RealtimeInference(Inference):
-    """One generator, clamped: picture `[N, 3, H, W]` in [-1, 1] -> translated in [-1, 1]."""
+    """One generator, clamped: picture `[N, 3, H, W]` (and style) in [-1, 1] -> translated in [-1, 1]."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, style_size: int = 0) -> None:
         super().__init__()
         self.generator = generator
         self.stride = 2 * generator.unshuffle
+        self.style_size = style_size
+        self.default_style = (0.0,) * style_size
 
     def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.generator(picture)
+        translated: Tensor = self.generator(picture, style)
         return translated.clamp(-1, 1)
 
 
