@@ -1,0 +1,170 @@
+"""The loop: exact resume, several processes, accumulation, averages, schedules, divergence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config
+from i2i_trainer.config import TrainConfig
+from i2i_trainer.errors import CheckpointError, DivergedError, OptionError
+from i2i_trainer.loop import train
+from i2i_trainer.methods.cyclegan import CycleGANConfig
+from i2i_trainer.schedule import lr_factor
+
+
+def weights(run: Path, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {name: value for name, value in load_file(run / CHECKPOINT).items() if name.startswith(prefix)}
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [
+        name for name in one if not torch.equal(one[name].nan_to_num(-7), other[name].nan_to_num(-7))
+    ]
+    assert not different
+
+
+def test_resume_gives_the_same_bits(tiny: CycleGANConfig, tmp_path: Path) -> None:
+    tiny = replace(tiny, ema=0.9, workers=2, precision="32")
+    whole = train("cyclegan", replace(tiny, out=tmp_path / "whole"))
+    # Stopped in step 3, after the checkpoint of step 2: what came after it is lost and done again.
+    stopped = replace(tiny, out=tmp_path / "stopped")
+    train("cyclegan", replace(stopped, steps=2))
+    train("cyclegan", stopped, resume=True)
+    assert_same(weights(whole), weights(stopped.out))
+    assert any(name.startswith("average/") for name in weights(whole))
+    assert any(name.startswith("extra/pool_a") for name in weights(whole))
+    rows = [
+        [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        for run in (whole, stopped.out)
+    ]
+    assert [row["step"] for row in rows[1]] == [2, 4]
+    assert [row["losses"] for row in rows[0]] == [row["losses"] for row in rows[1]]
+
+
+def test_run_folder_is_complete(tiny: CycleGANConfig) -> None:
+    run = train("cyclegan", tiny)
+    assert read_config(run) == ("cyclegan", tiny)
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert names == {"config.json", CHECKPOINT, "log.jsonl", "curves.png", "samples/00000004.png"}
+    method = load_method(run)
+    out = method.inference("b2a")(torch.zeros(1, 3, 20, 24))
+    assert out.shape == (1, 3, 20, 24)
+    assert not method.training
+
+
+def test_loaded_weights_are_the_averaged_ones(tiny: CycleGANConfig) -> None:
+    run = train("cyclegan", replace(tiny, ema=0.5))
+    loaded = load_method(run).state_dict()
+    average = weights(run, "average/a2b/")
+    assert average
+    for name, value in average.items():
+        assert torch.equal(loaded["a2b." + name.removeprefix("average/a2b/")], value)
+    assert not torch.equal(weights(run)["model/a2b.0.weight"], loaded["a2b.0.weight"])
+
+
+def test_two_processes_reach_the_weights_of_one(
+    tiny: CycleGANConfig, tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
+    one = train("cyclegan", replace(tiny, batch=4, pool=50))
+    flags = {
+        "--data": tiny.data,
+        "--out": tmp_path / "two",
+        "--batch": 4,
+        "--pool": 50,
+        **{
+            f"--{name.replace('_', '-')}": getattr(tiny, name)
+            for name in (
+                "width blocks disc_width disc_layers image_size load_size steps decay_from workers log_every "
+                "checkpoint_every device"
+            ).split()
+        },
+    }
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [
+        *launch,
+        "-m",
+        "i2i_trainer.cli",
+        "cyclegan",
+        *(str(x) for pair in flags.items() for x in pair),
+    ]
+    done = subprocess.run(command, env=clean_environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = weights(one, "model/"), weights(tmp_path / "two", "model/")
+    assert ours.keys() == theirs.keys()
+    # Adam's first steps amplify the order of float sums where a gradient is nearly zero (a bias before a norm).
+    for name, value in ours.items():
+        if name.endswith("weight"):
+            torch.testing.assert_close(theirs[name], value, rtol=0, atol=2e-5)
+    logs = [json.loads((run / "log.jsonl").read_text().splitlines()[-1]) for run in (one, tmp_path / "two")]
+    assert logs[1]["losses"] == pytest.approx(logs[0]["losses"], rel=1e-3)
+
+
+def test_accumulated_micro_batches_equal_one_large_batch(tiny: CycleGANConfig, tmp_path: Path) -> None:
+    whole = train("cyclegan", replace(tiny, batch=4, pool=50, out=tmp_path / "whole"))
+    parts = train("cyclegan", replace(tiny, batch=2, accumulate=2, pool=50, out=tmp_path / "parts"))
+    for name, value in weights(whole, "model/").items():
+        if name.endswith("weight"):
+            torch.testing.assert_close(weights(parts)[name], value, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_mixed_precision_trains_and_keeps_float32_weights(tiny: CycleGANConfig, precision: str) -> None:
+    run = train("cyclegan", replace(tiny, precision=precision))  # type: ignore[arg-type]
+    assert {value.dtype for value in weights(run, "model/").values()} == {torch.float32}
+    resumed = train("cyclegan", replace(tiny, precision=precision, steps=6), resume=True)  # type: ignore[arg-type]
+    assert all(value.isfinite().all() for value in weights(resumed, "model/").values())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tiny: CycleGANConfig) -> None:
+    with pytest.raises(
+        DivergedError, match=r"in step \d+; the last good checkpoint is that of step 2 in .*--lr"
+    ):
+        train("cyclegan", replace(tiny, steps=2))
+        train("cyclegan", replace(tiny, steps=40, lr=1e30), resume=True)
+    assert all(value.isfinite().all() for value in weights(tiny.out, "model/").values())
+
+
+def test_a_trained_run_is_not_overwritten(tiny: CycleGANConfig) -> None:
+    train("cyclegan", tiny)
+    with pytest.raises(OptionError, match="--resume"):
+        train("cyclegan", tiny)
+
+
+def test_checkpoints_of_others_are_refused(tiny: CycleGANConfig, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no config.json"):
+        load_method(tmp_path)
+    run = train("cyclegan", replace(tiny, steps=2))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        train("cyclegan", replace(tiny, width=8), resume=True)
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**record, "version": 99}))
+    with pytest.raises(CheckpointError, match="version 99"):
+        load_method(run)
+    (run / "config.json").write_text(json.dumps({**record, "method": "nothing"}))
+    with pytest.raises(CheckpointError, match="'nothing'"):
+        load_method(run)
+    (run / "config.json").write_text(json.dumps(record))
+    content = (run / CHECKPOINT).read_bytes()
+    (run / CHECKPOINT).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_method(run)
+    (run / CHECKPOINT).unlink()
+    with pytest.raises(CheckpointError, match="first checkpoint"):
+        load_method(run)
+
+
+def test_learning_rates_follow_the_step() -> None:
+    linear = TrainConfig(schedule="linear", steps=200, decay_from=100)
+    assert [lr_factor(linear, step) for step in (0, 100, 150, 200)] == [1.0, 1.0, 0.5, 0.0]
+    halve = TrainConfig(schedule="halve", decay_every=10)
+    assert [lr_factor(halve, step) for step in (0, 9, 10, 25)] == [1.0, 1.0, 0.5, 0.25]
+    assert lr_factor(TrainConfig(), 10**6) == 1.0
