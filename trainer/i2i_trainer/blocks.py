@@ -187,21 +187,14 @@ class MultiScaleDiscriminator(nn.Module):
 
 
 class BlurDownsample(nn.Module):
-    """Blur with [1, 2, 1] / 4 both ways over reflected borders, then every second pixel."""
+    """Blur with [1, 2, 1] / 4 both ways over reflected borders, then every second pixel.
 
-    kernel: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        taps = torch.tensor([1.0, 2.0, 1.0]) / 4
-        self.register_buffer(
-            "kernel", torch.outer(taps, taps).expand(channels, 1, 3, 3).clone(), persistent=False
-        )
+    Written as two averages of two, which is the same filter.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
-        return F.conv2d(padded, self.kernel.to(x.dtype), stride=2, groups=self.channels)
+        blurred_once = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 2, stride=1)
+        return F.avg_pool2d(blurred_once, 2, stride=2)
 
 
 class BlurUpsample(nn.Module):
@@ -240,7 +233,7 @@ class PatchDiscriminator(nn.Sequential):
                 modules.append(norm(after))
             modules.append(nn.LeakyReLU(0.2))
             if halves and antialias:
-                modules.append(BlurDownsample(after))
+                modules.append(BlurDownsample())
             before = after
         modules.append(conv(before, 1, 4, pad=1, padding="zeros"))
         super().__init__(*modules)

@@ -111,7 +111,7 @@ class Generator(nn.Module):
         self.start = conv(3, w, 7)
         self.widen1 = conv(w, 2 * w, 3, padding="zeros")
         self.widen2 = conv(2 * w, 4 * w, 3, padding="zeros")
-        self.shrink1, self.shrink2 = BlurDownsample(2 * w), BlurDownsample(4 * w)
+        self.shrink = BlurDownsample()
         self.norm, self.norm1, self.norm2 = InstanceNorm(w), InstanceNorm(2 * w), InstanceNorm(4 * w)
         self.blocks = nn.ModuleList(ResBlock(4 * w) for _ in range(blocks))
         self.up = nn.Sequential(
@@ -134,9 +134,9 @@ class Generator(nn.Module):
         """
         x = F.pad(picture, (3, 3, 3, 3), mode="reflect")
         wide1 = self.widen1(F.relu(self.norm(self.start(picture))))
-        wide2 = self.widen2(self.shrink1(F.relu(self.norm1(wide1))))
+        wide2 = self.widen2(self.shrink(F.relu(self.norm1(wide1))))
         maps = [x, wide1, wide2]
-        x = self.shrink2(F.relu(self.norm2(wide2)))
+        x = self.shrink(F.relu(self.norm2(wide2)))
         for number, block in enumerate(self.blocks[:SMALLEST_BLOCKS], start=1):
             x = block(x)
             if number in (1, SMALLEST_BLOCKS):
