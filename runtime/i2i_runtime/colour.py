@@ -78,7 +78,7 @@ class ColourConverter:
             threads=1,
         )
         plane = rgb.planes[0]
-        rows = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(rgb.height, plane.line_size)
         return np.ascontiguousarray(rows[:, : rgb.width * 3]).reshape(rgb.height, rgb.width, 3)
 
     def frame_from_rgb(self, picture: Picture, pixel_format: str) -> av.VideoFrame:

@@ -317,8 +317,10 @@ class Pipeline:
                 self._failure = error
             self._stopping = True
             self._state.notify_all()
-        for channel in (self._inbox, self._outbox, *self._queues):
-            channel.abort()
+        self._inbox.abort()
+        self._outbox.abort()
+        for queue in self._queues:
+            queue.abort()
         self._turnstile.abort()
 
     def _close(self, threads: Sequence[Thread]) -> None:
@@ -327,8 +329,10 @@ class Pipeline:
         for thread in threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline_s - time.monotonic()))
-        for closing in (*self._stages, *self._sinks):
-            closing.close()
+        for stage in self._stages:
+            stage.close()
+        for sink in self._sinks:
+            sink.close()
         if not any(thread.is_alive() for thread in threads):
             # A back end that still computes must not be freed under its own feet; the process ends soon anyway.
             self._engine.close()

@@ -108,7 +108,7 @@ def _metadata_text(model: Any) -> str | None:
 
 
 def _element(entry: Any) -> str:
-    name = entry.get_element_type().get_type_name()
+    name = str(entry.get_element_type().get_type_name())
     return _ELEMENT.get(name, name)
 
 

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import av
 import av.error
@@ -13,7 +14,8 @@ import av.error
 from i2i_runtime.clip import Clip
 from i2i_runtime.sinks.journal import Journal
 
-_Timed = tuple[Fraction, int, av.Packet]
+_Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
+"""When a packet is due to be decoded, in seconds; its stream; and the packet."""
 
 
 def assemble(journal: Journal, clip: Clip | None, target: Path, *, whole: bool = True) -> list[str]:
@@ -35,7 +37,8 @@ def assemble(journal: Journal, clip: Clip | None, target: Path, *, whole: bool =
             stream.set_display_rotation(clip.rotation)
         packets = _picture_packets(journal, stream, pts, time_base)
         if clip is None:
-            output.mux(packet for _, _, packet in packets)
+            for _, _, packet in packets:
+                output.mux_one(packet)
             return notes
         with av.open(clip.path) as source:
             carried = _carry(source, output, clip, notes)

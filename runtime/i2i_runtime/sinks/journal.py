@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from i2i_runtime.errors import SinkError, UsageError
 
@@ -84,17 +86,15 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def _lines(self) -> list[dict[str, object]]:
+    def _lines(self) -> list[dict[str, Any]]:
         try:
             text = (self.folder / _FILE).read_text(encoding="utf-8")
         except OSError:
             return []
-        lines = []
-        for line in text.splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break  # torn by a crash: nothing after it was ever promised
+        lines: list[dict[str, Any]] = []
+        # A last line torn by a crash was never promised.
+        with suppress(ValueError):
+            lines.extend(json.loads(line) for line in text.splitlines())
         return lines
 
 

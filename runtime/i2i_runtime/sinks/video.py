@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -133,7 +134,7 @@ class VideoSink:
     def _segment_file(self) -> str:
         return f"{len(self._journal.segments):06d}.nut"
 
-    def _mux(self, container: av.container.OutputContainer, packets: list[av.Packet]) -> None:
+    def _mux(self, container: av.container.OutputContainer, packets: list[av.Packet[Any]]) -> None:
         assert self._encoding is not None
         for packet in packets:
             base = packet.time_base or self._encoding.time_base

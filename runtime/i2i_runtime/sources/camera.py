@@ -23,11 +23,9 @@ class CameraSource:
     """
 
     live = True
-    frame_count = None
 
     def __init__(self, device: str, options: SourceOptions) -> None:
         self.name = f"camera {device}"
-        cv2.setLogLevel(0)
         target = int(device) if device.isdecimal() else device
         self._capture = cv2.VideoCapture(target, cv2.CAP_ANY)
         if not self._capture.isOpened():
@@ -44,6 +42,7 @@ class CameraSource:
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, options.size[1])
         if options.rate is not None:
             self._capture.set(cv2.CAP_PROP_FPS, options.rate)
+        self.frame_count: int | None = None
         self._index = 0
         self._began_s = time.monotonic()
         self._closed = False
@@ -54,8 +53,6 @@ class CameraSource:
         got, bgr = self._capture.read()
         captured_s = time.monotonic()
         if not got:
-            if self._closed:
-                return None
             raise SourceError(f"{self.name} stopped delivering pictures: check its cable and start again.")
         frame = Frame(
             pixels=np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8),

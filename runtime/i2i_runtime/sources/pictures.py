@@ -5,9 +5,11 @@ from __future__ import annotations
 import glob
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -133,10 +135,15 @@ def _alpha(
     whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.shape[:2] != size:
         return None
-    return np.ascontiguousarray(whole[:, :, 3])
+    alpha = np.ascontiguousarray(whole[:, :, 3])
+    return (
+        alpha.astype(np.uint16, copy=False)
+        if whole.dtype == np.uint16
+        else alpha.astype(np.uint8, copy=False)
+    )
 
 
-def _rgb_profile(kinds: NDArray[np.int32], metadata: tuple[NDArray[np.uint8], ...]) -> bytes | None:
+def _rgb_profile(kinds: Sequence[int], metadata: Sequence[Any]) -> bytes | None:
     for kind, chunk in zip(kinds, metadata, strict=True):
         profile = np.asarray(chunk).tobytes()
         # Bytes 16 to 20 of an ICC header (ISO 15076-1) name the colour space; a CMYK profile no longer fits.

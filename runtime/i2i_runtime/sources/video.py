@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -54,8 +55,9 @@ class VideoSource:
         self._index = 0
         self._last_pts: int | None = None
         self._closed = False
-        self._first = self._decode_first(path)
-        self.clip = self._describe(path, self._first)
+        first = self._decode_first(path)
+        self._first: av.VideoFrame | None = first
+        self.clip = self._describe(path, first)
         if self.clip.colour.hdr is not None and not options.tonemap:
             self.close()
             raise SourceError(
@@ -123,7 +125,7 @@ class VideoSource:
             if not awaited:
                 self._losses.append(f"the file is damaged ({damage[0]})")
 
-    def _packets(self, damage: list[str]) -> Iterator[av.Packet]:
+    def _packets(self, damage: list[str]) -> Iterator[av.Packet[Any]]:
         try:
             yield from self._container.demux(self._stream)
         except av.error.FFmpegError as error:
@@ -146,7 +148,7 @@ class VideoSource:
             width=frame.width,
             height=frame.height,
             pixel_format=frame.format.name,
-            time_base=self._stream.time_base or frame.time_base,
+            time_base=self._stream.time_base or Fraction(1, 1000),
             rate=self._stream.average_rate or self._stream.guessed_rate or Fraction(30),
             colour=Colour(
                 matrix=int(frame.colorspace),
