@@ -6,13 +6,19 @@ from typing import NamedTuple
 
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.method import Method
+from i2i_trainer.methods.bicyclegan import BicycleGAN, BicycleGANConfig
 from i2i_trainer.methods.cogan import CoGAN, CoGANConfig
 from i2i_trainer.methods.cut import CUT, CUTConfig, FastCUT, FastCUTConfig
 from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig
 from i2i_trainer.methods.distill import Distill, DistillConfig
 from i2i_trainer.methods.drit import DRIT, DRITConfig
+from i2i_trainer.methods.lptn import LPTN, LPTNConfig
 from i2i_trainer.methods.munit import MUNIT, MUNITConfig
+from i2i_trainer.methods.nicegan import NICEGAN, NICEGANConfig
+from i2i_trainer.methods.pix2pix import Pix2Pix, Pix2PixConfig
 from i2i_trainer.methods.realtime import Realtime, RealtimeConfig
+from i2i_trainer.methods.tunit import TUNIT, TUNITConfig
+from i2i_trainer.methods.ugatit import UGATIT, UGATITConfig
 from i2i_trainer.methods.unit import UNIT, UNITConfig
 
 
@@ -26,6 +32,12 @@ class Entry(NamedTuple):
 METHODS: dict[str, Entry] = {
     "unit": Entry(UNITConfig, UNIT),
     "munit": Entry(MUNITConfig, MUNIT),
+    "nicegan": Entry(NICEGANConfig, NICEGAN),
+    "ugatit": Entry(UGATITConfig, UGATIT),
+    "bicyclegan": Entry(BicycleGANConfig, BicycleGAN),
+    "pix2pix": Entry(Pix2PixConfig, Pix2Pix),
+    "tunit": Entry(TUNITConfig, TUNIT),
+    "lptn": Entry(LPTNConfig, LPTN),
     "drit": Entry(DRITConfig, DRIT),
     "cogan": Entry(CoGANConfig, CoGAN),
     "cut": Entry(CUTConfig, CUT),

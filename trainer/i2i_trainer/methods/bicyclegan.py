@@ -279,12 +279,13 @@ class BicycleGAN(Method):
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         a, b = batch.a, batch.b
+        translate = self.inference()
         return {
             "a": a,
             "b": b,
-            "a in b's style": self.generator(a, self.encoder(b)[0]),
-            "a to b": self.generator(a, self.draw_style(a)),
-            "a to b, another style": self.generator(a, self.draw_style(a)),
+            "a in b's style": translate(a, self.encoder(b)[0]),
+            "a to b": translate(a, self.draw_style(a)),
+            "a to b, another style": translate(a, self.draw_style(a)),
         }
 
     def inference(self, direction: str = "a2b") -> Inference:

@@ -267,13 +267,15 @@ class NICEGAN(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        code_a, _ = self.discriminator_a.encoder(batch.a)
-        code_b, _ = self.discriminator_b.encoder(batch.b)
+        a_to_b, b_to_a = self.inference("a2b"), self.inference("b2a")
+        picture_ab, picture_ba = a_to_b(batch.a), b_to_a(batch.b)
         return {
             "a": batch.a,
-            "a to b": self.generator_ab(code_a),
+            "a to b": picture_ab,
+            "a to b to a": b_to_a(picture_ab),
             "b": batch.b,
-            "b to a": self.generator_ba(code_b),
+            "b to a": picture_ba,
+            "b to a to b": a_to_b(picture_ba),
         }
 
     def directions(self) -> tuple[str, ...]:

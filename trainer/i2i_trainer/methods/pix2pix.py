@@ -120,7 +120,7 @@ class Pix2Pix(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        return {"a": batch.a, "a to b": self.generator(batch.a), "b": batch.b}
+        return {"a": batch.a, "a to b": self.inference()(batch.a), "b": batch.b}
 
     def inference(self, direction: str = "a2b") -> Inference:
         return Pix2PixInference(self.generator, self.config.downs, self.config.batch_norm)

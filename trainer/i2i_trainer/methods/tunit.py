@@ -1,0 +1,495 @@
+"""TUNIT: translation without any labels; a guiding network finds the domains while it learns their styles.
+
+Baek, Choi, Uh, Yoo, Shim: Rethinking the Truly Unsupervised Image-to-Image Translation, ICCV 2021. The guiding
+network gives a picture its pseudo-domain (one of K) and its style; the generator puts one picture's content into
+another's style; the discriminator judges it by the output of the reference's pseudo-domain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from i2i_trainer.augment import Augmentation
+from i2i_trainer.blocks import (
+    AdaptiveResBlock,
+    StyleMlp,
+    Upsample,
+    content_encoder,
+    conv,
+    init_kaiming,
+)
+from i2i_trainer.config import TrainConfig
+from i2i_trainer.errors import OptionError
+from i2i_trainer.losses import hinge_discriminator, hinge_generator, iic, info_nce, r1_penalty
+from i2i_trainer.method import Batch, Inference, Losses, Method, Update
+from i2i_trainer.norms import AdaptiveInstanceNorm, FilterResponseNorm
+from i2i_trainer.steps import SideBySide, detached, frozen, weighted_sum
+
+RESIDUAL_SCALE = 0.1
+"""Of every residual block of the generator; without it the results change."""
+TEMPERATURE = 0.07
+VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)
+"""Widths of VGG11's convolutions; 0 is a 2x2 max pool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TUNITConfig(TrainConfig):
+    """Learn to translate within one set of unlabelled pictures; both folders of a layout are one set."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": {
+            "width": 8,
+            "guide_width": 8,
+            "disc_width": 8,
+            "classes": 2,
+            "image_size": 64,
+            "load_size": 64,
+            "batch": 4,
+            "steps": 6000,
+            "separated_steps": 2000,
+            "log_every": 20,
+            "sample_every": 250,
+            "checkpoint_every": 250,
+        },
+        "128px": {"image_size": 128, "load_size": 128, "batch": 16},
+    }
+
+    load_size: int = 256
+    batch: int = 8
+    """Pictures per folder and step; both folders together give the 16 of the paper (32 at 128 pixels)."""
+    steps: int = 200_000
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Of the guiding network's Adam; generator and discriminator have RMSprop."""
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+
+    classes: int = 10
+    """K, the number of pseudo-domains; too few merge domains, too many split them."""
+    style_size: int = 128
+    width: int | None = None
+    """Channels of the generator's first layer; 64 below 256 pixels and 32 from there on unless given."""
+    disc_width: int | None = None
+    """Channels of the discriminator's first layer, as `width` unless given."""
+    guide_width: int = 64
+    """Channels of the guiding network's first layer."""
+    guide_weight_decay: float = 1e-3
+    training: Literal["joint", "separate"] = "joint"
+    """After the guiding network's own steps: learn all together, or keep the guiding network as it is."""
+    separated_steps: int = 65_000
+    """Steps in which the guiding network learns alone."""
+    semi_supervised: bool = False
+    """Learn the domains of pictures that have a label (0 or more) from it; 35000 `separated_steps` then suffice."""
+    queue: int = 1024
+    """Past styles that serve as negatives."""
+    momentum: float = 0.999
+    """Of the guiding network's slow copy, which makes the positives and is the one exported."""
+    contrast_weight: float = 1.0
+    clustering_weight: float = 5.0
+    """Weight of the mutual information between the classes of a picture and of its augmentation."""
+    joint_guide_weight: float = 0.1
+    """Factor on the guiding network's own losses once all learn together."""
+    gan_weight: float = 1.0
+    penalty_weight: float = 10.0
+    """Weight of the R1 penalty on real pictures."""
+    image_weight: float = 0.1
+    """Weight of the L1 distance of a picture to itself, decoded with its own style."""
+    style_weight: float = 0.01
+    """Weight of telling the translation's style from those of the queue."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image_size < 32 or self.image_size & (self.image_size - 1):
+            raise OptionError(
+                f"--image-size {self.image_size} must be a power of two of at least 32 for tunit."
+            )
+        if self.classes < 2:
+            raise OptionError(f"--classes is {self.classes} but tunit needs at least 2 pseudo-domains.")
+        if self.batch < 2:
+            raise OptionError(f"--batch is {self.batch} but tunit compares pictures: use at least 2.")
+
+    @property
+    def downs(self) -> int:
+        """Halvings of the generator: down to 16 x 16."""
+        return int(math.log2(self.image_size)) - 4
+
+    @property
+    def generator_width(self) -> int:
+        """Channels of the generator's first layer."""
+        return self.width or (64 if self.image_size < 256 else 32)
+
+
+class Decoder(nn.Module):
+    """Content `[N, C, h, w]` and style `[N, style_size]` -> picture; every norm but the last layer's is adaptive."""
+
+    def __init__(self, width: int, downs: int, style_size: int) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in reversed(range(downs + 1))]
+        self.mlp = StyleMlp(style_size, [widths[0]] * 4 + widths[1:])
+        self.blocks = nn.ModuleList(
+            AdaptiveResBlock(widths[0], residual_scale=RESIDUAL_SCALE) for _ in range(2)
+        )
+        self.upsample = Upsample()
+        self.ups = nn.ModuleList(conv(before, after, 5) for before, after in pairwise(widths))
+        self.norms = nn.ModuleList(AdaptiveInstanceNorm(after) for after in widths[1:])
+        self.exit = nn.Sequential(conv(width, 3, 7), nn.Tanh())
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        affine = self.mlp(style)
+        x = content
+        for index, block in enumerate(self.blocks):
+            x = block(x, affine[2 * index], affine[2 * index + 1])
+        for layer, norm, (scale, shift) in zip(self.ups, self.norms, affine[4:], strict=True):
+            x = torch.relu(norm(layer(self.upsample(x)), scale, shift))
+        picture: Tensor = self.exit(x)
+        return picture
+
+
+class Generator(nn.Module):
+    """Content of one picture, style of another; sizes are multiples of `2 ** downs`."""
+
+    def __init__(self, width: int, downs: int, style_size: int) -> None:
+        super().__init__()
+        self.content = content_encoder(width, downs=downs, blocks=2, residual_scale=RESIDUAL_SCALE)
+        self.decoder = Decoder(width, downs, style_size)
+
+    def forward(self, picture: Tensor, style: Tensor) -> Tensor:
+        translated: Tensor = self.decoder(self.content(picture), style)
+        return translated
+
+
+class GuidingNetwork(nn.Module):
+    """Picture `[N, 3, S, S]` -> style `[N, style_size]` and class logits `[N, K]`: VGG11 with batch norm, pooled."""
+
+    def __init__(self, width: int, style_size: int, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for full_width in VGG11:
+            if full_width == 0:
+                layers.append(nn.MaxPool2d(2))
+                continue
+            after = full_width * width // 64
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+            before = after
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.style = nn.Linear(before, style_size)
+        self.classes = nn.Linear(before, classes)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, 0.0, 0.01)
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(picture)
+        return self.style(features), self.classes(features)
+
+
+class JudgingBlock(nn.Module):
+    """(shortcut + [FRN, C3, average, FRN, C3]) / sqrt 2; shortcut 1x1 without bias where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = FilterResponseNorm(inputs), FilterResponseNorm(inputs)
+        self.conv1 = conv(inputs, inputs, 3, padding="zeros")
+        self.conv2 = conv(inputs, outputs, 3, padding="zeros")
+        self.shortcut = nn.Identity() if inputs == outputs else conv(inputs, outputs, 1, bias=False)
+        self.pool = nn.AvgPool2d(2) if halve else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv2(self.norm2(self.pool(self.conv1(self.norm1(x)))))
+        shortcut: Tensor = self.pool(self.shortcut(x))
+        joined: Tensor = shortcut + residual
+        return joined / math.sqrt(2)
+
+
+class Discriminator(nn.Module):
+    """Picture `[N, 3, S, S]` and class `[N] int64` -> that class's logit `[N]`."""
+
+    def __init__(self, image_size: int, width: int, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv(3, width, 3, padding="zeros")]
+        for _ in range(int(math.log2(image_size)) - 2):
+            wider = min(2 * width, 1024)
+            layers += [JudgingBlock(width, width, halve=False), JudgingBlock(width, wider, halve=True)]
+            width = wider
+        self.body = nn.Sequential(
+            *layers,
+            nn.LeakyReLU(0.2),
+            conv(width, width, 4, pad=0),
+            nn.LeakyReLU(0.2),
+            conv(width, classes, 1),
+        )
+
+    def forward(self, picture: Tensor, label: Tensor) -> Tensor:
+        logits: Tensor = self.body(picture).flatten(1)
+        return logits.gather(1, label[:, None]).squeeze(1)
+
+
+class Pictures(NamedTuple):
+    """One step's set: pictures `[N, 3, S, S]`, the index of each one's reference, labels `[N]`, -1 where unknown."""
+
+    pictures: Tensor
+    references: Tensor
+    labels: Tensor
+
+
+class TUNIT(Method):
+    """One network for every direction: the content of one picture in the style of another.
+
+    First the guiding network learns alone. Then, per step: its own losses, the discriminator, and the generator,
+    whose loss teaches the guiding network too (joint); or the guiding network stays as it is (separate).
+    """
+
+    summary = "One set of pictures without labels: finds K domains, translates into a reference's style."
+    config: TUNITConfig
+    styles: Tensor
+    seen: Tensor
+
+    def __init__(self, config: TUNITConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.generator_width
+        self.generator = Generator(width, config.downs, config.style_size)
+        init_kaiming(self.generator)
+        self.guide = GuidingNetwork(config.guide_width, config.style_size, config.classes)
+        self.slow_guide = deepcopy(self.guide).requires_grad_(False)
+        self.disc = Discriminator(config.image_size, config.disc_width or width, config.classes)
+        self.augment = Augmentation(config.image_size)
+        # Average style of every pseudo-domain, then of the two folders, and how many pictures each has seen.
+        self.register_buffer("styles", torch.zeros(config.classes + 2, config.style_size))
+        self.register_buffer("seen", torch.zeros(config.classes + 2))
+        self.queue = torch.empty(0, config.style_size)
+        self.calls = 0
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        config = self.config
+        rmsprop = partial(torch.optim.RMSprop, lr=config.lr, weight_decay=config.weight_decay)
+        guide = torch.optim.Adam(
+            self.guide.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.guide_weight_decay
+        )
+        return {
+            "gen": SideBySide(rmsprop(self.generator.parameters()), guide),
+            "disc": rmsprop(self.disc.parameters()),
+        }
+
+    def stage(self) -> Literal["guide", "joint", "separate"]:
+        """Who learns in the present step: the guiding network alone, all, or all but the guiding network."""
+        if self.calls // self.config.accumulate < self.config.separated_steps:
+            return "guide"
+        return self.config.training
+
+    def step(self, batch: Batch, update: Update) -> Losses:
+        stage = self.stage()
+        pictures = self.pooled(batch)
+        losses: Losses = {}
+        if stage != "separate":
+            factor = 1.0 if stage == "guide" else self.config.joint_guide_weight
+            losses |= self._learn_domains(pictures, update, factor)
+        if stage != "guide":
+            self._average_styles(pictures)
+            with nullcontext() if stage == "joint" else at_rest(self.guide):
+                losses |= self._learn_translation(pictures, update)
+        self.calls += 1
+        return detached(losses)
+
+    def pooled(self, batch: Batch) -> Pictures:
+        """Both folders as one set, with a random reference for each picture."""
+        pictures = torch.cat([batch.a, batch.b])
+        labels = torch.full((len(pictures),), -1, device=pictures.device)
+        if self.config.semi_supervised and batch.labels_a is not None and batch.labels_b is not None:
+            labels = torch.cat([batch.labels_a, batch.labels_b])
+        return Pictures(pictures, torch.randperm(len(pictures)).to(pictures.device), labels)
+
+    def _learn_domains(self, batch: Pictures, update: Update, factor: float) -> Losses:
+        """The guiding network's own losses; its slow copy and the queue follow."""
+        config = self.config
+        changed = self.augment(batch.pictures)
+        style, logits = self.guide(batch.pictures)
+        changed_logits = self.guide(changed)[1]
+        with torch.no_grad():
+            keys = self.slow_guide(changed)[0].float()
+        terms = {
+            "contrast": info_nce(style, keys, self.queue.to(keys.device), TEMPERATURE),
+            "clustering": iic(logits.float().softmax(1), changed_logits.float().softmax(1)),
+        }
+        weights = {"contrast": config.contrast_weight, "clustering": config.clustering_weight, "classes": 1.0}
+        if config.semi_supervised:
+            terms["classes"] = class_loss(logits, batch.labels)
+        update("gen", factor * weighted_sum(terms, weights))
+        if (self.calls + 1) % config.accumulate == 0:
+            self._follow_guide()
+        self.queue = torch.cat([keys, self.queue.to(keys.device)])[: config.queue]
+        return terms
+
+    @torch.no_grad()
+    def _follow_guide(self) -> None:
+        for slow, fast in zip(self.slow_guide.parameters(), self.guide.parameters(), strict=True):
+            slow.lerp_(fast, 1 - self.config.momentum)
+        for kept, present in zip(self.slow_guide.buffers(), self.guide.buffers(), strict=True):
+            kept.copy_(present)
+
+    def _learn_translation(self, batch: Pictures, update: Update) -> Losses:
+        """Discriminator, then generator; where it may learn, the guiding network moves with the generator."""
+        config = self.config
+        x, references = batch.pictures, batch.references
+        with torch.no_grad():
+            style, logits = self.guide(x)
+            fake = self.generator(x, style[references])
+        labels = torch.where(batch.labels >= 0, batch.labels, logits.argmax(1))
+
+        real = x[references].detach().requires_grad_()
+        real_logits = self.disc(real, labels[references])
+        judged = hinge_discriminator(real_logits, True)
+        judged = judged + hinge_discriminator(self.disc(fake, labels[references]), False)
+        penalty = r1_penalty(real_logits, real)
+        update("disc", config.gan_weight * judged + config.penalty_weight * penalty)
+
+        with frozen(self.disc):
+            terms = self.generator_terms(batch, labels)
+            update("gen", weighted_sum(terms, self.weights()))
+        return {"disc": judged, "penalty": penalty, **terms}
+
+    def generator_terms(self, batch: Pictures, labels: Tensor) -> dict[str, Tensor]:
+        """Unweighted losses of the generator by name; `labels` are the pseudo-domains of the pictures."""
+        x, references = batch.pictures, batch.references
+        style, _ = self.guide(x)
+        content = self.generator.content(x)
+        fake = self.generator.decoder(content, style[references])
+        again = self.generator.decoder(content, style)
+        fake_style, _ = self.guide(fake)
+        with torch.no_grad(), at_rest(self.slow_guide):
+            aim = self.slow_guide(x)[0][references]
+        return {
+            "gan": hinge_generator(self.disc(fake, labels[references]))
+            + hinge_generator(self.disc(again, labels)),
+            "image": F.l1_loss(again, x),
+            "style": info_nce(fake_style, aim, self.queue.to(aim.device), TEMPERATURE),
+        }
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every term of the generator's loss."""
+        return {
+            "gan": self.config.gan_weight,
+            "image": self.config.image_weight,
+            "style": self.config.style_weight,
+        }
+
+    @torch.no_grad()
+    def _average_styles(self, batch: Pictures) -> None:
+        """Moves the average styles: a plain mean at first, then an exponential one."""
+        with at_rest(self.slow_guide):
+            style, logits = self.slow_guide(batch.pictures)
+        folder = torch.arange(len(style), device=style.device) >= len(style) // 2
+        groups = [F.one_hot(logits.argmax(1), self.config.classes), F.one_hot(folder.long(), 2)]
+        members = torch.cat(groups, dim=1).to(self.styles)
+        count = members.sum(0)
+        self.seen += count
+        mean = members.T @ style.to(self.styles) / count.clamp_min(1)[:, None]
+        share = (count / self.seen.clamp_min(1)).clamp_min(0.01) * (count > 0)
+        self.styles.lerp_(mean, share[:, None])
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        with at_rest(self.slow_guide):
+            style_a, style_b = self.slow_guide(batch.a)[0], self.slow_guide(batch.b)[0]
+        return {
+            "a": batch.a,
+            "b": batch.b,
+            "a in b's style": self.generator(batch.a, style_b),
+            "b in a's style": self.generator(batch.b, style_a),
+            "a in its own style": self.generator(batch.a, style_a),
+        }
+
+    def directions(self) -> tuple[str, ...]:
+        return "a2b", "b2a"
+
+    def inference(self, direction: str = "a2b") -> Inference:
+        inference = TUNITInference(self.generator, self.slow_guide, self.config)
+        if self.styles.is_meta:  # where networks are only counted, there are no styles
+            return inference
+        *clusters, folder_a, folder_b = (tuple(style) for style in self.styles.tolist())
+        inference.default_style = {"a2b": folder_b, "b2a": folder_a}[direction]
+        known = zip(clusters, self.seen.tolist(), strict=False)
+        inference.presets = {f"cluster-{i}": style for i, (style, seen) in enumerate(known) if seen}
+        return inference
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {"queue": self.queue, "calls": torch.tensor(self.calls)}
+
+    def load_extra_state(self, state: dict[str, Tensor]) -> None:
+        if state:
+            self.queue, self.calls = state["queue"], int(state["calls"])
+
+
+class TUNITInference(Inference):
+    """Content encoder and decoder; the style is a reference's, or the average of a pseudo-domain or a folder."""
+
+    def __init__(self, generator: Generator, guide: GuidingNetwork, config: TUNITConfig) -> None:
+        super().__init__()
+        self.generator = deepcopy(generator)
+        self._reference = [StyleReader(deepcopy(guide)).eval()]  # in a list: an engine does not carry it
+        self.stride = 2**config.downs
+        self.style_size = config.style_size
+        self.default_style = (0.0,) * config.style_size
+        self.eval().requires_grad_(False)
+
+    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+        if style is None:
+            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
+        translated: Tensor = self.generator(picture, style)
+        return translated
+
+    def style_encoder(self) -> nn.Module:
+        return self._reference[0]
+
+
+class StyleReader(nn.Module):
+    """Picture `[N, 3, S, S]` -> its style `[N, style_size]`."""
+
+    def __init__(self, guide: GuidingNetwork) -> None:
+        super().__init__()
+        self.guide = guide
+        self.requires_grad_(False)
+
+    def forward(self, picture: Tensor) -> Tensor:
+        style: Tensor = self.guide(picture)[0]
+        return style
+
+
+def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy over the pictures whose label is known, 0 where none is."""
+    total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+    return total / (labels >= 0).sum().clamp_min(1)
+
+
+@contextmanager
+def at_rest(network: nn.Module) -> Iterator[None]:
+    """Inside, the network neither learns nor moves its batch statistics."""
+    training = network.training
+    network.eval()
+    try:
+        with frozen(network):
+            yield
+    finally:
+        network.train(training)
