@@ -83,9 +83,9 @@ def test_two_processes_reach_the_weights_of_one(
         **{
             f"--{name.replace('_', '-')}": getattr(tiny, name)
             for name in (
-                "width blocks disc_width disc_layers image_size load_size steps decay_from workers log_every "
-                "checkpoint_every device"
-            ).split()
+                *("width", "blocks", "disc_width", "disc_layers", "image_size", "load_size", "steps"),
+                *("decay_from", "workers", "log_every", "checkpoint_every", "device"),
+            )
         },
     }
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -125,10 +125,9 @@ def test_mixed_precision_trains_and_keeps_float32_weights(tiny: CycleGANConfig, 
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tiny: CycleGANConfig) -> None:
-    with pytest.raises(
-        DivergedError, match=r"in step \d+; the last good checkpoint is that of step 2 in .*--lr"
-    ):
-        train("cyclegan", replace(tiny, steps=2))
+    train("cyclegan", replace(tiny, steps=2))
+    sentence = r"in step \d+; the last good checkpoint is that of step 2 in .*--lr"
+    with pytest.raises(DivergedError, match=sentence):
         train("cyclegan", replace(tiny, steps=40, lr=1e30), resume=True)
     assert all(value.isfinite().all() for value in weights(tiny.out, "model/").values())
 
@@ -140,7 +139,7 @@ def test_a_trained_run_is_not_overwritten(tiny: CycleGANConfig) -> None:
 
 
 def test_checkpoints_of_others_are_refused(tiny: CycleGANConfig, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no config.json"):
+    with pytest.raises(CheckpointError, match="holds no config"):
         load_method(tmp_path)
     run = train("cyclegan", replace(tiny, steps=2))
     with pytest.raises(CheckpointError, match="does not fit"):

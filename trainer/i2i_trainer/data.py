@@ -70,15 +70,13 @@ class Shelf:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def read(self, index: int) -> Pixels:
-        """Picture `[H, W, 3] uint8 RGB`, shorter side resized. Raises DataError where it cannot be read."""
+    def read(self, index: int) -> Pixels | None:
+        """Picture `[H, W, 3] uint8 RGB`, shorter side resized; None where it cannot be read."""
         with self._lock:
-            kept = self._kept.get(index)
-            reason = self.unreadable.get(index)
-        if kept is not None:
-            return kept
-        if reason is not None:
-            raise DataError(reason)
+            if index in self._kept:
+                return self._kept[index]
+            if index in self.unreadable:
+                return None
         try:
             pixels = self.pictures[index].read(self._short_side)
         except DataError as error:
@@ -86,7 +84,7 @@ class Shelf:
                 if index not in self.unreadable:
                     self.unreadable[index] = str(error)
                     Console(stderr=True).print(f"Skipped: {error}", highlight=False, markup=False)
-            raise
+            return None
         with self._lock:
             if self._room >= pixels.nbytes and index not in self._kept:
                 self._kept[index] = pixels
@@ -152,10 +150,9 @@ class PictureBatches:
     def _pair(self, n: int) -> tuple[tuple[Pixels, int], tuple[Pixels, int]]:
         seed = self._config.seed
         shelf_a, shelf_b = self._shelves
-        pixels_a, index_a = _first_readable(shelf_a, n, seed, ORDER_STREAMS[0])
         crop_a = np.random.default_rng((seed, CROP_STREAMS[0], n))
         if self._domains.paired:
-            pixels_b = shelf_b.read(index_a)
+            index_a, (pixels_a, pixels_b) = _first_readable(self._shelves, n, seed, ORDER_STREAMS[0])
             if pixels_b.shape != pixels_a.shape:
                 raise DataError(
                     f"{shelf_a.pictures[index_a].name} and its counterpart differ in shape "
@@ -163,7 +160,8 @@ class PictureBatches:
                 )
             index_b, crop_b = index_a, np.random.default_rng((seed, CROP_STREAMS[0], n))
         else:
-            pixels_b, index_b = _first_readable(shelf_b, n, seed, ORDER_STREAMS[1])
+            index_a, (pixels_a,) = _first_readable((shelf_a,), n, seed, ORDER_STREAMS[0])
+            index_b, (pixels_b,) = _first_readable((shelf_b,), n, seed, ORDER_STREAMS[1])
             crop_b = np.random.default_rng((seed, CROP_STREAMS[1], n))
         return (self._augmented(pixels_a, crop_a), index_a), (self._augmented(pixels_b, crop_b), index_b)
 
@@ -184,16 +182,19 @@ def _labels(labels: Sequence[int] | None, indices: list[int]) -> Tensor | None:
     return None if labels is None else torch.tensor([labels[index] for index in indices])
 
 
-def _first_readable(shelf: Shelf, n: int, seed: int, stream: int) -> tuple[Pixels, int]:
-    """Sample n of a domain's endless shuffled order, or the next one that can be read."""
-    for position in range(n, n + len(shelf)):
-        epoch, place = divmod(position, len(shelf))
-        index = int(_order(len(shelf), epoch, seed, stream)[place])
-        try:
-            return shelf.read(index), index
-        except DataError:
-            continue
-    raise DataError(f"None of the {len(shelf)} pictures of a domain can be read: {shelf.unreadable[0]}")
+def _first_readable(
+    shelves: tuple[Shelf, ...], n: int, seed: int, stream: int
+) -> tuple[int, tuple[Pixels, ...]]:
+    """Sample n of an endless shuffled order, or the next one that all shelves can read, and its pictures."""
+    length = len(shelves[0])
+    epoch, place = divmod(n, length)
+    order = _order(length, epoch, seed, stream)
+    for index in (*order[place:].tolist(), *order[:place].tolist()):
+        pixels = tuple(found for shelf in shelves if (found := shelf.read(index)) is not None)
+        if len(pixels) == len(shelves):
+            return index, pixels
+    reason = next(iter(shelves[0].unreadable.values()), "its counterparts are unreadable.")
+    raise DataError(f"None of the {length} pictures of a domain can be read: {reason}")
 
 
 @lru_cache(maxsize=8)

@@ -65,7 +65,8 @@ def find_domains(config: TrainConfig, split: str = "train", paired: bool = False
     root = config.data
     if not root.is_dir():
         raise DataError(f"--data {root} is no folder: name the folder that holds the pictures.")
-    names = (config.domains[1], config.domains[0]) if config.swap else config.domains
+    named = config.domains != DEFAULT_DOMAINS
+    names = (config.domains[1], config.domains[0]) if config.swap and named else config.domains
     finder = _Finder(root, split, replace(config, domains=names))
     found = finder.find(config.layout, paired or config.layout == "paired")
     return found.swapped() if config.swap else found
