@@ -47,6 +47,8 @@ class ExportOptions:
     """Name written into the metadata; the output's name if not given."""
     licence: str = ""
     """Licence of the weights, written into the metadata."""
+    for_cpu: bool = False
+    """Also rewrite what makes the engine faster on processors and slower on GPUs."""
     triton_repository: Path | None = None
     """Also write a model repository for NVIDIA Triton Inference Server here."""
     plan: bool = False
@@ -134,6 +136,7 @@ def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> 
         frames=options.frames,
         name=options.name,
         licence=options.licence,
+        for_cpu=options.for_cpu,
     )
     console.print(report.to_table())
     return engine

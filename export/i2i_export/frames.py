@@ -1,39 +1,62 @@
-"""Real frames for the gate and for calibration: from a clip, a folder of pictures, or rendered."""
+"""Real frames for the gate and for calibration: from a clip, a folder of pictures, or the rendered street."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import av
 import cv2
 import numpy as np
+from i2i_runtime.errors import I2IError
+from i2i_runtime.frame import Picture
+from i2i_runtime.sources import SourceOptions, open_source
 
 from i2i_export.errors import ExportError
-from i2i_runtime.frame import Picture
 
-_T = TypeVar("_T")
-
-_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+_LOOKED_AT = 240
+"""Frames at the start of a source over which the chosen ones are spread: about ten seconds of a clip."""
 
 
 def read_frames(source: Path | None, count: int) -> list[Picture]:
-    """`count` frames `[H, W, 3] uint8 RGB` spread over a clip or folder; rendered ones without a source.
+    """`count` frames `[H, W, 3] uint8 RGB` spread over a clip or folder, over the rendered street without one.
 
-    Raises ExportError where nothing can be read.
+    Fewer where the source holds fewer. Raises ExportError where nothing can be read.
     """
-    if source is None:
-        return [_rendered(index) for index in range(count)]
-    if source.is_dir():
-        frames = _from_folder(source, count)
-    elif source.suffix.lower() in _PICTURES:
-        frames = [_read_picture(source)]
-    else:
-        frames = _from_clip(source, count)
+    try:
+        frames = _rendered_frames(count) if source is None else _spread_frames(source, count)
+    except I2IError as error:
+        raise ExportError(f"--frames cannot be used: {error}") from error
     if not frames:
         raise ExportError(f"--frames {source} holds no picture that can be read: name a clip or a folder.")
     return frames
+
+
+def _rendered_frames(count: int) -> list[Picture]:
+    frames = []
+    for skip in np.linspace(0, _LOOKED_AT - 1, count, dtype=int).tolist():
+        street = open_source("test://street", SourceOptions(size=(640, 360), skip=skip))
+        frame = street.read()
+        street.close()
+        if frame is not None:
+            frames.append(frame.pixels)
+    return frames
+
+
+def _spread_frames(source: Path, count: int) -> list[Picture]:
+    opened = open_source(f"file:{source}")
+    try:
+        total = min(opened.frame_count or _LOOKED_AT, _LOOKED_AT)
+        wanted = set(np.linspace(0, total - 1, count, dtype=int).tolist())
+        frames = []
+        for index in range(total):
+            frame = opened.read()
+            if frame is None:
+                break
+            if index in wanted:
+                frames.append(frame.pixels)
+        return frames
+    finally:
+        opened.close()
 
 
 def fit(frame: Picture, height: int, width: int) -> Picture:
@@ -52,46 +75,3 @@ def fit(frame: Picture, height: int, width: int) -> Picture:
 def fit_all(frames: Sequence[Picture], sizes: Sequence[tuple[int, int]]) -> list[Picture]:
     """Every frame at every (height, width)."""
     return [fit(frame, height, width) for height, width in sizes for frame in frames]
-
-
-def _from_folder(folder: Path, count: int) -> list[Picture]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES)
-    return [_read_picture(path) for path in _spread(paths, count)]
-
-
-def _read_picture(path: Path) -> Picture:
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise ExportError(f"{path} cannot be read as a picture: remove it from --frames.")
-    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def _from_clip(path: Path, count: int) -> list[Picture]:
-    try:
-        with av.open(str(path)) as container:
-            decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise ExportError(f"--frames {path} cannot be read ({error}): name a clip or a folder.") from error
-    return [np.asarray(pixels, dtype=np.uint8) for pixels in _spread(decoded, count)]
-
-
-def _spread(items: Sequence[_T], count: int) -> list[_T]:
-    """At most `count` items, evenly over the whole sequence."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(index)] for index in np.linspace(0, len(items) - 1, count)]
-
-
-def _rendered(index: int) -> Picture:
-    """A frame with flat, smooth, sharp and noisy parts, the same on every machine."""
-    random = np.random.default_rng(index)
-    height, width = 360, 640
-    down, right = np.mgrid[0:height, 0:width].astype(np.float32)
-    picture = np.stack([right / width, down / height, 1 - right / width], axis=-1) * 200
-    for _ in range(24):
-        top, left = int(random.integers(0, height)), int(random.integers(0, width))
-        bottom, end = top + int(random.integers(10, 90)), left + int(random.integers(10, 120))
-        picture[top:bottom, left:end] = random.uniform(0, 255, 3)
-    picture[height // 2 :] += random.normal(0, 12, (height - height // 2, width, 3))
-    levels: Picture = np.clip(picture, 0, 255).astype(np.uint8)
-    return levels

@@ -19,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from i2i_export import parity, rewrites
+from i2i_export import parity
 from i2i_export.enginefile import EngineFile, atomic_file
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all, read_frames
 from i2i_export.macs import count_macs
+from i2i_export.optimise import notes_from_changes, optimise
 from i2i_export.sizes import dynamic_size, gate_sizes, size_from_text
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
@@ -88,10 +89,8 @@ class TorchTranslator:
     def translate(self, frame: Picture, style: NDArray[np.float32] | None) -> parity.Translation:
         picture = torch.from_numpy(frame).permute(2, 0, 1)[None].float() * (1 / 127.5) - 1
         code = self._fixed_style if self._fixed_style is not None else style
-        if code is None:
-            translated = self._inference(picture)
-        else:
-            translated = self._inference(picture, torch.from_numpy(code))
+        style_code = () if code is None else (torch.from_numpy(code),)
+        translated = self._inference(picture, *style_code)
         unrounded = translated[0].float().clamp(-1, 1).permute(1, 2, 0)
         levels = (unrounded * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8)
         return parity.Translation(unrounded.numpy(), levels.numpy())
@@ -102,6 +101,8 @@ def engine_from_inference(
     size: SizePolicy,
     origin: Origin,
     fixed_style: NDArray[np.float32] | None = None,
+    *,
+    for_cpu: bool = False,
 ) -> EngineFile:
     """Traces one direction of a method into an engine, not yet compared with the network.
 
@@ -115,8 +116,7 @@ def engine_from_inference(
     if has_style:
         arguments += (torch.tensor([inference.default_style], dtype=torch.float32),)
     model = _trace(module, arguments, size, ["frame", "style"][: len(arguments)], "translated")
-    rewrites.fold_constants(model)
-    rewrites.simplify(model)
+    changes = optimise(model, for_cpu=for_cpu)
     proto = ir.to_proto(model)
     macs = count_macs(proto, size.min_height, size.min_width)
     metadata = EngineMetadata(
@@ -129,7 +129,7 @@ def engine_from_inference(
         macs_per_pixel=macs / (size.min_height * size.min_width),
         provenance=origin.provenance,
         licence=origin.licence,
-        notes=dict(inference.notes),
+        notes={**inference.notes, **notes_from_changes(changes)},
     )
     return EngineFile(model, metadata)
 
@@ -171,6 +171,7 @@ def onnx_from_run(
     frames: Path | None = None,
     name: str | None = None,
     licence: str = "",
+    for_cpu: bool = False,
 ) -> tuple[EngineFile, parity.Report]:
     """Turns one direction of a run folder into a checked engine; `output` is where the caller will write it.
 
@@ -196,7 +197,7 @@ def onnx_from_run(
         provenance=_provenance(run, method),
         licence=licence,
     )
-    engine = engine_from_inference(inference, policy, origin, fixed_style)
+    engine = engine_from_inference(inference, policy, origin, fixed_style, for_cpu=for_cpu)
     gate = fit_all(read_frames(frames, FRAMES_IN_GATE), gate_sizes(policy))
     report = check_against_torch(engine, inference, gate, fixed_style)
     if engine.metadata.style is not None:
@@ -272,8 +273,7 @@ def style_encoder_model(inference: Inference, stride: int) -> onnx.ModelProto | 
     module = _EncoderModule(encoder).eval()
     size = dynamic_size(stride)
     model = _trace(module, (_example_frame(size),), size, ["frame"], "style")
-    rewrites.fold_constants(model)
-    rewrites.simplify(model)
+    optimise(model)
     return ir.to_proto(model)
 
 

@@ -6,11 +6,17 @@ graph, also on networks trained elsewhere. The fact each rests on is stated at i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+
+Array: TypeAlias = NDArray[Any]
+Attribute: TypeAlias = int | float | str | list[int]
 
 _NEVER_FOLDED = {
     "RandomNormal",
@@ -78,6 +84,136 @@ def remove_bias_before_norm(model: ir.Model) -> int:
     return changed
 
 
+def fold_adain(model: ir.Model) -> int:
+    """A constant scale or shift per channel behind InstanceNormalization moves into it (AdaIN under a fixed style)."""
+    changed = 0
+    for norm in nodes_of(model, "InstanceNormalization"):
+        while (follower := _constant_follower(norm.outputs[0])) is not None:
+            scale, bias = constant(norm.inputs[1]), constant(norm.inputs[2])
+            if scale is None or bias is None:
+                break
+            node, values = follower
+            if values.size not in (1, scale.size):
+                break
+            scale, bias = _affine_after(node.op_type, scale, bias, values.reshape(-1))
+            norm.replace_input_with(1, add_weight(model, f"{norm.outputs[0].name}.scale", scale))
+            norm.replace_input_with(2, add_weight(model, f"{norm.outputs[0].name}.bias", bias))
+            _skip(model, node, norm.outputs[0])
+            changed += 1
+    return changed
+
+
+def fold_into_convolution(model: ir.Model) -> int:
+    """BatchNormalization, and constant scales and shifts per channel, behind a convolution become its weights.
+
+    Evaluation-mode batch norm is `x * g / sqrt(v + eps) + (b - m * g / sqrt(v + eps))`, linear in the convolution.
+    """
+    changed = 0
+    for convolution in nodes_of(model, "Conv", "ConvTranspose"):
+        weight = constant(convolution.inputs[1])
+        while weight is not None:
+            step = _scale_and_shift_behind(convolution.outputs[0])
+            if step is None:
+                break
+            node, scale, shift = step
+            channels = _output_channels(convolution, weight)
+            if scale.size not in (1, channels) or shift.size not in (1, channels):
+                break
+            given = constant(convolution.inputs[2]) if len(convolution.inputs) > 2 else None
+            if len(convolution.inputs) > 2 and convolution.inputs[2] is not None and given is None:
+                break
+            bias = np.zeros(channels, weight.dtype) if given is None else given
+            weight = _scaled_by_output(convolution, weight, np.broadcast_to(scale, channels))
+            bias = (bias * scale + shift).astype(weight.dtype)
+            name = convolution.outputs[0].name
+            convolution.replace_input_with(1, add_weight(model, f"{name}.weight", weight))
+            convolution.resize_inputs(3)
+            convolution.replace_input_with(
+                2, add_weight(model, f"{name}.bias", np.broadcast_to(bias, channels))
+            )
+            _skip(model, node, convolution.outputs[0])
+            changed += 1
+    return changed
+
+
+def fold_attention_maps(model: ir.Model) -> int:
+    """A class activation map's weighted copies of one picture, concatenated before a 1x1 convolution, fold into it.
+
+    `conv([x * a, x * b]) = conv'(x)` with weights `W_a * a + W_b * b` (U-GAT-IT and NICE-GAN without heat maps).
+    """
+    changed = 0
+    for convolution in nodes_of(model, "Conv"):
+        weight, joined = constant(convolution.inputs[1]), _maker(convolution.inputs[0], "Concat")
+        if (
+            weight is None
+            or joined is None
+            or weight.shape[2:] != (1, 1)
+            or joined.attributes.get_int("axis") != 1
+        ):
+            continue
+        parts = [_picture_and_scale(value) for value in joined.inputs if value is not None]
+        pictures = {id(picture) for picture, _ in parts}
+        if len(pictures) != 1 or not only_use(joined.outputs[0]) or weight.shape[1] % len(parts):
+            continue
+        channels = weight.shape[1] // len(parts)
+        if any(scale.size not in (1, channels) for _, scale in parts):
+            continue
+        folded = sum(
+            block * np.broadcast_to(scale, channels)[None, :, None, None]
+            for block, (_, scale) in zip(np.split(weight, len(parts), axis=1), parts, strict=True)
+        )
+        convolution.replace_input_with(0, parts[0][0])
+        name = f"{convolution.outputs[0].name}.weight"
+        convolution.replace_input_with(1, add_weight(model, name, np.asarray(folded, weight.dtype)))
+        changed += 1
+    return changed
+
+
+def collapse_written_norms(model: ir.Model) -> int:
+    """Instance norm written out in nine or more operators, as older exporters did, becomes the one operator.
+
+    `centred = x - mean(x); centred / sqrt(mean(centred^2) + eps)`, means over height and width.
+    """
+    changed = 0
+    for division in nodes_of(model, "Div"):
+        centred, root = division.inputs
+        subtraction, squareroot = _maker(centred, "Sub"), _maker(root, "Sqrt")
+        addition = _maker(squareroot.inputs[0], "Add") if squareroot else None
+        if subtraction is None or addition is None or subtraction.inputs[0] is None:
+            continue
+        picture = subtraction.inputs[0]
+        epsilon = constant(addition.inputs[1])
+        square = _averaged(addition.inputs[0])
+        squaring = square.producer() if square is not None else None
+        if (
+            epsilon is None
+            or epsilon.size != 1
+            or squaring is None
+            or _averaged(subtraction.inputs[1]) is not picture
+        ):
+            continue
+        if not _is_square_of(squaring, centred):
+            continue
+        channels = picture.shape[1] if picture.shape is not None and len(picture.shape) == 4 else None
+        if not isinstance(channels, int):
+            continue
+        norm = ir.node(
+            "InstanceNormalization",
+            [
+                picture,
+                add_weight(model, "ones", np.ones(channels, np.float32)),
+                add_weight(model, "zeros", np.zeros(channels, np.float32)),
+            ],
+            {"epsilon": float(epsilon.reshape(-1)[0])},
+            name=f"{division.name or division.outputs[0].name}.norm",
+        )
+        norm.outputs[0].name = f"{division.outputs[0].name}.norm"
+        model.graph.insert_before(division, norm)
+        _skip(model, division, norm.outputs[0])
+        changed += 1
+    return changed
+
+
 def nodes_of(model: ir.Model, *op_types: str) -> list[ir.Node]:
     """The main graph's nodes of these standard operators, in order; the graph may change meanwhile."""
     return [node for node in model.graph if node.op_type in op_types and node.domain in ("", "ai.onnx")]
@@ -88,14 +224,14 @@ def only_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+def constant(value: ir.Value | None) -> Array | None:
     """The value's content where it is a weight or constant, else None."""
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
 
 
-def add_weight(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
+def add_weight(model: ir.Model, name: str, array: Array) -> ir.Value:
     """Registers an initializer under a name not yet taken, made from `name`."""
     taken = model.graph.initializers
     unique, count = name, 1
@@ -110,5 +246,160 @@ def add_weight(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Val
 
 
 def replace_value(old: ir.Value, new: ir.Value) -> None:
-    """Makes every reader of `old` read `new`."""
-    ir.convenience.replace_all_uses_with(old, new)
+    """Makes every reader of `old` read `new`, which also takes its name where it is an output of the graph."""
+    if old.is_graph_output():
+        name = old.name
+        old.name, new.name = f"{name}_before", name
+        new.shape, new.type = old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+class Writer:
+    """Writes nodes in front of one that they will replace."""
+
+    def __init__(self, model: ir.Model, replaced: ir.Node) -> None:
+        self._model = model
+        self._replaced = replaced
+        self._count = 0
+
+    def __call__(self, op_type: str, inputs: Sequence[ir.Value | None], **attributes: Attribute) -> ir.Value:
+        """Adds a standard operator with one output, which is returned."""
+        self._count += 1
+        name = f"{self._replaced.outputs[0].name}/{op_type}_{self._count}"
+        node = ir.node(op_type, inputs, attributes=attributes or None, name=name)
+        node.outputs[0].name = name
+        self._model.graph.insert_before(self._replaced, node)
+        return node.outputs[0]
+
+    def weight(self, name: str, array: Array) -> ir.Value:
+        """Adds an initializer named after the replaced node."""
+        return add_weight(self._model, f"{self._replaced.outputs[0].name}/{name}", array)
+
+    def integers(self, *values: int) -> ir.Value:
+        """Adds an int64 vector."""
+        return self.weight("integers", np.asarray(values, np.int64))
+
+    def finish(self, value: ir.Value) -> None:
+        """`value` takes the replaced node's place."""
+        replace_value(self._replaced.outputs[0], value)
+        self._model.graph.remove(self._replaced, safe=True)
+
+
+def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
+
+
+def _skip(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
+    """Takes a node with one output out of the graph; its readers read `value` instead."""
+    replace_value(node.outputs[0], value)
+    model.graph.remove(node, safe=True)
+
+
+def _constant_follower(value: ir.Value) -> tuple[ir.Node, Array] | None:
+    """The only reader of a `[N, C, H, W]` value if it scales or shifts it by `[C, 1, 1]`-like constants."""
+    if not only_use(value):
+        return None
+    node = value.consumers()[0]
+    if node.op_type not in ("Mul", "Add", "Sub", "Div") or node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type in ("Sub", "Div") and node.inputs[0] is not value:
+        return None
+    other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+    values = constant(other)
+    if values is None or not _is_per_channel(values.shape):
+        return None
+    return node, values
+
+
+def _is_per_channel(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape meets `[N, C, H, W]` as one number, or one number per channel."""
+    trailing = shape[-2:] == (1, 1) and all(size == 1 for size in shape[:-3])
+    return int(np.prod(shape)) == 1 or (len(shape) >= 3 and trailing)
+
+
+def _affine_after(op_type: str, scale: Array, bias: Array, values: Array) -> tuple[Array, Array]:
+    """Scale and bias of `x * scale + bias` followed by one more operator with constants."""
+    if op_type == "Mul":
+        return scale * values, bias * values
+    if op_type == "Div":
+        return scale / values, bias / values
+    return scale, bias + values if op_type == "Add" else bias - values
+
+
+def _scale_and_shift_behind(
+    value: ir.Value,
+) -> tuple[ir.Node, Array, Array] | None:
+    follower = _constant_follower(value)
+    if follower is not None:
+        node, values = follower
+        one, zero = np.ones(1, values.dtype), np.zeros(1, values.dtype)
+        return node, *_affine_after(node.op_type, one, zero, values.reshape(-1))
+    if not only_use(value):
+        return None
+    node = value.consumers()[0]
+    if node.op_type != "BatchNormalization" or node.attributes.get_int("training_mode", False):
+        return None
+    gamma, beta, mean, variance = (constant(entry) for entry in node.inputs[1:5])
+    if gamma is None or beta is None or mean is None or variance is None:
+        return None
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    return node, scale.astype(gamma.dtype), (beta - mean * scale).astype(gamma.dtype)
+
+
+def _output_channels(convolution: ir.Node, weight: Array) -> int:
+    if convolution.op_type == "Conv":
+        return int(weight.shape[0])
+    return int(weight.shape[1]) * convolution.attributes.get_int("group", 1)
+
+
+def _scaled_by_output(convolution: ir.Node, weight: Array, scale: Array) -> Array:
+    if convolution.op_type == "Conv":
+        scaled = weight * scale[:, None, None, None]
+    else:
+        groups = convolution.attributes.get_int("group", 1)
+        blocks = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+        scaled = (blocks * scale.reshape(groups, 1, -1, 1, 1)).reshape(weight.shape)
+    return scaled.astype(weight.dtype)
+
+
+def _picture_and_scale(value: ir.Value) -> tuple[ir.Value, Array]:
+    """`x * constant` as (x, constant); anything else as itself times one."""
+    product = _maker(value, "Mul")
+    if product is not None:
+        for picture, factor in (product.inputs, reversed(product.inputs)):
+            array = constant(factor)
+            if picture is not None and array is not None and _is_per_channel(array.shape):
+                return picture, array.reshape(-1)
+    return value, np.ones(1, np.float32)
+
+
+def _averaged(value: ir.Value | None) -> ir.Value | None:
+    """What a mean over height and width was taken of, also where height and width were flattened before."""
+    mean = _maker(value, "ReduceMean") or _maker(value, "GlobalAveragePool")
+    if mean is None or mean.inputs[0] is None:
+        return None
+    if mean.op_type == "GlobalAveragePool":
+        return mean.inputs[0]
+    axes = constant(mean.inputs[1]) if len(mean.inputs) > 1 else None
+    if axes is None or not mean.attributes.get_int("keepdims", 1):
+        return None
+    if sorted(axes.tolist()) in ([2, 3], [-2, -1]):
+        return mean.inputs[0]
+    flat = _maker(mean.inputs[0], "Reshape")
+    shape = constant(flat.inputs[1]) if flat is not None else None
+    if flat is None or shape is None or axes.tolist() not in ([3], [-1]):
+        return None
+    return flat.inputs[0] if len(shape) == 4 and shape[2] == 1 and shape[3] == -1 else None
+
+
+def _is_square_of(node: ir.Node, value: ir.Value | None) -> bool:
+    if node.op_type == "Mul":
+        return node.inputs[0] is value and node.inputs[1] is value
+    exponent = constant(node.inputs[1]) if node.op_type == "Pow" else None
+    return (
+        node.inputs[0] is value
+        and exponent is not None
+        and exponent.size == 1
+        and float(exponent.item()) == 2
+    )
