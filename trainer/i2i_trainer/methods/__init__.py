@@ -20,6 +20,7 @@ from i2i_trainer.methods.realtime import Realtime, RealtimeConfig
 from i2i_trainer.methods.tunit import TUNIT, TUNITConfig
 from i2i_trainer.methods.ugatit import UGATIT, UGATITConfig
 from i2i_trainer.methods.unit import UNIT, UNITConfig
+from i2i_trainer.methods.unit_digits import UNITDigits, UNITDigitsConfig
 
 
 class Entry(NamedTuple):
@@ -31,6 +32,7 @@ class Entry(NamedTuple):
 
 METHODS: dict[str, Entry] = {
     "unit": Entry(UNITConfig, UNIT),
+    "unit-digits": Entry(UNITDigitsConfig, UNITDigits),
     "munit": Entry(MUNITConfig, MUNIT),
     "nicegan": Entry(NICEGANConfig, NICEGAN),
     "ugatit": Entry(UGATITConfig, UGATIT),
