@@ -1,0 +1,178 @@
+"""A camera that other programs can open, through the v4l2loopback kernel module (Video4Linux2 API, 64-bit
+Linux).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from i2i_runtime.errors import SinkError
+from i2i_runtime.frame import Frame
+from i2i_runtime.letterbox import letterboxed
+
+# Requests and constants of linux/videodev2.h.
+QUERYCAP, G_FMT, S_FMT = 0x80685600, 0xC0D05604, 0xC0D05605
+CAPABILITY = struct.Struct("=16s32s32s3I12x")  # driver, card, bus, version, capabilities, device_caps
+FORMAT = struct.Struct("=I4x12I152x")  # type, then struct v4l2_pix_format inside its union
+_VIDEO_CAPTURE, _VIDEO_OUTPUT, _DEVICE_CAPS = 0x1, 0x2, 0x80000000
+_OUTPUT, _NO_FIELDS, _PRIVATE = 2, 1, 0xFEEDCAFE
+_SMPTE170M, _BT601, _LIMITED = 1, 1, 2
+YUYV = int.from_bytes(b"YUYV", "little")
+
+MODPROBE = 'sudo modprobe v4l2loopback exclusive_caps=1 card_label="i2i-stream"'
+INSTALL = f"sudo apt install v4l2loopback-dkms && {MODPROBE}"
+
+Ioctl = Callable[[int, bytearray], None]
+
+
+@dataclass(frozen=True)
+class LoopbackDevice:
+    """What a video device says of itself. `browsers_see_it` needs the module's option exclusive_caps=1."""
+
+    driver: str
+    card: str
+    takes_pictures: bool
+    browsers_see_it: bool
+
+    @property
+    def is_loopback(self) -> bool:
+        return "loopback" in self.driver.lower()
+
+
+@dataclass(frozen=True)
+class LoopbackFormat:
+    """What the device agreed to take: YUYV pictures of this size, `line_bytes` per line."""
+
+    width: int
+    height: int
+    line_bytes: int
+
+
+def device_from_ioctl(ioctl: Ioctl) -> LoopbackDevice:
+    """Asks who the device is. Raises OSError for what is no video device."""
+    answer = bytearray(CAPABILITY.size)
+    ioctl(QUERYCAP, answer)
+    driver, card, _, _, capabilities, device = CAPABILITY.unpack(answer)
+    able = device if capabilities & _DEVICE_CAPS else capabilities
+    takes = bool(able & _VIDEO_OUTPUT)
+    both = takes and bool(able & _VIDEO_CAPTURE)
+    return LoopbackDevice(_text(driver), _text(card), takes, takes and not both)
+
+
+def negotiate(ioctl: Ioctl, width: int, height: int) -> LoopbackFormat:
+    """Asks for YUYV (4:2:2, BT.601, limited range); the device may insist on the size its readers already
+    use.
+
+    Raises SinkError where it takes no YUYV, OSError where it refuses to talk.
+    """
+    width += width % 2
+    wanted = (_OUTPUT, width, height, YUYV, _NO_FIELDS, 2 * width, 2 * width * height, _SMPTE170M, _PRIVATE)
+    request = bytearray(FORMAT.pack(*wanted, 0, _BT601, _LIMITED, 0))
+    ioctl(S_FMT, request)
+    _, width, height, pixels, _, line_bytes, *_ = FORMAT.unpack(request)
+    if pixels != YUYV or width % 2 or line_bytes < 2 * width or height < 1:
+        name = _text(pixels.to_bytes(4, "little"))
+        raise SinkError(
+            f"The virtual camera insists on {name} {width}x{height}, which is not offered: close the programs that "
+            f"read it and load the module anew ({MODPROBE})."
+        )
+    return LoopbackFormat(width, height, line_bytes)
+
+
+class VirtualCameraSink:
+    """Writes each picture to a loopback device; the format is agreed on with the first one."""
+
+    def __init__(self, device: str = "") -> None:
+        """`device` is a path such as /dev/video10; the first loopback device unless said. Raises
+        SinkError.
+        """
+        path = Path(device) if device else find_loopback()
+        self.name = f"virtualcam:{path}"
+        try:
+            self._descriptor = os.open(path, os.O_RDWR)
+        except OSError as error:
+            raise SinkError(
+                f"{path} cannot be opened ({error.strerror}): load the module with: {MODPROBE}."
+            ) from error
+        self._ioctl = ioctl_of(self._descriptor)
+        self._format: LoopbackFormat | None = None
+        try:
+            found = device_from_ioctl(self._ioctl)
+        except OSError:
+            found = LoopbackDevice("", "", False, False)
+        if not found.takes_pictures:
+            self.close()
+            raise SinkError(
+                f"{path} is no virtual camera (it takes no pictures): load the module with: {MODPROBE}."
+            )
+
+    def write(self, translated: Frame, source: Frame) -> None:
+        height, width = translated.pixels.shape[:2]
+        try:
+            if self._format is None:
+                self._format = negotiate(self._ioctl, width, height)
+            data = yuyv_from_frame(translated, self._format)
+            if os.write(self._descriptor, data) != len(data):
+                raise SinkError(f"{self.name} took only part of a picture: close the programs that read it.")
+        except OSError as error:
+            raise SinkError(
+                f"{self.name} refuses the picture ({error.strerror}): close other programs that write to it."
+            ) from error
+
+    def finish(self) -> None:
+        return
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def yuyv_from_frame(frame: Frame, agreed: LoopbackFormat) -> bytes:
+    """The picture, letterboxed into the agreed size, as YUYV lines of `line_bytes` each."""
+    picture = letterboxed(frame.pixels, agreed.height, agreed.width)
+    packed = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_YUY2).reshape(agreed.height, 2 * agreed.width)
+    if agreed.line_bytes == 2 * agreed.width:
+        return packed.tobytes()
+    return b"".join(line.tobytes().ljust(agreed.line_bytes, b"\0") for line in packed)
+
+
+def find_loopback(folder: Path = Path("/dev")) -> Path:
+    """The first loopback device. Raises SinkError with the command that makes one."""
+    if sys.platform != "linux":
+        raise SinkError(
+            "virtualcam needs Linux and its v4l2loopback module: use mjpeg://@:8080 on this machine."
+        )
+    for path in sorted(folder.glob("video*")):
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            if device_from_ioctl(ioctl_of(descriptor)).is_loopback:
+                return path
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
+    raise SinkError(f"There is no virtual camera on this machine: make one with: {INSTALL}.")
+
+
+def ioctl_of(descriptor: int) -> Ioctl:
+    import fcntl
+
+    def ask(request: int, answer: bytearray) -> None:
+        fcntl.ioctl(descriptor, request, answer, True)
+
+    return ask
+
+
+def _text(data: bytes) -> str:
+    return data.split(b"\0")[0].decode("ascii", "replace")

@@ -1,0 +1,170 @@
+"""Devices that need a kernel module, a board or a screen: the first two against named fakes, the last for
+real.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from i2i_runtime.errors import SinkError, SourceError, UsageError
+from i2i_runtime.frame import Frame
+from i2i_runtime.sinks import virtualcam
+from i2i_runtime.sinks.virtualcam import CAPABILITY, FORMAT, QUERYCAP, S_FMT, YUYV
+from i2i_runtime.sources.jetson import CsiSource, csi_pipeline, opencv_has_gstreamer
+from i2i_runtime.sources.screen import ScreenSource
+
+
+class FakeLoopback:
+    """A fake of the v4l2loopback driver's side of the talk, after its documentation; no kernel module is at
+    hand.
+
+    With `fixed` a reader has already settled the size, as the driver's keep_format does.
+    """
+
+    def __init__(
+        self, capabilities: int = 0x85200002, fixed: tuple[int, int] | None = None, pixels: int = YUYV
+    ) -> None:
+        self.capabilities, self.fixed, self.pixels = capabilities, fixed, pixels
+        self.asked: list[tuple[int, ...]] = []
+
+    def ioctl(self, request: int, data: bytearray) -> None:
+        if request == QUERYCAP:
+            bus = b"platform:v4l2loopback-000"
+            able = self.capabilities & 0x0FFFFFFF
+            data[:] = CAPABILITY.pack(
+                b"v4l2 loopback", b"i2i-stream", bus, 0x60800, self.capabilities | 0x80000000, able
+            )
+        elif request == S_FMT:
+            fields = list(FORMAT.unpack(data))
+            self.asked.append(tuple(fields))
+            if self.fixed is not None:
+                fields[1:3] = self.fixed
+                fields[5:7] = 2 * self.fixed[0], 2 * self.fixed[0] * self.fixed[1]
+            fields[3] = self.pixels
+            data[:] = FORMAT.pack(*fields)
+        else:
+            raise OSError(25, "Inappropriate ioctl for device")
+
+
+def test_the_structures_have_the_sizes_that_the_request_numbers_carry() -> None:
+    for request, structure in ((QUERYCAP, CAPABILITY), (virtualcam.G_FMT, FORMAT), (S_FMT, FORMAT)):
+        assert request >> 16 & 0x3FFF == structure.size
+        assert request >> 8 & 0xFF == ord("V")
+
+
+def test_fake_virtual_camera_takes_the_size_asked_for() -> None:
+    fake = FakeLoopback()
+    device = virtualcam.device_from_ioctl(fake.ioctl)
+    assert device.is_loopback
+    assert device.takes_pictures
+    assert device.browsers_see_it
+    agreed = virtualcam.negotiate(fake.ioctl, 641, 360)
+    assert (agreed.width, agreed.height, agreed.line_bytes) == (642, 360, 1284)
+    assert fake.asked[0][:4] == (2, 642, 360, YUYV)
+
+
+def test_fake_virtual_camera_without_exclusive_caps_is_hidden_from_browsers() -> None:
+    assert not virtualcam.device_from_ioctl(FakeLoopback(0x05200003).ioctl).browsers_see_it
+
+
+def test_fake_virtual_camera_that_insists(paint: Callable[..., Frame]) -> None:
+    agreed = virtualcam.negotiate(FakeLoopback(fixed=(320, 240)).ioctl, 640, 360)
+    frame = paint(0, (200, 30, 40), 360, 640)
+    data = np.frombuffer(virtualcam.yuyv_from_frame(frame, agreed), np.uint8).reshape(240, 320, 2)
+    shown = cv2.cvtColor(data, cv2.COLOR_YUV2RGB_YUY2)
+    assert np.abs(shown[120, 160].astype(int) - (200, 30, 40)).max() < 6
+    assert shown[5].max() < 6, "letterboxed, not stretched"
+    with pytest.raises(SinkError, match="insists on NV12"):
+        virtualcam.negotiate(FakeLoopback(pixels=int.from_bytes(b"NV12", "little")).ioctl, 640, 360)
+
+
+def test_no_virtual_camera_is_one_sentence_with_the_command(tmp_path: Any) -> None:
+    with pytest.raises(SinkError, match="modprobe v4l2loopback exclusive_caps=1"):
+        virtualcam.find_loopback(tmp_path)
+    file = tmp_path / "video0"
+    file.write_bytes(b"")
+    with pytest.raises(SinkError, match="is no virtual camera"):
+        virtualcam.VirtualCameraSink(str(file))
+
+
+def test_csi_line() -> None:
+    line = csi_pipeline(1, 1920, 1080, 60, flip=2)
+    elements = [element.strip() for element in line.split(" ! ")]
+    assert elements[0] == "nvarguscamerasrc sensor-id=1"
+    assert "width=(int)1920, height=(int)1080, framerate=(fraction)60/1" in elements[1]
+    assert elements[2] == "nvvidconv flip-method=2"
+    assert elements[-1].startswith("appsink drop=true max-buffers=1")
+    for wrong in ((-1, 1280, 720, 30, 0), (0, 0, 720, 30, 0), (0, 1280, 720, 0, 0), (0, 1280, 720, 30, 8)):
+        with pytest.raises(UsageError):
+            csi_pipeline(*wrong)
+
+
+def test_csi_without_gstreamer_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="write csi://0"):
+        CsiSource("0 ! filesink location=/tmp/x")
+    if opencv_has_gstreamer():
+        pytest.skip("this OpenCV has GStreamer")
+    with pytest.raises(SourceError, match="needs an OpenCV with GStreamer"):
+        CsiSource("0")
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A blank virtual screen of 640x480 without a window manager."""
+    pytest.importorskip("mss", reason="mss is not installed")
+    if shutil.which("Xvfb") is None:
+        pytest.skip("Xvfb is not installed")
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        monkeypatch.setenv("DISPLAY", f":{int(server.stdout.readline())}")
+        yield
+        server.terminate()
+
+
+def test_screen_under_xvfb(screen: None) -> None:
+    source = ScreenSource("1,100,50,320,200", rate=60)
+    frames = [source.read() for _ in range(3)]
+    source.close()
+    assert source.read() is None
+    assert [frame.pixels.shape for frame in frames if frame] == [(200, 320, 3)] * 3
+    assert frames[1].pts < frames[2].pts
+    assert frames[2].captured_s - frames[0].captured_s >= 1.9 / 60
+
+
+def test_screen_shows_what_is_on_it(
+    screen: None, start: Callable[..., subprocess.Popen[bytes]], wait_until: Callable[..., None]
+) -> None:
+    painter = shutil.which("xsetroot") or shutil.which("ffplay")
+    if painter is None:
+        pytest.skip("neither xsetroot nor ffplay is installed")
+    if painter.endswith("xsetroot"):
+        start([painter, "-solid", "#c81e28"])
+    else:
+        colour = "color=c=0xc81e28:s=640x480"
+        start([painter, "-loglevel", "quiet", "-noborder", "-left", "0", "-top", "0", "-f", "lavfi", colour])
+    source = ScreenSource()
+    wait_until(
+        lambda: np.abs(source.read().pixels[240, 320].astype(int) - (200, 30, 40)).max() < 8, "red on screen"
+    )
+    source.close()
+    source.read()
+
+
+def test_screens_that_are_not_there(screen: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceError, match="There is no screen 7"):
+        ScreenSource("7")
+    with pytest.raises(SourceError, match="outside the screen"):
+        ScreenSource("1,9000,0,10,10")
+    with pytest.raises(UsageError, match="write screen"):
+        ScreenSource("left")
+    monkeypatch.setenv("DISPLAY", ":77777")
+    with pytest.raises(SourceError, match="cannot be read"):
+        ScreenSource()
