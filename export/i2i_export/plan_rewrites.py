@@ -21,7 +21,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.rewrites import add_weight, constant, nodes_of, only_use, replace_value, simplify
+from i2i_export.phases import doubled_from, is_plain, write_upsampling_as_phases
+from i2i_export.rewrites import Writer, constant, nodes_of, only_use, simplify
 from i2i_export.structure import PlanStructure
 
 Pass = Callable[[ir.Model], int]
@@ -86,7 +87,7 @@ def write_norms_in_nhwc(model: ir.Model) -> int:
             continue
         if len(picture.shape) != 4:
             continue
-        build = _Writer(model, norm)
+        build = Writer(model, norm)
         # Two casts on purpose: one shared cast would be fused into the convolution, which then writes float32.
         nhwc = build("Transpose", [picture], perm=[0, 2, 3, 1])
         nhwc = build("Cast", [nhwc], to=ir.DataType.FLOAT)
@@ -95,19 +96,19 @@ def write_norms_in_nhwc(model: ir.Model) -> int:
         power = _mean_over_picture(build, build("Mul", [nhwc, nhwc]), picture.shape)
         variance = build("Sub", [power, build("Mul", [mean, mean])])
         epsilon = norm.attributes.get_float("epsilon", 1e-5)
-        floor = build("Add", [build("Max", [variance, build.scalar(0.0)]), build.scalar(epsilon)])
+        floor = build("Add", [build("Max", [variance, _scalar(build, 0.0)]), _scalar(build, epsilon)])
         factor = build("Reciprocal", [build("Sqrt", [floor])])
         if not _is_all(scale, 1.0):
-            factor = build("Mul", [factor, build.per_channel(scale)])
+            factor = build("Mul", [factor, _per_channel(build, scale)])
         value = build("Mul", [build("Sub", [wide, mean]), factor])
         if not _is_all(bias, 0.0):
-            value = build("Add", [value, build.per_channel(bias)])
+            value = build("Add", [value, _per_channel(build, bias)])
         build.finish(build("Cast", [value], to=picture.dtype))
         changed += 1
     return changed
 
 
-def _mean_over_picture(build: _Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> ir.Value:
+def _mean_over_picture(build: Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> ir.Value:
     """Mean over H and W of `[N, H, W, C]`, as `[N, C, 1, 1]`."""
     batch, channels, height, width = nchw_shape
     rows = height * width if isinstance(height, int) and isinstance(width, int) else 0
@@ -138,7 +139,7 @@ def write_reflection_as_gather(model: ir.Model) -> int:
         height, width = shape[2], shape[3]
         if not (isinstance(height, int) and isinstance(width, int)):
             continue
-        build = _Writer(model, pad)
+        build = Writer(model, pad)
         value = picture
         for axis, size in ((2, height), (3, width)):
             index = np.pad(np.arange(size), (int(before[axis]), int(after[axis])), mode="reflect")
@@ -160,17 +161,17 @@ def write_upsampled_convolution_as_transposed(model: ir.Model) -> int:
     for convolution in nodes_of(model, "Conv"):
         picture = convolution.inputs[0]
         weight = constant(convolution.inputs[1])
-        if picture is None or weight is None or weight.shape[2:] != (3, 3) or not _is_plain(convolution):
+        if picture is None or weight is None or weight.shape[2:] != (3, 3) or not is_plain(convolution):
             continue
         pads = list(convolution.attributes.get_ints("pads", [0, 0, 0, 0]))
         source, border = _before_pad(picture) if pads == [0, 0, 0, 0] else (picture, "zero")
         if source is None or (border == "zero" and pads != [1, 1, 1, 1]):
             continue
-        small = _before_doubling(source)
+        small = doubled_from(source)
         if small is None:
             continue
-        build = _Writer(model, convolution)
-        kernel = add_weight(model, f"{convolution.name}_doubled", _doubled_kernel(weight))
+        build = Writer(model, convolution)
+        kernel = build.weight("doubled", _doubled_kernel(weight))
         rest = [value for value in convolution.inputs[2:] if value is not None]
         crop = 1
         if border == "edge":
@@ -196,16 +197,6 @@ def _doubled_kernel(weight: NDArray[np.generic]) -> NDArray[np.generic]:
     return doubled.transpose(1, 0, 2, 3).astype(weight.dtype)
 
 
-def _is_plain(convolution: ir.Node) -> bool:
-    attributes = convolution.attributes
-    return (
-        attributes.get_int("group", 1) == 1
-        and list(attributes.get_ints("strides", [1, 1])) == [1, 1]
-        and list(attributes.get_ints("dilations", [1, 1])) == [1, 1]
-        and attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
-    )
-
-
 def _before_pad(value: ir.Value) -> tuple[ir.Value | None, str]:
     """What a reflection pad of 1 on height and width was given, and the border it amounts to on a doubled
     picture."""
@@ -219,77 +210,26 @@ def _before_pad(value: ir.Value) -> tuple[ir.Value | None, str]:
     return pad.inputs[0], "edge"
 
 
-def _before_doubling(value: ir.Value) -> ir.Value | None:
-    """What a nearest-neighbour Resize by exactly 2 was given."""
-    resize = value.producer()
-    if resize is None or resize.op_type != "Resize" or not only_use(value):
-        return None
-    if resize.attributes.get_string("mode", "nearest") != "nearest":
-        return None
-    source = resize.inputs[0]
-    scales = constant(resize.inputs[2]) if len(resize.inputs) > 2 else None
-    if scales is not None and scales.size:
-        return source if scales.tolist() == [1.0, 1.0, 2.0, 2.0] and _repeats(resize) else None
-    if source is None or source.shape is None or value.shape is None or not _repeats(resize):
-        return None
-    pairs = list(zip(source.shape, value.shape, strict=True))
-    doubled = [isinstance(a, int) and isinstance(b, int) and b == 2 * a for a, b in pairs[2:]]
-    return source if all(doubled) and len(pairs) == 4 else None
-
-
-def _repeats(resize: ir.Node) -> bool:
-    """Whether each pixel simply appears twice: so for these pairs of coordinates and rounding at a factor of
-    2."""
-    attributes = resize.attributes
-    coordinates = attributes.get_string("coordinate_transformation_mode", "half_pixel")
-    rounding = attributes.get_string("nearest_mode", "round_prefer_floor")
-    if coordinates == "asymmetric":
-        return rounding == "floor"
-    return coordinates in ("half_pixel", "pytorch_half_pixel") and rounding.startswith("round_prefer")
-
-
 def _is_all(value: ir.Value, number: float) -> bool:
     array = constant(value)
     return array is not None and bool(np.all(array == number))
 
 
-class _Writer:
-    """Writes nodes in front of one that they replace."""
+def _per_channel(build: Writer, vector: ir.Value) -> ir.Value:
+    """`[C]` of any float type as `[1, C, 1, 1] float32`."""
+    array = constant(vector)
+    if array is not None:
+        return build.weight("per_channel", array.astype(np.float32).reshape(1, -1, 1, 1))
+    return build("Reshape", [build("Cast", [vector], to=ir.DataType.FLOAT), build.integers(1, -1, 1, 1)])
 
-    def __init__(self, model: ir.Model, replaced: ir.Node) -> None:
-        self._model = model
-        self._replaced = replaced
-        self._count = 0
 
-    def __call__(self, op_type: str, inputs: list[ir.Value], **attributes: int | str | list[int]) -> ir.Value:
-        self._count += 1
-        name = f"{self._replaced.name or self._replaced.op_type}/{op_type}_{self._count}"
-        node = ir.node(op_type, inputs, attributes=attributes or None, name=name)
-        node.outputs[0].name = name
-        self._model.graph.insert_before(self._replaced, node)
-        return node.outputs[0]
-
-    def scalar(self, value: float) -> ir.Value:
-        return add_weight(self._model, "scalar", np.asarray([value], np.float32))
-
-    def integers(self, *values: int) -> ir.Value:
-        return add_weight(self._model, "integers", np.asarray(values, np.int64))
-
-    def per_channel(self, vector: ir.Value) -> ir.Value:
-        """`[C]` of any float type as `[1, C, 1, 1] float32`."""
-        array = constant(vector)
-        if array is not None:
-            return add_weight(self._model, "per_channel", array.astype(np.float32).reshape(1, -1, 1, 1))
-        return self("Reshape", [self("Cast", [vector], to=ir.DataType.FLOAT), self.integers(1, -1, 1, 1)])
-
-    def finish(self, value: ir.Value) -> None:
-        """The value takes the replaced node's place."""
-        replace_value(self._replaced.outputs[0], value)
-        self._model.graph.remove(self._replaced, safe=True)
+def _scalar(build: Writer, value: float) -> ir.Value:
+    return build.weight("scalar", np.asarray([value], np.float32))
 
 
 PASSES: dict[str, Pass] = {
     "upsampled convolutions as transposed ones": write_upsampled_convolution_as_transposed,
+    "upsampled convolutions as phases": write_upsampling_as_phases,
     "norms in NHWC": write_norms_in_nhwc,
     "reflection as gather": write_reflection_as_gather,
 }

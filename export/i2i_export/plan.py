@@ -1,0 +1,243 @@
+"""A portable engine becomes a TensorRT plan with its sidecar: `plan_from_onnx`.
+
+Needs the ONNX file and TensorRT, neither torch nor triton, because a board has neither. A TensorRT for RTX
+plan is built for any supported GPU on any machine; a TensorRT plan for the GPU at hand alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import onnx.inliner
+from rich.console import Console
+
+from i2i_export.enginefile import atomic_file, read_engine
+from i2i_export.errors import ExportError
+from i2i_export.plan_build import (
+    BuildBar,
+    FrameProfile,
+    PlanBuilder,
+    pinned_to_size,
+    plan_name,
+    profile_from_policy,
+    supported_architectures,
+)
+from i2i_export.plan_rewrites import PASSES, rewritten, smallest_rewrite
+from i2i_export.plugin import compile_kernels, plugin_records, register_plugins, why_no_plugins
+from i2i_export.plugin_network import network_with_plugins
+from i2i_export.structure import PlanStructure, structure_from_plan
+from i2i_runtime.cuda import DeviceFacts, find_device_facts
+from i2i_runtime.engines.tensorrt import time_plan_ms
+from i2i_runtime.metadata import EngineMetadata
+from i2i_runtime.plan_manifest import (
+    TENSORRT_RTX,
+    Candidate,
+    PlanManifest,
+    PluginRecord,
+    sha256_of,
+    sidecar_path,
+)
+from i2i_runtime.tensorrt_api import TensorRT, load_tensorrt, version_of
+
+Target = Literal["tensorrt", "tensorrt-rtx"]
+PluginChoice = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One way to hand the network to TensorRT."""
+
+    name: str
+    model: onnx.ModelProto
+    rewrites: tuple[str, ...] = ()
+    plugins: tuple[PluginRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Built:
+    form: _Form
+    plan: bytes
+    build_s: float
+    candidate: Candidate
+
+
+def plan_from_onnx(
+    engine_path: Path,
+    out: Path | None = None,
+    *,
+    target: Target = "tensorrt",
+    arch: str | Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    plugins: PluginChoice = "auto",
+    kernel_pack: Path | None = None,
+    timing_cache: Path | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Builds the plan of an engine file and returns its path.
+
+    `out` is a folder or a `.plan` file, the engine's own folder if None; in a folder the file name carries
+    size, precision, flavour, version and architecture. `arch` names one GPU architecture (`sm_89`) or
+    several, the GPU at hand if None. `size` (height, width) pins a dynamic engine to one size. `plugins`
+    `auto` builds with and without the fused kernels, times both on the GPU and keeps the faster; their
+    kernels come out of the folder `kernel_pack`, or are compiled if None. Nothing is left behind by a failed
+    build. Raises ExportError, and EngineError where TensorRT or the driver is missing.
+    """
+    engine = read_engine(engine_path)
+    trt = load_tensorrt(target)
+    facts = find_device_facts()
+    architectures = _architectures(trt, target, arch, facts)
+    profile = profile_from_policy(engine.metadata.size, size)
+    obstacle = why_no_plugins(target, trt.__version__)
+    if plugins == "on" and obstacle:
+        raise ExportError(f"--plugins on is not possible ({obstacle}): build with --plugins auto or off.")
+    model = engine.to_proto()
+    with BuildBar(console) as bar:
+        builder = PlanBuilder(trt, target, architectures, timing_cache=timing_cache, bar=bar)
+        if target == TENSORRT_RTX:
+            forms = [_smallest(builder, _portable(model, profile), profile, str(engine_path))]
+        else:
+            choice = "off" if obstacle else plugins
+            forms = _forms_to_time(model, profile, architectures[0], choice, kernel_pack)
+        built = [_build(builder, form, profile, str(engine_path)) for form in forms]
+    if len(built) > 1:
+        built = [_timed(trt, target, one, engine.metadata, profile) for one in built]
+    best = min(built, key=lambda one: one.candidate.latency_ms or 0.0)
+    candidates = [replace(one.candidate, kept=one is best) for one in built]
+    if plugins == "auto" and obstacle:
+        candidates.append(Candidate("plugins", kept=False, note=obstacle))
+    manifest = PlanManifest(
+        flavour=target,
+        tensorrt_version=trt.__version__,
+        architectures=architectures,
+        onnx_file=engine_path.name,
+        onnx_sha256=sha256_of(engine_path.read_bytes()),
+        plan_sha256=sha256_of(best.plan),
+        gpu=facts.name if facts else "",
+        driver=facts.driver if facts else "",
+        builder_flags=builder.network_flags,
+        rewrites=best.form.rewrites,
+        plugins=best.form.plugins,
+        candidates=tuple(candidates),
+        build_s=round(best.build_s, 3),
+    )
+    metadata = replace(engine.metadata, size=profile.narrow(engine.metadata.size))
+    target_name = "+".join(architectures)
+    name = plan_name(engine_path.stem, profile, metadata.precision, target, version_of(trt), target_name)
+    return _write(_path(out, engine_path, name), best.plan, manifest, metadata)
+
+
+def _timed(
+    trt: TensorRT, target: Target, built: _Built, metadata: EngineMetadata, profile: FrameProfile
+) -> _Built:
+    """The same with its median latency at the usual size on the GPU at hand."""
+    latency_ms = time_plan_ms(trt, target, built.plan, metadata, *profile.usual)
+    return replace(built, candidate=replace(built.candidate, latency_ms=round(latency_ms, 4)))
+
+
+def _architectures(
+    trt: TensorRT, target: Target, arch: str | Sequence[str] | None, facts: DeviceFacts | None
+) -> tuple[str, ...]:
+    """The GPU architectures to build for. Raises ExportError where they cannot be had."""
+    asked = (arch,) if isinstance(arch, str) else tuple(arch or ())
+    here = facts.architecture if facts else None
+    if target == TENSORRT_RTX:
+        known = supported_architectures(trt)
+        wanted = asked or ((here,) if here else ())
+        if not wanted:
+            raise ExportError(
+                f"There is no GPU here to build for: name one with --arch, out of {', '.join(known)}."
+            )
+        if unknown := [name for name in wanted if name not in known]:
+            raise ExportError(
+                f"TensorRT for RTX {trt.__version__} does not know {unknown[0]}: choose --arch out of "
+                f"{', '.join(known)}, or build with --target tensorrt on that GPU."
+            )
+        return tuple(dict.fromkeys(wanted))
+    if here is None:
+        raise ExportError(
+            "TensorRT builds plans only on the GPU that will run them and there is none here: "
+            "run this command there, or build with --target tensorrt-rtx --arch sm_89."
+        )
+    if asked and asked != (here,):
+        raise ExportError(
+            f"TensorRT builds plans only for the GPU at hand, which is {here}, not {', '.join(asked)}: "
+            "leave out --arch, or run this command on that GPU."
+        )
+    return (here,)
+
+
+def _portable(model: onnx.ModelProto, profile: FrameProfile) -> onnx.ModelProto:
+    """Standard operators alone, and a fixed size where the profile has one."""
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return pinned_to_size(model, *profile.largest) if profile.is_fixed else model
+
+
+def _smallest(builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfile, origin: str) -> _Form:
+    """The rewrites whose counted launches or bytes fall; a dynamic network is counted at its usual size."""
+
+    def count(trial: onnx.ModelProto) -> PlanStructure | None:
+        fixed = FrameProfile(profile.usual, profile.usual, profile.usual)
+        return structure_from_plan(builder.build(pinned_to_size(trial, *profile.usual), fixed, origin=origin))
+
+    found = smallest_rewrite(model, count)
+    return _Form("rewritten" if found.kept else "plain", found.model, rewrites=found.kept)
+
+
+def _forms_to_time(
+    model: onnx.ModelProto, profile: FrameProfile, architecture: str, plugins: PluginChoice, pack: Path | None
+) -> list[_Form]:
+    """What full TensorRT shall try: as it is, rewritten, and with our kernels as plugins."""
+    portable = _portable(model, profile)
+    forms = []
+    if plugins != "on":
+        forms.append(_Form("plain", portable))
+        names = tuple(PASSES)
+        small = rewritten(portable, names)
+        if small is not None:
+            forms.append(_Form("rewritten", small, rewrites=names))
+    if plugins != "off":
+        network = network_with_plugins(portable)
+        if network is None and plugins == "on":
+            raise ExportError(
+                "--plugins on is not possible (no norm that our kernels do): use --plugins off."
+            )
+        if network is not None:
+            kernels = compile_kernels(network, architecture, pack)
+            register_plugins(kernels)
+            forms.append(_Form("plugins", network.model, plugins=plugin_records(kernels)))
+    return forms
+
+
+def _build(builder: PlanBuilder, form: _Form, profile: FrameProfile, origin: str) -> _Built:
+    start = time.perf_counter()
+    plan = builder.build(form.model, profile, origin=origin)
+    took = time.perf_counter() - start
+    structure = structure_from_plan(plan)
+    candidate = Candidate(
+        form=form.name,
+        kept=False,
+        launches=structure.launch_count if structure else None,
+        megabytes=round(structure.megabytes, 2) if structure else None,
+    )
+    return _Built(form, plan, took, candidate)
+
+
+def _path(out: Path | None, engine_path: Path, name: str) -> Path:
+    if out is not None and out.suffix == ".plan":
+        return out
+    return (out or engine_path.parent) / name
+
+
+def _write(path: Path, plan: bytes, manifest: PlanManifest, metadata: EngineMetadata) -> Path:
+    """Sidecar first: a sidecar alone harms nobody, and its hash tells a plan that is not its own."""
+    with atomic_file(sidecar_path(path)) as part:
+        part.write_text(manifest.to_json(metadata), encoding="utf-8")
+    with atomic_file(path) as part:
+        part.write_bytes(plan)
+    return path
