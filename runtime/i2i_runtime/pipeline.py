@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Condition, Thread, get_ident
 from typing import Literal, Protocol, TypeAlias
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from i2i_runtime.channel import Aborted, Channel, Turnstile
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError
+from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
 from i2i_runtime.meter import Curve, Histogram
 from i2i_runtime.sinks import Sink
@@ -67,7 +68,7 @@ class Progress:
 class Pipeline:
     """One job: everything that `source` gives, through `engine` and `stages`, to all of `sinks`.
 
-    The pipeline owns what it is given: `run` closes all of it. `size` is (width, height) that pictures are scaled to
+    `run` closes source, stages and sinks; the engine stays open, to be used again. `size` is (width, height) that pictures are scaled to
     before the engine, None leaves them. A frame older than `max_staleness_s` when its turn comes is dropped. A stage
     that is busy with one frame for longer than `stall_s` ends the job.
     """
@@ -106,6 +107,8 @@ class Pipeline:
         self.frames_in = 0
         self.frames_out = 0
         self.dropped_stale = 0
+        self.dropped_by_source = 0
+        self.overdue = 0
         self.age_ms = 0.0
         self.latencies = {
             name: Histogram() for name in ("read", "wait", "infer", "stages", "write", "added", "age")
@@ -114,9 +117,9 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        """Frames that entered and never reached the first sink."""
+        """Frames that were there and never reached the first sink."""
         first = self._queues[0].dropped if self._queues else 0
-        return self._inbox.dropped + self.dropped_stale + first
+        return self.dropped_by_source + self._inbox.dropped + self.dropped_stale + first
 
     @property
     def dropped_by_sink(self) -> dict[str, int]:
@@ -186,6 +189,7 @@ class Pipeline:
                 self._state.notify_all()
 
     def _read(self) -> None:
+        last_index: int | None = None
         while not self._stopping and (self._limit is None or self.frames_in < self._limit):
             with self._timed("read", "the source"):
                 frame = self._source.read()
@@ -197,6 +201,10 @@ class Pipeline:
                 frame = frame.with_pixels(
                     np.asarray(cv2.resize(frame.pixels, self._size, interpolation=how), np.uint8)
                 )
+            # A live source that overtakes itself shows it by a gap in its numbers.
+            if self._source.live and last_index is not None:
+                self.dropped_by_source += max(0, frame.index - last_index - 1)
+            last_index = frame.index
             self.frames_in += 1
             self._inbox.put(frame)
         self._inbox.close()
@@ -211,7 +219,9 @@ class Pipeline:
                 with self._timed("infer", "the engine"):
                     pixels = self._engine.infer(source.pixels, self._style)
                 self.latencies["wait"].add(waited_s * 1000)
-                delivery = Delivery(source.with_pixels(pixels), source, (time.monotonic() - began_s) * 1000)
+                infer_ms = (time.monotonic() - began_s) * 1000
+                translated = replace(source, pixels=pixels, extra={**source.extra, ENGINE_MS: infer_ms})
+                delivery = Delivery(translated, source, infer_ms)
             self._turnstile.wait(ticket)
             if delivery is None:
                 self.dropped_stale += 1
@@ -247,6 +257,8 @@ class Pipeline:
                 self.latencies["age"].add(age_ms)
                 self.latencies["added"].add(max(0.0, age_ms - delivery.infer_ms))
                 self.age_curve.add(self.elapsed_s, age_ms)
+                if self._max_staleness_s is not None and age_ms > self._max_staleness_s * 1000:
+                    self.overdue += 1
             with self._timed("write", f"the output {sink.name}"):
                 sink.write(delivery.translated, delivery.source)
         sink.finish()
@@ -333,6 +345,3 @@ class Pipeline:
             stage.close()
         for sink in self._sinks:
             sink.close()
-        if not any(thread.is_alive() for thread in threads):
-            # A back end that still computes must not be freed under its own feet; the process ends soon anyway.
-            self._engine.close()

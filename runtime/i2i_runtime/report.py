@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,18 @@ def describe(
     *,
     engine_path: Path,
     engine_sha256: str,
-    options: dict[str, Any],
-    notes: list[str],
     outcome: str,
+    input_name: str,
+    outputs: Sequence[str],
+    options: dict[str, Any],
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """The report of a job that has ended; times in milliseconds unless a name says otherwise."""
     return {
         "report_version": REPORT_VERSION,
         "outcome": outcome,
+        "input": input_name,
+        "outputs": list(outputs),
         "engine": {
             "file": str(engine_path),
             "sha256": engine_sha256,
@@ -58,7 +63,9 @@ def describe(
             "in": pipeline.frames_in,
             "out": pipeline.frames_out,
             "dropped": pipeline.dropped,
+            "dropped_by_source": pipeline.dropped_by_source,
             "dropped_stale": pipeline.dropped_stale,
+            "overdue": pipeline.overdue,
             "dropped_by_sink": pipeline.dropped_by_sink,
         },
         "policy": pipeline.policy,
@@ -67,7 +74,7 @@ def describe(
         "latency": {name: histogram.summary() for name, histogram in pipeline.latencies.items()},
         "age_over_time_s_ms": pipeline.age_curve.kept,
         "losses": list(pipeline.losses),
-        "notes": notes,
+        "notes": list(notes),
         "options": options,
         "machine": {
             "system": platform.platform(),

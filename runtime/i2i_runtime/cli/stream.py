@@ -4,42 +4,67 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.uri import redact
+
+if TYPE_CHECKING:
+    from i2i_runtime.job import Translation
+    from i2i_runtime.pipeline import Stage
+    from i2i_runtime.sinks import SinkOptions
+    from i2i_runtime.sources import Source
 
 INTERRUPTED = 130
+
+# What an unfinished output must have in common with the run that goes on with it.
+_SAME_JOB = (
+    "style",
+    "size",
+    "compare",
+    "hud",
+    "codec",
+    "crf",
+    "preset",
+    "encoder_option",
+    "limit",
+    "tonemap",
+    "rate",
+)
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Translates what a camera, clip, stream or folder shows.
+    """Translates what a camera, clip, stream or folder shows, live or into a file.
 
-    i2i-stream --engine day2night --camera 0
-    i2i-stream --engine day2night --input drive.mp4 --output night.mp4
-    i2i-stream verify drive.mp4 night.mp4
+    Live: `i2i-stream --engine day2night --camera 0`.
+
+    A file, with its sound and its times: `i2i-stream --engine day2night --input drive.mp4 --output night.mp4`.
+
+    Whether that file is whole: `i2i-stream verify drive.mp4 night.mp4`.
     """
 
     engine: Annotated[str, tyro.conf.arg(aliases=["-m"])]
     """Engine file (.onnx or .plan), or the name of one that ships."""
     input: Annotated[str | None, tyro.conf.arg(aliases=["-i"])] = None
-    """What to translate: a video, folder or quoted glob, replay:CLIP, rtsp://..., test://street, or a camera number."""
+    """A video, a folder of clips or pictures, a quoted glob, replay:CLIP, rtsp://..., test://street, or a camera."""
     camera: int | None = None
     """Camera number: the same as --input NUMBER."""
     output: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(aliases=["-o"])] = field(
         default_factory=list
     )
-    """Where to: a video file, a folder, display://0, null:, ... May be given several times."""
+    """A video file, a folder, display://0, mjpeg://@:8080, rtmp://..., null:. May be given several times."""
     style: str | None = None
     """A preset's name, numbers with commas, random:SEED, or a picture to take the style of."""
     size: str | None = None
     """WxH that pictures are scaled to; cameras and scenes deliver it."""
     policy: Literal["auto", "every-frame", "freshest", "no-clock"] = "auto"
-    """every-frame loses nothing, freshest never falls behind, no-clock does not wait for a replay's pace."""
+    """every-frame loses nothing; freshest never falls behind; no-clock does not wait for a replay's own pace."""
     max_staleness: float | None = None
     """Seconds after which a frame that still waits is dropped."""
     limit: int | None = None
@@ -52,10 +77,12 @@ class StreamOptions:
     """Processor threads of the engine."""
     compare: bool = False
     """Source and translated side by side."""
+    hud: bool = False
+    """Age of the picture, frames per second, drops and engine time, drawn into the picture."""
     tonemap: bool = False
     """Brings high dynamic range down to BT.709 instead of refusing it."""
     codec: str | None = None
-    """Video encoder, libx264 unless said."""
+    """Video encoder; libx264 (libvpx-vp9 for WebM) unless said."""
     crf: int | None = None
     """Quality of the encoder: lower is better and larger."""
     preset: str | None = None
@@ -70,110 +97,193 @@ class StreamOptions:
     """Throws an unfinished output away and begins anew."""
     report: Path | None = None
     """Writes counts, latencies and back end to this JSON file."""
+    stall: float = 60.0
+    """Seconds after which a source, engine or output that does not answer ends the job."""
+    json: bool = False
+    """Events as JSON, one per line, instead of the progress bar."""
     quiet: bool = False
-    """No progress bar and no closing lines."""
+    """Nothing but errors."""
 
 
 def main() -> None:
     """The command. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
-    arguments = sys.argv[1:]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = sys.argv[1:]
     try:
-        options = tyro.cli(StreamOptions, prog="i2i-stream", args=arguments)
+        if arguments[:1] == ["verify"]:
+            from i2i_runtime.verify import run_verify
+
+            sys.exit(run_verify(arguments[1:]))
+        options = tyro.cli(
+            StreamOptions, prog="i2i-stream", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+        )
         sys.exit(stream(options))
     except I2IError as error:
-        print(f"i2i-stream: {error}", file=sys.stderr)
+        _complain(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("i2i-stream: interrupted", file=sys.stderr)
+        _complain("interrupted")
         sys.exit(INTERRUPTED)
+    except MemoryError:
+        _complain("There is not enough memory for pictures of this size: add --size with a smaller one.")
+        sys.exit(1)
+    except Exception as error:
+        _complain(f"This is a bug in i2i-stream ({type(error).__name__}: {error}): please report it.")
+        sys.exit(1)
 
 
 def stream(options: StreamOptions) -> int:
-    """Does the job and returns the exit code. Raises I2IError and KeyboardInterrupt."""
-    from i2i_runtime.compare import SideBySide
+    """Does what the options say and returns the exit code. Raises I2IError and KeyboardInterrupt."""
+    from i2i_runtime.job import clips_of, translate, translate_folder
+    from i2i_runtime.progress import ProgressLine
+    from i2i_runtime.report import write_json
+    from i2i_runtime.sources import SourceOptions
+
+    input_text = _input(options)
+    size = _size(options.size)
+    if options.json:
+        from i2i_runtime.logs import open_log
+
+        open_log(as_json=True)
+    clips = clips_of(input_text)
+    outputs = options.output or ["display://0"]
+    if clips and (len(outputs) != 1 or Path(outputs[0]).suffix):
+        raise UsageError(f"{input_text} is a folder of clips: give one folder as --output.")
+    work = _translation(options, size)
+    sinks = _sink_options(options, work)
+    sources = SourceOptions(size=size, rate=options.rate, tonemap=options.tonemap)
+    record = _record(options)
+    metadata = work.engine.metadata
+    with ProgressLine(silent=options.quiet or options.json) as line:
+        line.say(
+            f"{metadata.name} ({metadata.direction}) runs on {work.engine.backend}: {work.engine.reason}"
+        )
+        if clips:
+            outcome = translate_folder(
+                clips,
+                Path(outputs[0]),
+                lambda clip, target: translate(
+                    work,
+                    f"file:{clip}",
+                    [f"file:{target}"],
+                    sources,
+                    _with_input(sinks, clip),
+                    line,
+                    None,
+                    record,
+                ),
+                line,
+                resume=options.resume,
+            )
+            if options.report is not None:
+                write_json(options.report, outcome.report)
+        else:
+            line.begin(redact(input_text))
+            outcome = translate(
+                work,
+                input_text,
+                outputs,
+                sources,
+                _with_input(sinks, input_text),
+                line,
+                options.report,
+                record,
+            )
+        line.say(outcome.sentence)
+    work.engine.close()
+    return outcome.exit_code
+
+
+def _translation(options: StreamOptions, size: tuple[int, int] | None) -> Translation:
     from i2i_runtime.engines import engine_path, open_engine
-    from i2i_runtime.pipeline import Pipeline
-    from i2i_runtime.report import describe, file_sha256, write_json
-    from i2i_runtime.sinks import SinkOptions, open_sink
-    from i2i_runtime.sources import SourceOptions, open_source
+    from i2i_runtime.job import Translation
+    from i2i_runtime.report import file_sha256
     from i2i_runtime.style import style_from_text
 
-    size = _size(options.size)
-    text = _input(options)
     path = engine_path(options.engine)
     engine = open_engine(path, options.backend, options.threads)
-    sha256 = file_sha256(path)
-    style = None if options.style is None else style_from_text(options.style, engine.metadata, path)
-    sink_options = SinkOptions(
+    return Translation(
+        engine=engine,
+        engine_path=path,
+        engine_sha256=file_sha256(path),
+        style=None if options.style is None else style_from_text(options.style, engine.metadata, path),
+        stages=lambda source: _stages(options, source),
+        policy=options.policy if options.policy in ("every-frame", "freshest") else None,
+        size=size,
+        limit=options.limit,
+        max_staleness_s=options.max_staleness,
+        stall_s=options.stall,
+    )
+
+
+def _stages(options: StreamOptions, source: Source) -> Sequence[Stage]:
+    stages: list[Stage] = []
+    if source.live:
+        from i2i_runtime.slate import CardStage
+
+        stages.append(CardStage())
+    if options.compare:
+        from i2i_runtime.compare import SideBySide
+
+        stages.append(SideBySide())
+    if options.hud:
+        from i2i_runtime.hud import Hud
+
+        stages.append(Hud())
+    return stages
+
+
+def _sink_options(options: StreamOptions, work: Translation) -> SinkOptions:
+    from i2i_runtime.sinks import SinkOptions
+
+    asked = {key: str(getattr(options, key)) for key in _SAME_JOB}
+    return SinkOptions(
         codec=options.codec,
         crf=options.crf,
         preset=options.preset,
         encoder=_encoder_options(options.encoder_option),
         rate=options.rate,
-        job=_job(options, text, sha256, engine.backend),
+        cut=options.limit is not None,
+        job={"engine": work.engine_sha256, "backend": work.engine.backend, **asked},
         resume=options.resume,
         restart=options.restart,
     )
-    source = open_source(text, SourceOptions(size=size, rate=options.rate, tonemap=options.tonemap))
-    sinks = [open_sink(output, sink_options) for output in options.output or ["display://0"]]
-    policy = (
-        options.policy
-        if options.policy in ("every-frame", "freshest")
-        else ("freshest" if source.live else "every-frame")
-    )
-    pipeline = Pipeline(
-        source,
-        engine,
-        sinks,
-        policy=policy,
-        stages=[SideBySide()] if options.compare else [],
-        style=style,
-        size=size,
-        limit=options.limit,
-        max_staleness_s=options.max_staleness,
-    )
-    outcome = "failed"
-    try:
-        pipeline.run()
-        outcome = "damaged input" if pipeline.losses else "done"
-    except KeyboardInterrupt:
-        outcome = "interrupted"
-        raise
-    finally:
-        if options.report is not None:
-            write_json(
-                options.report,
-                describe(
-                    pipeline,
-                    engine,
-                    engine_path=path,
-                    engine_sha256=sha256,
-                    options={},
-                    notes=[],
-                    outcome=outcome,
-                ),
-            )
-    return 1 if pipeline.losses else 0
+
+
+def _with_input(sinks: SinkOptions, source: Path | str) -> SinkOptions:
+    """The same with the input named, and its size and date where it is a file: a changed clip is another job."""
+    described = {"input": redact(str(source))}
+    path = Path(source)
+    if path.is_file():
+        status = path.stat()
+        described |= {"input_bytes": str(status.st_size), "input_modified_ns": str(status.st_mtime_ns)}
+    return replace(sinks, job={**described, **sinks.job})
+
+
+def _record(options: StreamOptions) -> dict[str, Any]:
+    record = asdict(options)
+    record["report"] = None if options.report is None else str(options.report)
+    record["input"] = None if options.input is None else redact(options.input)
+    record["output"] = [redact(output) for output in options.output]
+    return record
 
 
 def _input(options: StreamOptions) -> str:
+    if options.resume and options.restart:
+        raise UsageError("--resume goes on and --restart begins anew: give one of them.")
     if (options.input is None) == (options.camera is None):
         raise UsageError("Say what to translate with either --input or --camera.")
-    return options.input if options.input is not None else str(options.camera)
+    text = options.input if options.input is not None else str(options.camera)
+    # Without a clock, a replay is just its clip.
+    return text.removeprefix("replay:") if options.policy == "no-clock" else text
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     width, x, height = text.lower().partition("x")
-    if not (
-        x
-        and width.isdecimal()
-        and height.isdecimal()
-        and 0 < int(width) <= 65536
-        and 0 < int(height) <= 65536
-    ):
+    numbers = x and width.isdecimal() and height.isdecimal() and len(text) < 12
+    if not numbers or not (0 < int(width) <= 65536 and 0 < int(height) <= 65536):
         raise UsageError(f"--size {text} is no size: write WIDTHxHEIGHT, for example 1280x720.")
     return int(width), int(height)
 
@@ -188,20 +298,5 @@ def _encoder_options(pairs: list[str]) -> dict[str, str]:
     return options
 
 
-def _job(options: StreamOptions, text: str, engine_sha256: str, backend: str) -> dict[str, str]:
-    """What an unfinished output must have in common with the run that goes on with it."""
-    asked = {
-        key: str(getattr(options, key))
-        for key in (
-            "style",
-            "size",
-            "compare",
-            "codec",
-            "crf",
-            "preset",
-            "encoder_option",
-            "limit",
-            "tonemap",
-        )
-    }
-    return {"input": text, "engine": engine_sha256, "backend": backend, **asked}
+def _complain(sentence: str) -> None:
+    print(f"i2i-stream: {sentence}", file=sys.stderr)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from i2i_runtime.access import ServerOptions, open_access
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.uri import Uri, parse_uri
@@ -30,14 +31,29 @@ class Sink(Protocol):
         """Releases everything; safe to call twice, and after a failure."""
 
 
+@runtime_checkable
+class Resumable(Protocol):
+    """A sink that goes on with what an earlier run of the same job left; `done` frames of it are there already."""
+
+    done: int
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """A sink that has something to say once it is finished: what its format could not hold, one sentence each."""
+
+    notes: list[str]
+
+
 @dataclass(frozen=True)
 class SinkOptions:
     """What a user may say about any output.
 
     `codec`, `crf`, `preset` and `encoder` (option -> value, as the encoder names them) shape encoded video, None
-    leaves each to the default of its kind. `rate` is frames per second where the source states none. `job` describes
+    leaves each to the default of its kind. `rate` is frames per second where the source states none. `cut` ends
+    carried-over audio where the pictures end. `job` describes
     what is being done, so that an unfinished output is resumed by the same job alone; `resume` goes on with it,
-    `restart` throws it away.
+    `restart` throws it away. `server` guards outputs that are servers.
     """
 
     codec: str | None = None
@@ -45,9 +61,11 @@ class SinkOptions:
     preset: str | None = None
     encoder: dict[str, str] = field(default_factory=dict)
     rate: int | None = None
+    cut: bool = False
     job: dict[str, str] = field(default_factory=dict)
     resume: bool = False
     restart: bool = False
+    server: ServerOptions = field(default_factory=ServerOptions)
 
 
 def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
@@ -84,8 +102,29 @@ def _open_window(uri: Uri, options: SinkOptions) -> Sink:
     return WindowSink(uri.location)
 
 
+def _open_page(uri: Uri, options: SinkOptions) -> Sink:
+    from i2i_runtime.sinks.mjpeg import MjpegSink
+
+    return MjpegSink(open_access(uri.location, 8080, options.server))
+
+
+def _open_push(uri: Uri, options: SinkOptions) -> Sink:
+    from i2i_runtime.sinks.network import NetworkSink
+
+    return NetworkSink(uri.text, codec=options.codec or "libx264")
+
+
+def _open_virtual_camera(uri: Uri, options: SinkOptions) -> Sink:
+    from i2i_runtime.sinks.virtualcam import VirtualCameraSink
+
+    return VirtualCameraSink(uri.location)
+
+
 _OPENERS: dict[str, Callable[[Uri, SinkOptions], Sink]] = {
     "file": _open_path,
     "display": _open_window,
     "null": _open_null,
+    "mjpeg": _open_page,
+    "virtualcam": _open_virtual_camera,
+    **dict.fromkeys(("rtmp", "rtmps", "rtsp", "rtsps"), _open_push),
 }

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from i2i_runtime.errors import SinkError, UsageError
+from i2i_runtime.errors import UsageError
 
 _FILE = "journal.jsonl"
 
@@ -48,7 +48,7 @@ class Journal:
         self._append({"job": self._job})
 
     def resume(self) -> None:
-        """Takes up the segments of the same job; starts anew where there are none. Raises UsageError, SinkError."""
+        """Takes up the segments of the same job; starts anew where there are none. Raises UsageError, OSError."""
         if not self.folder.is_dir():
             self.begin()
             return
@@ -59,13 +59,14 @@ class Journal:
                 f"The unfinished {self._output} was begun with {changed}: "
                 "say the same again to resume it, or --restart to begin anew."
             )
-        for line in lines[1:]:
+        # The last segment is made again: it is the one that a failing disk may have torn, and at least one frame
+        # is then read, from which the sink learns what else the source holds.
+        for line in lines[1:-1]:
             segment = Segment(str(line["file"]), tuple(int(pts) for pts in line["pts"]))
             if not (self.folder / segment.file).is_file():
-                raise SinkError(
-                    f"The unfinished {self._output} lacks its segment {segment.file}: begin anew with --restart."
-                )
+                break
             self.segments.append(segment)
+        self._rewrite([{"job": self._job}, *map(asdict, self.segments)])
 
     def holds_frames(self) -> bool:
         """Whether an earlier job left closed segments that `begin` would throw away."""
@@ -80,7 +81,15 @@ class Journal:
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _append(self, line: dict[str, object]) -> None:
+    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
+        fresh = self.folder / f"{_FILE}.new"
+        with fresh.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(self.folder / _FILE)
+
+    def _append(self, line: dict[str, Any]) -> None:
         with (self.folder / _FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()

@@ -97,7 +97,7 @@ class VideoSink:
             if not self._journal.segments:
                 raise SinkError(f"Nothing was written to {self._path}, as the input gave no frame.")
             whole = self._journal.folder / f"whole{self._path.suffix}"
-            self.notes = assemble(self._journal, self._clip, whole)
+            self.notes = assemble(self._journal, self._clip, whole, whole=not self._options.cut)
             with whole.open("rb") as file:
                 os.fsync(file.fileno())
             whole.replace(self._path)

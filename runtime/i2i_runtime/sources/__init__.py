@@ -87,8 +87,28 @@ def _open_replay(uri: Uri, options: SourceOptions) -> Source:
 
 def _open_camera(uri: Uri, options: SourceOptions) -> Source:
     from i2i_runtime.sources.camera import CameraSource
+    from i2i_runtime.sources.reconnect import ReconnectingSource
 
-    return CameraSource(uri.location, options)
+    return ReconnectingSource(lambda: CameraSource(uri.location, options))
+
+
+def _open_csi(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.jetson import CsiSource
+    from i2i_runtime.sources.reconnect import ReconnectingSource
+
+    return ReconnectingSource(lambda: CsiSource(uri.location, options.size, options.rate))
+
+
+def _open_network(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.network import StreamTimeouts, open_network_source
+
+    return open_network_source(uri.text, timeouts=StreamTimeouts(options.timeout_s, options.timeout_s / 2))
+
+
+def _open_screen(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.screen import ScreenSource
+
+    return ScreenSource(uri.location, options.rate or 30)
 
 
 def _open_scene(uri: Uri, options: SourceOptions) -> Source:
@@ -102,5 +122,8 @@ _OPENERS: dict[str, Callable[[Uri, SourceOptions], Source]] = {
     "replay": _open_replay,
     "webcam": _open_camera,
     "v4l2": _open_camera,
+    "csi": _open_csi,
+    "screen": _open_screen,
+    **dict.fromkeys(("rtsp", "rtsps", "rtmp", "rtmps", "http", "https"), _open_network),
     "test": _open_scene,
 }

@@ -1,0 +1,191 @@
+"""One input through the engine to its outputs, from opening to report; and a folder of clips, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from i2i_runtime.engines import Engine
+from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.pipeline import Pipeline, Policy, Stage
+from i2i_runtime.progress import ProgressLine
+from i2i_runtime.report import describe, write_json
+from i2i_runtime.sinks import Remarking, Resumable, Sink, SinkOptions, open_sink
+from i2i_runtime.sources import Source, SourceOptions, open_source
+from i2i_runtime.uri import parse_uri, redact
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What is done to frames, the same for every input: the engine and what stands around it."""
+
+    engine: Engine
+    engine_path: Path
+    engine_sha256: str
+    style: NDArray[np.float32] | None
+    stages: Callable[[Source], Sequence[Stage]]
+    policy: Policy | None
+    size: tuple[int, int] | None
+    limit: int | None
+    max_staleness_s: float | None
+    stall_s: float
+
+
+@dataclass
+class Outcome:
+    """How a job ended; `sentence` is for people, `report` is what goes into a file."""
+
+    exit_code: int
+    sentence: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def translate(
+    work: Translation,
+    input_text: str,
+    outputs: Sequence[str],
+    source_options: SourceOptions,
+    sink_options: SinkOptions,
+    line: ProgressLine,
+    report_path: Path | None,
+    record: dict[str, Any],
+) -> Outcome:
+    """Does one job and writes its report, whatever the end. Raises I2IError and KeyboardInterrupt."""
+    sinks = _open_sinks(outputs, sink_options)
+    try:
+        source = open_source(input_text, replace(source_options, skip=_done(sinks, sink_options)))
+    except BaseException:
+        for sink in sinks:
+            sink.close()
+        raise
+    pipeline = Pipeline(
+        source,
+        work.engine,
+        sinks,
+        policy=work.policy or ("freshest" if source.live else "every-frame"),
+        stages=work.stages(source),
+        style=work.style,
+        size=work.size,
+        limit=work.limit,
+        max_staleness_s=work.max_staleness_s,
+        stall_s=work.stall_s,
+    )
+    ended = "failed"
+    try:
+        pipeline.run(line.show)
+        ended = "damaged" if pipeline.losses else "done"
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        raise
+    finally:
+        notes = [note for sink in sinks if isinstance(sink, Remarking) for note in sink.notes]
+        report = describe(
+            pipeline,
+            work.engine,
+            engine_path=work.engine_path,
+            engine_sha256=work.engine_sha256,
+            outcome=ended,
+            input_name=redact(input_text),
+            outputs=[redact(output) for output in outputs],
+            options=record,
+            notes=notes,
+        )
+        if report_path is not None:
+            write_json(report_path, report)
+    return Outcome(1 if pipeline.losses else 0, _sentence(pipeline, outputs, notes), report)
+
+
+def _open_sinks(outputs: Sequence[str], options: SinkOptions) -> list[Sink]:
+    sinks: list[Sink] = []
+    try:
+        for output in outputs:
+            sinks.append(open_sink(output, options))
+    except BaseException:
+        for sink in sinks:
+            sink.close()
+        raise
+    return sinks
+
+
+def _done(sinks: Sequence[Sink], options: SinkOptions) -> int:
+    """How many frames a resumed job need not make again. Raises UsageError."""
+    if not options.resume:
+        return 0
+    resumable = [sink.done for sink in sinks if isinstance(sink, Resumable)]
+    if len(resumable) != 1:
+        raise UsageError("--resume goes on with exactly one video file: name that one as the only --output.")
+    return resumable[0]
+
+
+def _sentence(pipeline: Pipeline, outputs: Sequence[str], notes: Sequence[str]) -> str:
+    where = ", ".join(parse_uri(output).shown.removeprefix("file:") for output in outputs)
+    lines = [
+        f"{pipeline.frames_out} frames in {pipeline.elapsed_s:.1f} s ({pipeline.fps:.1f} new frames per second), "
+        f"{pipeline.dropped} dropped, written to {where}"
+    ]
+    if pipeline.overdue:
+        lines.append(f"{pipeline.overdue} frames were shown older than --max-staleness allows")
+    lines += list(notes)
+    lines += [f"lost: {loss}" for loss in pipeline.losses]
+    return "\n".join(lines)
+
+
+def clips_of(location: str) -> list[Path]:
+    """The video files of a folder that holds clips and no pictures, in the order of their names; else none."""
+    from i2i_runtime.sinks.video import SUFFIXES
+    from i2i_runtime.sources.pictures import picture_paths
+
+    folder = Path(location)
+    if not folder.is_dir() or picture_paths(location):
+        return []
+    known = {*SUFFIXES, ".avi", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+
+
+def translate_folder(
+    clips: Sequence[Path],
+    folder: Path,
+    one: Callable[[Path, Path], Outcome],
+    line: ProgressLine,
+    *,
+    resume: bool,
+) -> Outcome:
+    """`one` for every clip, into `folder` under the clip's name; a clip that fails does not stop the others.
+
+    With `resume`, clips whose output is whole are passed over. Raises KeyboardInterrupt.
+    """
+    failures: list[str] = []
+    reports: list[dict[str, Any]] = []
+    for number, clip in enumerate(clips, 1):
+        target = _target(folder, clip)
+        if resume and target.exists() and not target.with_name(f".{target.name}.unfinished").exists():
+            line.say(f"{number}/{len(clips)} {clip.name}: done before")
+            continue
+        line.begin(f"{number}/{len(clips)} {clip.name}")
+        try:
+            outcome = one(clip, target)
+        except I2IError as error:
+            failures.append(f"{clip.name}: {error}")
+            reports.append({"input": str(clip), "outcome": "failed", "error": str(error)})
+        else:
+            reports.append(outcome.report)
+            line.say(f"{number}/{len(clips)} {clip.name}: {outcome.sentence}")
+            if outcome.exit_code != 0:
+                failures.append(f"{clip.name}: damaged, {len(outcome.report['losses'])} losses")
+    whole = len(clips) - len(failures)
+    sentence = "\n".join(
+        [f"{whole} of {len(clips)} clips are whole", *(f"failed: {text}" for text in failures)]
+    )
+    return Outcome(1 if failures else 0, sentence, {"clips": reports, "failures": failures})
+
+
+def _target(folder: Path, clip: Path) -> Path:
+    """A clip's output: under its own name where that container is written to, else as MP4."""
+    from i2i_runtime.sinks.video import SUFFIXES
+
+    return folder / (clip.name if clip.suffix.lower() in SUFFIXES else f"{clip.stem}.mp4")

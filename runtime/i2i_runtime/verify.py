@@ -1,0 +1,231 @@
+"""Whether a translated file is whole: the same frames at the same times, the same sound, tags and colour as its source.
+
+Everything but the pictures themselves is compared: what `i2i-stream verify IN OUT` prints, and writes as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import av
+import av.error
+import tyro
+
+from i2i_runtime.errors import SourceError
+
+# Written by the container itself, so never the same.
+_OWN_TAGS = {
+    "encoder",
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "handler_name",
+    "vendor_id",
+    "duration",
+}
+_OWN_TAGS |= {"creation_time", "number_of_frames", "number_of_bytes", "bps"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing compared; `source` and `output` say what each file has."""
+
+    name: str
+    agrees: bool
+    source: str
+    output: str
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Compares a translated video with its source in all but the pictures; exit 1 where they disagree."""
+
+    source: Annotated[Path, tyro.conf.Positional]
+    """The video that was translated."""
+    output: Annotated[Path, tyro.conf.Positional]
+    """What came out."""
+    report: Path | None = None
+    """Writes the checks to this JSON file."""
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Another stream than the pictures: its packets' times and a digest of their bytes."""
+
+    kind: str
+    codec: str
+    times: tuple[Fraction, ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Film:
+    """What of a file is compared."""
+
+    tick: Fraction
+    times: tuple[Fraction, ...]
+    size: tuple[int, int]
+    rotation: int
+    sample_aspect: Fraction
+    depth: int
+    colour: dict[str, int]
+    others: tuple[_Stream, ...]
+    attachments: tuple[str, ...]
+    chapters: tuple[tuple[Fraction, Fraction, str], ...]
+    tags: dict[str, str]
+    damage: int
+
+
+def run_verify(arguments: Sequence[str]) -> int:
+    """The sub-command. Raises SourceError."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from i2i_runtime.report import write_json
+
+    options = tyro.cli(VerifyOptions, prog="i2i-stream verify", args=list(arguments))
+    checks = compare_files(options.source, options.output)
+    whole = all(check.agrees for check in checks)
+    table = Table(
+        "", "what", "source", "output", title=f"{options.output} {'is whole' if whole else 'is NOT whole'}"
+    )
+    for check in checks:
+        table.add_row("ok" if check.agrees else "NO", check.name, check.source, check.output)
+    Console().print(table)
+    if options.report is not None:
+        write_json(options.report, {"whole": whole, "checks": [asdict(check) for check in checks]})
+    return 0 if whole else 1
+
+
+def compare_files(source: Path, output: Path) -> list[Check]:
+    """All checks, in a fixed order. Times agree within half a tick of the coarser time base. Raises SourceError."""
+    before, after = _read(source), _read(output)
+    tick = max(before.tick, after.tick)
+    checks = [
+        _same("frames", len(before.times), len(after.times)),
+        _times("times of frames", before.times, after.times, tick),
+        _same("size", before.size, after.size),
+        _same("rotation", before.rotation, after.rotation),
+        _same("shape of pixels", before.sample_aspect, after.sample_aspect),
+        _same("bits per sample", before.depth, after.depth),
+    ]
+    checks += [_same(name, before.colour[name], after.colour[name]) for name in before.colour]
+    for kind in ("audio", "subtitle", "data", "video"):
+        had, has = ([s for s in film.others if s.kind == kind] for film in (before, after))
+        checks.append(_same(f"{kind} streams", [s.codec for s in had], [s.codec for s in has]))
+        for number, (old, new) in enumerate(zip(had, has, strict=False)):
+            checks.append(_same(f"{kind} {number} bytes", old.sha256[:12], new.sha256[:12]))
+            checks.append(_times(f"{kind} {number} times", old.times, new.times, Fraction(1, 1000)))
+    checks.append(_same("attachments", before.attachments, after.attachments))
+    checks.append(_chapters(before, after))
+    lost = {key: value for key, value in before.tags.items() if after.tags.get(key) != value}
+    checks.append(Check("tags", not lost, _shown(lost or len(before.tags)), _shown(len(after.tags))))
+    checks.append(_same("undecodable packets", 0, after.damage))
+    return checks
+
+
+def _read(path: Path) -> _Film:
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise SourceError(f"{path} has no video stream, so there is nothing to verify.")
+            return _film(container)
+    except (av.error.FFmpegError, OSError) as error:
+        raise SourceError(
+            f"{path} cannot be read as a video ({getattr(error, 'strerror', error)})."
+        ) from error
+
+
+def _film(container: av.container.InputContainer) -> _Film:
+    pictures = container.streams.video[0]
+    pictures.thread_type = "AUTO"
+    times: list[Fraction] = []
+    rotation = damage = 0
+    frame_colour = (2, 0)
+    digests = {s.index: hashlib.sha256() for s in container.streams if s.codec_context is not None}
+    packet_times: dict[int, list[Fraction]] = {index: [] for index in digests}
+    for packet in container.demux():
+        if packet.stream.index == pictures.index:
+            try:
+                frames = [f for f in packet.decode() if isinstance(f, av.VideoFrame)]
+            except av.error.FFmpegError:
+                damage += 1
+                continue
+            for frame in frames:
+                times.append((frame.pts or 0) * (frame.time_base or Fraction(1)))
+                rotation, frame_colour = frame.rotation, (frame.colorspace, frame.color_range)
+        elif packet.size and packet.stream.index in digests:
+            digests[packet.stream.index].update(bytes(packet))
+            packet_times[packet.stream.index].append((packet.pts or 0) * packet.time_base)
+    context = pictures.codec_context
+    full = frame_colour[1] == 2 or (context.pix_fmt or "").startswith("yuvj")
+    return _Film(
+        tick=pictures.time_base or Fraction(1, 1000),
+        times=tuple(times),
+        size=(pictures.width, pictures.height),
+        rotation=rotation % 360,
+        sample_aspect=pictures.sample_aspect_ratio or Fraction(1),
+        depth=max((c.bits for c in context.format.components), default=8)
+        if context.format is not None
+        else 8,
+        colour={
+            "matrix": int(frame_colour[0]),
+            "full range": int(full),
+            "primaries": int(context.color_primaries),
+            "transfer": int(context.color_trc),
+        },
+        others=tuple(
+            _Stream(s.type, s.codec_context.name, tuple(packet_times[s.index]), digests[s.index].hexdigest())
+            for s in container.streams
+            if s.index in digests and s.index != pictures.index
+        ),
+        attachments=tuple(s.name or "" for s in container.streams if s.type == "attachment"),
+        chapters=tuple(_chapter(entry) for entry in container.chapters()),
+        tags={
+            key.lower(): value for key, value in container.metadata.items() if key.lower() not in _OWN_TAGS
+        },
+        damage=damage,
+    )
+
+
+def _chapter(entry: Any) -> tuple[Fraction, Fraction, str]:
+    base = entry["time_base"]
+    return entry["start"] * base, entry["end"] * base, entry["metadata"].get("title", "")
+
+
+def _same(name: str, before: object, after: object) -> Check:
+    return Check(name, before == after, _shown(before), _shown(after))
+
+
+def _times(name: str, before: Sequence[Fraction], after: Sequence[Fraction], tick: Fraction) -> Check:
+    off = [i for i, (a, b) in enumerate(zip(before, after, strict=False)) if abs(a - b) > tick / 2]
+    if off:
+        at = off[0]
+        shown = f"{len(off)} differ, the first is number {at}: {float(before[at]):.6f} s"
+        return Check(name, False, shown, f"{float(after[at]):.6f} s")
+    return Check(name, len(before) == len(after), _span(before), _span(after))
+
+
+def _chapters(before: _Film, after: _Film) -> Check:
+    agree = len(before.chapters) == len(after.chapters) and all(
+        abs(a[0] - b[0]) < Fraction(1, 500) and abs(a[1] - b[1]) < Fraction(1, 500) and a[2] == b[2]
+        for a, b in zip(before.chapters, after.chapters, strict=True)
+    )
+    return Check("chapters", agree, _shown(len(before.chapters)), _shown(len(after.chapters)))
+
+
+def _span(times: Sequence[Fraction]) -> str:
+    return f"{float(min(times)):.3f} to {float(max(times)):.3f} s" if times else "none"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={text}" for key, text in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(entry) for entry in value) or "none"
+    return str(value)
