@@ -1,7 +1,7 @@
 """One child process of the pack builder: compiles kernels for one GPU architecture, needs triton but no GPU.
 
-LLVM ends the process where an option is illegal for an architecture, so this never runs inside the builder. Reads a JSON list
-of jobs on stdin, writes `STEM.ptx`, `STEM.cubin` and `STEM.json` per job into the folder it is given.
+LLVM ends the process where an option is illegal for an architecture, so this never runs inside the builder. Reads a
+JSON list of jobs on stdin, writes `STEM.ptx`, `STEM.cubin` and `STEM.json` per job into the folder it is given.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def compile_job(job: dict[str, Any], arch: int, ptx_version: int, folder: Path) 
     source = ASTSource(function, signature, constexprs=constants, attrs=attributes)
     # Contraction is set here because its default differs between releases of Triton, and the numbers with it.
     options = {"num_warps": job["warps"], "ptx_version": ptx_version, "enable_fp_fusion": True}
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={**options, **job["options"]})
+    compiled = triton.compile(
+        source, target=GPUTarget("cuda", arch, 32), options={**options, **job["options"]}
+    )
     ptx = without_hidden_parameters(compiled.asm["ptx"], len(job["arguments"]))
     cubin, log = assembled(ptx, get_ptxas(arch).path, folder)
     stem = folder / job["stem"]
@@ -70,7 +72,9 @@ def without_hidden_parameters(ptx: str, wanted: int) -> str:
         raise ValueError("the compiled PTX has no entry")
     parameters = [p.strip() for p in entry.group(2).split(",\n")]
     if len(parameters) != wanted + HIDDEN_PARAMETERS:
-        raise ValueError(f"the entry has {len(parameters)} parameters, {wanted} and {HIDDEN_PARAMETERS} were expected")
+        raise ValueError(
+            f"the entry has {len(parameters)} parameters, {wanted} and {HIDDEN_PARAMETERS} were expected"
+        )
     for parameter in parameters[wanted:]:
         name = parameter.split()[-1]
         if f"[{name}" in ptx:

@@ -3,8 +3,9 @@
     python -m i2i_kernels.compile --out pack --arch 87 90
 
 writes per architecture `pack/sm_87/STEM.{ptx,cubin,json}`. PTX is lowered to an instruction-set version that the
-oldest supported driver takes and has Triton's hidden parameters removed, as TensorRT's ahead-of-time plugins need it; the
-cubin is assembled from that same text, for a launcher of one's own. Reading a pack needs neither torch nor triton.
+oldest supported driver takes and has Triton's hidden parameters removed, as TensorRT's ahead-of-time plugins need
+it; the cubin is assembled from that same text, for a launcher of one's own. Reading a pack needs neither torch nor
+triton.
 
 A plugin asks for one kernel:
 
@@ -34,7 +35,7 @@ import tyro
 from i2i_kernels.recipes import TRITON_TYPES, Argument, Op, Variant, default_entries, recipe
 
 PTX_VERSIONS = {75: 80, 80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 110: 90, 120: 87}
-"""PTX version per architecture: the lowest that the architecture and the code allow, since a driver takes older text."""
+"""PTX version per architecture: the lowest that it and the code allow, since a driver takes older text only."""
 
 
 class PackError(RuntimeError):

@@ -11,7 +11,7 @@ Activation = Literal["none", "relu", "leaky"]
 
 @dataclass(frozen=True)
 class Kind:
-    """`clamp` and `softmax` mix instance and layer norm per channel: by `clip(mix, 0, 1)`, or by softmax of two logits.
+    """`clamp` and `softmax` mix instance and layer norm per channel: by a clipped share, or by two logits.
 
     Raises ValueError where a field is out of range.
     """

@@ -1,20 +1,29 @@
-"""What the kernels need of the machine, and the sentence where it is not there."""
+"""What the kernels need of the machine and of their pictures, and the sentence where it is not there."""
 
 from __future__ import annotations
 
 import importlib.util
 
+import torch
 from torch import Tensor
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 """Looked up without importing it: a trainer on a CPU never pays for triton."""
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def kernels_fit(x: Tensor) -> bool:
+    """True where `impl=None` should take a kernel for the picture `[N, C, H, W]`."""
+    fits = x.is_cuda and HAS_TRITON and x.dtype in DTYPES
+    return fits and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def require_kernels(x: Tensor, impl: str) -> None:
     """Raises RuntimeError where `impl` cannot run on x's device."""
     if not HAS_TRITON:
         raise RuntimeError(
-            f"impl={impl!r} needs triton, which is not installed: pip install triton, or pass impl='reference'"
+            f"impl={impl!r} needs triton, which is missing: pip install triton, or pass impl='reference'"
         )
     if x.is_cuda:
         return
@@ -23,5 +32,21 @@ def require_kernels(x: Tensor, impl: str) -> None:
 
     if not knobs.runtime.interpret:
         raise RuntimeError(
-            f"impl={impl!r} needs a CUDA device and x lies on {x.device}: move x there, or pass impl='reference'"
+            f"impl={impl!r} needs a CUDA device, x lies on {x.device}: move x there, or pass impl='reference'"
+        )
+
+
+def require_kernel_input(picture: Tensor, name: str, impl: str) -> None:
+    """Raises RuntimeError, TypeError or ValueError where a kernel cannot read the picture `[N, C, H, W]`."""
+    require_kernels(picture, impl)
+    if picture.dtype not in DTYPES:
+        raise TypeError(f"the {impl} kernels take float16, bfloat16 or float32, {name} is {picture.dtype}")
+    if not picture.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(
+            f"{name} {list(picture.shape)} has strides {picture.stride()}, the {impl} kernels need channels-last: "
+            "call .contiguous(memory_format=torch.channels_last)"
+        )
+    if picture.shape[1:].numel() >= 2**31:
+        raise ValueError(
+            f"one sample of {name} {list(picture.shape)} has 2^31 elements or more, kernels count in int32"
         )

@@ -43,10 +43,16 @@ class Variant:
     """Channels per tile: 64, 32 or 16."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("dtype", get_args(Dtype)), ("affine", get_args(Affine)), ("block_c", (16, 32, 64))):
+        for name, allowed in (
+            ("dtype", get_args(Dtype)),
+            ("affine", get_args(Affine)),
+            ("block_c", (16, 32, 64)),
+        ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(str, allowed))
-                raise ValueError(f"{name} of a kernel is {getattr(self, name)!r}, it must be one of {choices}")
+                raise ValueError(
+                    f"{name} of a kernel is {getattr(self, name)!r}, it must be one of {choices}"
+                )
         if self.splits & (self.splits - 1) or not 0 <= self.splits <= 256:
             raise ValueError(f"splits is {self.splits}, it must be 0 or a power of two up to 256")
 
@@ -111,7 +117,9 @@ def _affine(variant: Variant) -> tuple[Argument, ...]:
     return tuple(Argument(name, "input", "float32", shape=shape) for name in ("weight_ptr", "bias_ptr"))
 
 
-def _with_optional(variant: Variant, *arguments: tuple[bool, Argument]) -> tuple[list[Argument], tuple[str, ...]]:
+def _with_optional(
+    variant: Variant, *arguments: tuple[bool, Argument]
+) -> tuple[list[Argument], tuple[str, ...]]:
     return [a for here, a in arguments if here], tuple(a.name for here, a in arguments if not here)
 
 
@@ -214,7 +222,9 @@ def _apply(variant: Variant) -> Recipe:
 
 def _slab(variant: Variant) -> Recipe:
     if variant.kind.family != "instance" or variant.kind.pad:
-        raise ValueError(f"norm_slab does the instance family without padding, it was asked for {variant.kind}")
+        raise ValueError(
+            f"norm_slab does the instance family without padding, it was asked for {variant.kind}"
+        )
     affine = [(variant.affine != "none", a) for a in _affine(variant)]
     residual = _picture("residual_ptr", "input", variant.dtype)
     present, absent = _with_optional(variant, *affine, (variant.residual, residual))

@@ -1,18 +1,17 @@
-"""Normalisation of pictures: instance, layer, and their mixes, with activation, residual and padding in one pass.
+"""Normalisation of pictures: instance, layer and their mixes, with activation, residual and padding in one pass.
 
-`norm` is the public function; the others name the members that the literature uses. `x` is
-`[N, C, H, W]` float16, bfloat16 or float32; the kernels need `torch.channels_last`, the reference takes any layout.
+`norm` is the public function; the others name the members that the literature uses. `x` is `[N, C, H, W]`
+float16, bfloat16 or float32; the kernels need `torch.channels_last`, the reference takes any layout.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from i2i_kernels.machine import HAS_TRITON, require_kernels
 from i2i_kernels.kind import Activation, Family, Kind
+from i2i_kernels.machine import kernels_fit, require_kernel_input
 from i2i_kernels.norm.reference import norm_reference
 
 __all__ = [
@@ -20,9 +19,9 @@ __all__ = [
     "Family",
     "Impl",
     "Kind",
+    "ada_iln",
     "adain",
     "adalin",
-    "ada_iln",
     "iln",
     "instance_norm",
     "layer_norm",
@@ -36,8 +35,6 @@ Impl = Literal["reference", "split", "slab"]
 SLAB_PIXELS = 4096
 """Largest map that one program holds in registers."""
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
 
 def norm(
     x: Tensor,
@@ -49,22 +46,22 @@ def norm(
     residual: Tensor | None = None,
     impl: Impl | None = None,
 ) -> Tensor:
-    """`pad(act(weight * normalised(x) + bias) + residual_scale * residual)` -> `[N, C, H + 2 pad, W + 2 pad]`, x's dtype.
+    """`pad(act(weight * normalised(x) + bias) + residual_scale * residual)`, `[N, C, H + 2 pad, W + 2 pad]`.
 
     weight, bias: `[C]`, or `[N, C]` (one per sample), or None. mix: `[C]` for a clamp kind, `[2, C]` (logits of
-    instance, layer) for a softmax kind. residual: like x.
+    instance, layer) for a softmax kind. residual: like x. The result has x's dtype.
 
     impl: None picks by device: the kernels on a CUDA device where triton is installed and x is channels-last,
-    plain torch elsewhere. `split` (two or three launches) and `slab` (one launch, instance family, H x W up to 4096,
-    no padding) are the kernels, `reference` plain torch. The kernels differentiate once; where a second
+    plain torch elsewhere. `split` (two or three launches) and `slab` (one launch, instance family, H x W up to
+    4096, no padding) are the kernels, `reference` plain torch. The kernels differentiate once; where a second
     derivative is needed (a gradient penalty through a norm), take `reference`.
 
-    Raises ValueError or TypeError where the arguments do not fit each other, RuntimeError where an explicit `impl`
-    cannot be served.
+    Raises ValueError or TypeError where the arguments do not fit each other, RuntimeError where an explicit
+    `impl` cannot be served.
     """
     _check(x, kind, weight, bias, mix, residual)
     if impl is None:
-        impl = "split" if x.is_cuda and _kernels_fit(x) else "reference"
+        impl = "split" if kernels_fit(x) else "reference"
     if impl == "reference":
         return norm_reference(x, kind, weight, bias, mix, residual)
     if impl not in ("split", "slab"):
@@ -90,7 +87,7 @@ def instance_norm(
     pad: int = 0,
     impl: Impl | None = None,
 ) -> Tensor:
-    """Instance norm (Ulyanov 2016) without running statistics; biased variance, weight and bias `[C]` or None."""
+    """Instance norm (Ulyanov 2016), no running statistics; biased variance, weight and bias `[C]` or None."""
     kind = Kind("instance", False, eps, True, activation, slope, residual_scale, pad)
     return norm(x, kind, weight=weight, bias=bias, residual=residual, impl=impl)
 
@@ -108,7 +105,7 @@ def adain(
     pad: int = 0,
     impl: Impl | None = None,
 ) -> Tensor:
-    """Adaptive instance norm (Huang 2017): weight and bias `[N, C]` from the style; no one is added to the weight."""
+    """Adaptive instance norm (Huang 2017): weight and bias `[N, C]` from the style, the weight as it is."""
     kind = Kind("instance", False, eps, True, activation, slope, residual_scale, pad)
     return norm(x, kind, weight=weight, bias=bias, residual=residual, impl=impl)
 
@@ -222,7 +219,7 @@ def _check(
     if (None if mix is None else tuple(mix.shape)) != wanted:
         given = "None" if mix is None else list(mix.shape)
         raise ValueError(
-            f"mix is {given}, a {kind.family} norm of {c} channels takes {None if wanted is None else list(wanted)}"
+            f"mix is {given}, a {kind.family} norm of {c} channels takes {wanted and list(wanted)}"
         )
     if residual is not None and residual.shape != x.shape:
         raise ValueError(f"residual is {list(residual.shape)} and x is {list(x.shape)}, they must agree")
@@ -232,21 +229,13 @@ def _check(
 
 
 def _check_kernel(x: Tensor, kind: Kind, residual: Tensor | None, impl: Impl) -> None:
-    require_kernels(x, impl)
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"the {impl} kernels take float16, bfloat16 or float32, x is {x.dtype}")
-    if residual is not None and residual.dtype != x.dtype:
-        raise TypeError(f"residual is {residual.dtype} and x is {x.dtype}, the {impl} kernels need one dtype")
-    for name, picture in (("x", x), ("residual", residual)):
-        if picture is not None and not picture.is_contiguous(memory_format=torch.channels_last):
-            raise ValueError(
-                f"{name} has strides {picture.stride()} for shape {list(picture.shape)}, the {impl} kernels need "
-                "channels-last: call .contiguous(memory_format=torch.channels_last)"
+    require_kernel_input(x, "x", impl)
+    if residual is not None:
+        require_kernel_input(residual, "residual", impl)
+        if residual.dtype != x.dtype:
+            raise TypeError(
+                f"residual is {residual.dtype} and x is {x.dtype}, the {impl} kernels need one dtype"
             )
-    if x.shape[1] * (x.shape[2] + 2 * kind.pad) * (x.shape[3] + 2 * kind.pad) >= 2**31:
-        raise ValueError(
-            f"one sample of x {list(x.shape)} has 2^31 elements or more, the {impl} kernels count in int32"
-        )
     if impl == "slab":
         if kind.family != "instance" or kind.pad:
             raise ValueError(
@@ -256,7 +245,3 @@ def _check_kernel(x: Tensor, kind: Kind, residual: Tensor | None, impl: Impl) ->
             raise ValueError(
                 f"the slab kernel holds maps of up to {SLAB_PIXELS} pixels, x is {list(x.shape)}"
             )
-
-
-def _kernels_fit(x: Tensor) -> bool:
-    return HAS_TRITON and x.dtype in _DTYPES and x.is_contiguous(memory_format=torch.channels_last)

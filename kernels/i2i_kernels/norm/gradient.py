@@ -1,9 +1,12 @@
 """The normalisation family backward, NHWC: reduce, finish, and the gradient of x.
 
-With `z = scale * (x - mean) + offset` and `dz = act'(z) * dy`, every gradient follows from two sums per (sample, channel),
-`s1 = sum(dz)` and `s2 = sum(dz * (x - mean))`; the gradient of x is `scale * dz + slope * (x - mean) + level`.
+With `z = scale * (x - mean) + offset` and `dz = act'(z) * dy`, every gradient follows from two sums per
+(sample, channel), `s1 = sum(dz)` and `s2 = sum(dz * (x - mean))`; the gradient of x is
+`scale * dz + slope * (x - mean) + level`.
 """
-# mypy: ignore-errors  (the bodies are Triton's language, not Python's)
+# The bodies are Triton's language, not Python's: untyped, and a branch on a constant is a statement.
+# mypy: ignore-errors
+# ruff: noqa: RET505, SIM108
 
 from __future__ import annotations
 
@@ -171,7 +174,7 @@ def finish_kernel(
             k = first + tl.arange(0, BLOCK_C)
             in_k = k < C
             k_s1, k_s2 = summed(sums_ptr, n, k, in_k, C, SUM_SPLITS)
-            k_mean, k_second = merged_channel(partials_ptr, n, k, in_k, C, HW, SPLITS)
+            k_mean, _ = merged_channel(partials_ptr, n, k, in_k, C, HW, SPLITS)
             k_share = instance_share(mix_ptr, k, in_k, C, FAMILY)
             h = tl.where(in_k, parameter(weight_ptr, n, k, in_k, C, 1.0, PER_SAMPLE) * (1.0 - k_share), 0.0)
             t1 += tl.sum(h * k_s1, 0)

@@ -1,13 +1,15 @@
-"""The normalisation family forward, NHWC: split statistics, coefficients, apply, and the slab that does all at once.
+"""The normalisation family forward, NHWC: split statistics, coefficients, apply, and the slab that does all.
 
-Every kernel takes input pointers, then int32 arguments, then output pointers, then compile-time constants: the order
-in which TensorRT's ahead-of-time plugins pass them. A pointer that is None is compiled out. Accumulation is
+Every kernel takes input pointers, then int32 arguments, then output pointers, then compile-time constants: the
+order in which TensorRT's ahead-of-time plugins pass them. A pointer that is None is compiled out. Accumulation is
 float32 by Welford's tile means and Chan's merge, never as E[x^2] - E[x]^2.
 
 Within one (sample, channel) every member of the family is `act(scale * (x - mean) + offset)`.
 """
 
-# mypy: ignore-errors  (the bodies are Triton's language, not Python's)
+# The bodies are Triton's language, not Python's: untyped, and a branch on a constant is a statement.
+# mypy: ignore-errors
+# ruff: noqa: RET505, SIM108
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ import triton.language as tl
 
 @triton.jit
 def merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS: tl.constexpr):
-    """Mean and centred second moment of channels `c` of sample `n` from `[N, SPLITS, 2, C]` (Chan's formula)."""
+    """Mean and centred second moment of channels `c` of sample `n` from the partials (Chan's formula)."""
     split = tl.arange(0, SPLITS)
     rows = tl.cdiv(HW, SPLITS)
     count = tl.minimum(tl.maximum(HW - split * rows, 0), rows).to(tl.float32)[:, None]
@@ -161,7 +163,7 @@ def coefficients_kernel(
     SPLITS: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Grid: channel blocks, N. Layer families merge every channel in every program: S x C floats, from cache."""
+    """Grid: channel blocks, N. Layer families merge every channel in every program, out of the cache."""
     n = tl.program_id(1).to(tl.int64)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     in_c = c < C
@@ -186,7 +188,7 @@ def coefficients_kernel(
 @triton.jit
 def apply_kernel(
     x_ptr,  # [N, H, W, C]
-    moments_ptr,  # SPLITS > 0: partials [N, SPLITS, 2, C], merged here (instance family); else coefficients [N, 3, C]
+    moments_ptr,  # SPLITS > 0: partials [N, SPLITS, 2, C] of the instance family; 0: coefficients [N, 3, C]
     weight_ptr,  # [C] or [N, C], or None; only with partials
     bias_ptr,
     residual_ptr,  # [N, H, W, C], or None

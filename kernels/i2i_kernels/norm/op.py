@@ -1,4 +1,4 @@
-"""The norm kernels as torch operators: `i2i::norm` and its gradient, with a CPU implementation, shapes and autograd.
+"""The norm kernels as torch operators: `i2i::norm` and its gradient, with CPU implementation and autograd.
 
 Importing this module needs triton; the public function does so only when it is about to use a kernel.
 """
@@ -10,17 +10,15 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
-from i2i_kernels.norm import gradient, kernel
 from i2i_kernels.kind import Kind
+from i2i_kernels.launch import INTERPRETED, empty_picture, launch
+from i2i_kernels.norm import gradient, kernel
 from i2i_kernels.norm.reference import norm_reference, partials_reference
 
 MERGE_LIMIT = 32
 """With more splits than this, merging in every apply program costs more than one small launch."""
-
-INTERPRETED = not isinstance(kernel.stats_kernel, triton.JITFunction)
-"""True under Triton's interpreter, where the kernels run on CPU tensors."""
 
 
 def kind_fields(kind: Kind) -> tuple[str, bool, float, bool, str, float, float, int]:
@@ -34,7 +32,7 @@ def kind_from_fields(*fields: Any) -> Kind:
 
 
 def split_count(pixels: int) -> int:
-    """Runs of pixels per statistics pass: enough programs to fill a large GPU, few enough to merge cheaply."""
+    """Runs of pixels per statistics pass: enough to fill a large GPU, few enough to merge cheaply."""
     if pixels <= 1024:
         return 8
     return MERGE_LIMIT if pixels <= 128 * 128 else 128
@@ -64,15 +62,15 @@ def norm_op(
     n, c, h, w = x.shape
     block_c, block_hw = _blocks(c, 4096)
     partials = torch.empty((n, splits, 2, c), dtype=torch.float32, device=x.device)
-    _launch(kernel.stats_kernel, (splits, triton.cdiv(c, block_c), n))(
+    launch(kernel.stats_kernel, (splits, triton.cdiv(c, block_c), n))(
         x, c, h * w, partials, SPLITS=splits, BLOCK_HW=block_hw, BLOCK_C=block_c
     )
     merged = kind.family == "instance" and splits <= MERGE_LIMIT
-    moments = partials if merged else _coefficients(partials, kind, weight, bias, mix, h * w)
-    y = _empty_picture(x, h + 2 * kind.pad, w + 2 * kind.pad)
+    moments = partials if merged else coefficients_from_partials(partials, kind, weight, bias, mix, h * w)
+    y = empty_picture(x, h + 2 * kind.pad, w + 2 * kind.pad)
     pixels = y.shape[2] * y.shape[3]
     tiles = 1 if pixels <= 128 * 128 else 4
-    _launch(kernel.apply_kernel, (triton.cdiv(pixels, block_hw * tiles), triton.cdiv(c, block_c), n))(
+    launch(kernel.apply_kernel, (triton.cdiv(pixels, block_hw * tiles), triton.cdiv(c, block_c), n))(
         *(x, moments, weight if merged else None, bias if merged else None, residual, c, h, w, y),
         **_std(kind, weight, bias),
         **_tail(kind),
@@ -91,8 +89,8 @@ def _slab(
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     partials = torch.empty((n, 1, 2, c), dtype=torch.float32, device=x.device)
-    y = _empty_picture(x, h, w)
-    _launch(kernel.slab_kernel, (triton.cdiv(c, 8), n))(
+    y = empty_picture(x, h, w)
+    launch(kernel.slab_kernel, (triton.cdiv(c, 8), n))(
         *(x, weight, bias, residual, c, h, w, y, partials),
         **_std(kind, weight, bias),
         **_tail(kind),
@@ -136,22 +134,22 @@ def norm_backward_op(
     residual_scale: float,
     pad: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, of the residual (empty unless `fold_residual`), and `[N, 3, C] float32` of weight, bias, mix."""
+    """Gradients of x, the residual (empty unless `fold_residual`), and `[N, 3, C]` of weight, bias and mix."""
     kind = kind_from_fields(family, unbiased, eps, eps_inside, activation, slope, residual_scale, pad)
     n, c, h, w = x.shape
     dy = dy.contiguous(memory_format=torch.channels_last)
-    coefficients = _coefficients(partials, kind, weight, bias, mix, h * w)
+    coefficients = coefficients_from_partials(partials, kind, weight, bias, mix, h * w)
     block_c, block_hw = _blocks(c, 2048)
     splits = split_count(h * w)
     sums = torch.empty((n, splits, 2, c), dtype=torch.float32, device=x.device)
     tiles = {**_tail(kind), "PAD": kind.pad, "BLOCK_HW": block_hw, "BLOCK_C": block_c}
-    _launch(gradient.sums_kernel, (splits, triton.cdiv(c, block_c), n))(
+    launch(gradient.sums_kernel, (splits, triton.cdiv(c, block_c), n))(
         dy, x, coefficients, c, h, w, sums, SPLITS=splits, **tiles
     )
     lines = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
     grads = torch.empty((n, 3, c), dtype=torch.float32, device=x.device)
     small_c = min(32, block_c)
-    _launch(gradient.finish_kernel, (triton.cdiv(c, small_c), n))(
+    launch(gradient.finish_kernel, (triton.cdiv(c, small_c), n))(
         *(sums, partials, weight, mix, c, h * w, lines, grads),
         FAMILY=kind.family,
         **_std(kind, weight, bias),
@@ -159,9 +157,9 @@ def norm_backward_op(
         SPLITS=partials.shape[1],
         BLOCK_C=small_c,
     )
-    dx = _empty_picture(x, h, w)
-    d_residual = _empty_picture(x, h, w) if fold_residual else x.new_empty(0)
-    _launch(gradient.dx_kernel, (triton.cdiv(h * w, block_hw), triton.cdiv(c, block_c), n))(
+    dx = empty_picture(x, h, w)
+    d_residual = empty_picture(x, h, w) if fold_residual else x.new_empty(0)
+    launch(gradient.dx_kernel, (triton.cdiv(h * w, block_hw), triton.cdiv(c, block_c), n))(
         *(dy, x, coefficients, lines, c, h, w, dx, d_residual if fold_residual else None),
         RESIDUAL_SCALE=kind.residual_scale,
         **tiles,
@@ -234,11 +232,6 @@ if not INTERPRETED:
     norm_backward_op.register_kernel("cpu")(_norm_backward_cpu)
 
 
-def _launch(jit: Any, grid: tuple[int, ...]) -> Any:
-    # The tracer needs the wrapped kernel; the interpreter's stand-in cannot be wrapped.
-    return jit[grid] if INTERPRETED else wrap_triton(jit)[grid]
-
-
 def _blocks(channels: int, elements: int) -> tuple[int, int]:
     """Channels and pixels per tile."""
     block_c = min(64, max(16, triton.next_power_of_2(channels)))
@@ -259,21 +252,13 @@ def _tail(kind: Kind) -> dict[str, object]:
     return {"ACTIVATION": kind.activation, "SLOPE": kind.slope}
 
 
-def _empty_picture(like: Tensor, height: int, width: int) -> Tensor:
-    n, c = like.shape[:2]
-    memory_format = torch.channels_last
-    return torch.empty(
-        (n, c, height, width), dtype=like.dtype, device=like.device, memory_format=memory_format
-    )
-
-
-def _coefficients(
+def coefficients_from_partials(
     partials: Tensor, kind: Kind, weight: Tensor | None, bias: Tensor | None, mix: Tensor | None, pixels: int
 ) -> Tensor:
     n, splits, _, c = partials.shape
     block_c = min(32, _blocks(c, 4096)[0])
     coefficients = torch.empty((n, 3, c), dtype=torch.float32, device=partials.device)
-    _launch(kernel.coefficients_kernel, (triton.cdiv(c, block_c), n))(
+    launch(kernel.coefficients_kernel, (triton.cdiv(c, block_c), n))(
         *(partials, weight, bias, mix, c, pixels, coefficients),
         FAMILY=kind.family,
         **_std(kind, weight, bias),

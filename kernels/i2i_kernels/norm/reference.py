@@ -38,9 +38,9 @@ def norm_reference(
 
 
 def partials_reference(x: Tensor, splits: int) -> Tensor:
-    """Mean and centred second moment of each of `splits` runs of pixels: `[N, C, H, W]` -> `[N, splits, 2, C] float32`.
+    """Mean and centred second moment of each of `splits` runs of pixels, `[N, splits, 2, C] float32`.
 
-    A run past the end of the picture is empty and holds zeros.
+    x is `[N, C, H, W]`. A run past the end of the picture is empty and holds zeros.
     """
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2).float()
     count = pixels.shape[1]
@@ -71,12 +71,19 @@ def _normalised(x: Tensor, kind: Kind, mix: Tensor | None) -> Tensor:
 def _centred(x: Tensor, dims: tuple[int, ...], kind: Kind) -> Tensor:
     if kind.eps_inside and not kind.unbiased:
         # The library's own layers are the fastest plain torch has, on every device.
-        return (
-            F.instance_norm(x, eps=kind.eps) if len(dims) == 2 else F.layer_norm(x, x.shape[1:], eps=kind.eps)
-        )
+        return _instance_norm(x, kind.eps) if len(dims) == 2 else F.layer_norm(x, x.shape[1:], eps=kind.eps)
     var, mean = torch.var_mean(x, dims, correction=int(kind.unbiased), keepdim=True)
     scale = torch.rsqrt(var + kind.eps) if kind.eps_inside else 1 / (var.sqrt() + kind.eps)
     return (x - mean) * scale
+
+
+def _instance_norm(x: Tensor, eps: float) -> Tensor:
+    # With one sample and a channels-last gradient the CPU's instance_norm returns a wrong gradient (torch 2.13), and
+    # it always copies to NCHW. Batch norm over one sample is the same function without either. A graph that is being
+    # exported keeps the layer, which every engine knows.
+    if x.shape[0] == 1 and not torch.compiler.is_compiling():
+        return F.batch_norm(x, None, None, training=True, eps=eps)
+    return F.instance_norm(x, eps=eps)
 
 
 def _broadcast(parameter: Tensor) -> Tensor:

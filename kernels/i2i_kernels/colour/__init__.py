@@ -1,0 +1,147 @@
+"""Camera colours: RGB and NV12 bytes to pictures `[N, 3, H, W]` in [-1, 1], and back.
+
+Pictures are RGB, channels-last, float16, bfloat16 or float32. `impl` None picks the kernel on a CUDA device where
+triton is installed, plain torch elsewhere; an explicit `reference` or `triton` is obeyed or refused with RuntimeError.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from i2i_kernels.colour.reference import (
+    Coding,
+    Standard,
+    nv12_from_picture_reference,
+    picture_from_nv12_reference,
+    picture_from_rgb_reference,
+    rgb_from_picture_reference,
+)
+from i2i_kernels.machine import DTYPES, HAS_TRITON, require_kernel_input, require_kernels
+
+__all__ = [
+    "Coding",
+    "Standard",
+    "nv12_from_picture",
+    "picture_from_nv12",
+    "picture_from_rgb",
+    "rgb_from_picture",
+]
+
+Impl = Literal["reference", "triton"]
+
+
+def picture_from_rgb(
+    frame: Tensor, *, dtype: torch.dtype = torch.float16, impl: Impl | None = None
+) -> Tensor:
+    """`[N, H, W, 3] uint8` RGB, full range, contiguous -> `[N, 3, H, W]` of `dtype` in [-1, 1]: `byte / 127.5 - 1`.
+
+    Raises ValueError or TypeError where the frame does not fit.
+    """
+    _check_frame(frame, dtype)
+    if frame.dim() != 4 or frame.shape[3] != 3:
+        raise ValueError(f"an RGB frame is [N, H, W, 3], this one is {list(frame.shape)}")
+    if _picked(frame, impl) == "reference":
+        return picture_from_rgb_reference(frame, dtype)
+    from i2i_kernels.colour.op import picture_from_rgb_op
+
+    y: Tensor = picture_from_rgb_op(frame, dtype)
+    return y
+
+
+def rgb_from_picture(picture: Tensor, *, impl: Impl | None = None) -> Tensor:
+    """`[N, 3, H, W]` in [-1, 1] -> `[N, H, W, 3] uint8` RGB, full range; clamped, rounded to the nearest.
+
+    Raises ValueError or TypeError where the picture does not fit.
+    """
+    _check_picture(picture)
+    if _picked(picture, impl) == "reference":
+        return rgb_from_picture_reference(picture)
+    require_kernel_input(picture, "picture", "triton")
+    from i2i_kernels.colour.op import rgb_from_picture_op
+
+    frame: Tensor = rgb_from_picture_op(picture)
+    return frame
+
+
+def picture_from_nv12(
+    frame: Tensor,
+    width: int,
+    *,
+    coding: Coding | None = None,
+    dtype: torch.dtype = torch.float16,
+    impl: Impl | None = None,
+) -> Tensor:
+    """NV12 -> `[N, 3, H, width]` of `dtype` in [-1, 1].
+
+    frame: `[N, 3H/2, pitch] uint8`, H rows of luma, then H/2 rows of Cb Cr pairs, `width` bytes of each row used; H and
+    width even. coding: BT.709 limited unless given. Each pair colours its four pixels alike.
+
+    Raises ValueError or TypeError where frame and width do not fit.
+    """
+    _check_frame(frame, dtype)
+    if frame.dim() != 3 or frame.shape[1] % 3:
+        raise ValueError(f"an NV12 frame is [N, 3H/2, pitch], this one is {list(frame.shape)}")
+    if width % 2 or not 2 <= width <= frame.shape[2]:
+        raise ValueError(
+            f"width is {width}, it must be even and at most the pitch, which is {frame.shape[2]}"
+        )
+    coding = coding or Coding()
+    if _picked(frame, impl) == "reference":
+        return picture_from_nv12_reference(frame, width, coding, dtype)
+    from i2i_kernels.colour.op import picture_from_nv12_op
+
+    y: Tensor = picture_from_nv12_op(frame, width, coding.standard, coding.full_range, dtype)
+    return y
+
+
+def nv12_from_picture(
+    picture: Tensor, *, pitch: int | None = None, coding: Coding | None = None, impl: Impl | None = None
+) -> Tensor:
+    """`[N, 3, H, W]` in [-1, 1], H and W even -> NV12 `[N, 3H/2, pitch] uint8`, zeros past the width.
+
+    pitch: bytes per row, even, W unless given. Chroma is that of the mean of its four pixels.
+
+    Raises ValueError or TypeError where picture and pitch do not fit.
+    """
+    _check_picture(picture)
+    h, w = picture.shape[2:]
+    pitch = w if pitch is None else pitch
+    if h % 2 or w % 2:
+        raise ValueError(f"NV12 needs even sizes, the picture is {list(picture.shape)}")
+    if pitch % 2 or pitch < w:
+        raise ValueError(f"pitch is {pitch}, it must be even and at least the width, which is {w}")
+    coding = coding or Coding()
+    if _picked(picture, impl) == "reference":
+        return nv12_from_picture_reference(picture, pitch, coding)
+    require_kernel_input(picture, "picture", "triton")
+    from i2i_kernels.colour.op import nv12_from_picture_op
+
+    frame: Tensor = nv12_from_picture_op(picture, pitch, coding.standard, coding.full_range)
+    return frame
+
+
+def _picked(given: Tensor, impl: Impl | None) -> Impl:
+    if impl not in (None, "reference", "triton"):
+        raise ValueError(f"impl is {impl!r}, it must be None, reference or triton")
+    if impl == "triton":
+        require_kernels(given, impl)
+    return impl or ("triton" if given.is_cuda and HAS_TRITON else "reference")
+
+
+def _check_frame(frame: Tensor, dtype: torch.dtype) -> None:
+    if frame.dtype != torch.uint8:
+        raise TypeError(f"a camera frame is uint8, this one is {frame.dtype}")
+    if dtype not in DTYPES:
+        raise TypeError(f"pictures are float16, bfloat16 or float32, {dtype} was asked for")
+    if not frame.is_contiguous():
+        raise ValueError(f"the frame {list(frame.shape)} has strides {frame.stride()}, it must be contiguous")
+
+
+def _check_picture(picture: Tensor) -> None:
+    if picture.dim() != 4 or picture.shape[1] != 3:
+        raise ValueError(f"a picture is [N, 3, H, W], this one is {list(picture.shape)}")
+    if not picture.is_floating_point():
+        raise TypeError(f"a picture is floating point, this one is {picture.dtype}")

@@ -1,0 +1,88 @@
+"""The colour kernels as torch operators. Bytes have no gradient, so neither have these."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+from torch.library import triton_op
+
+from i2i_kernels.colour import kernel
+from i2i_kernels.colour.reference import (
+    Coding,
+    nv12_from_picture_reference,
+    picture_from_nv12_reference,
+    picture_from_rgb_reference,
+    rgb_from_picture_reference,
+)
+from i2i_kernels.launch import INTERPRETED, launch
+
+_BLOCK = 1024
+
+
+@triton_op("i2i::picture_from_rgb", mutates_args=())
+def picture_from_rgb_op(frame: Tensor, dtype: torch.dtype) -> Tensor:
+    picture = torch.empty(frame.shape, dtype=dtype, device=frame.device)
+    count = frame.numel()
+    launch(kernel.from_rgb_kernel, (triton.cdiv(count, _BLOCK),))(frame, count, picture, BLOCK=_BLOCK)
+    return picture.permute(0, 3, 1, 2)
+
+
+@triton_op("i2i::rgb_from_picture", mutates_args=())
+def rgb_from_picture_op(picture: Tensor) -> Tensor:
+    n, c, h, w = picture.shape
+    frame = torch.empty((n, h, w, c), dtype=torch.uint8, device=picture.device)
+    count = n * c * h * w
+    launch(kernel.to_rgb_kernel, (triton.cdiv(count, _BLOCK),))(picture, count, frame, BLOCK=_BLOCK)
+    return frame
+
+
+@triton_op("i2i::picture_from_nv12", mutates_args=())
+def picture_from_nv12_op(
+    frame: Tensor, width: int, standard: str, full_range: bool, dtype: torch.dtype
+) -> Tensor:
+    n, rows, pitch = frame.shape
+    height = rows * 2 // 3
+    picture = torch.empty((n, height, width, 3), dtype=dtype, device=frame.device)
+    launch(kernel.from_nv12_kernel, (triton.cdiv(height * width, _BLOCK), n))(
+        *(frame, height, width, pitch, picture), **_constants(standard, full_range), BLOCK=_BLOCK
+    )
+    return picture.permute(0, 3, 1, 2)
+
+
+@triton_op("i2i::nv12_from_picture", mutates_args=())
+def nv12_from_picture_op(picture: Tensor, pitch: int, standard: str, full_range: bool) -> Tensor:
+    n, _, height, width = picture.shape
+    frame = torch.empty((n, height * 3 // 2, pitch), dtype=torch.uint8, device=picture.device)
+    pairs = height // 2 * (pitch // 2)
+    launch(kernel.to_nv12_kernel, (triton.cdiv(pairs, _BLOCK), n))(
+        *(picture, height, width, pitch, frame), **_constants(standard, full_range), BLOCK=_BLOCK
+    )
+    return frame
+
+
+def _constants(standard: str, full_range: bool) -> dict[str, float]:
+    coding = _coding(standard, full_range)
+    black, white = coding.luma
+    return {"KR": coding.kr, "KB": coding.kb, "BLACK": black, "WHITE": white, "CHROMA": coding.chroma}
+
+
+def _coding(standard: str, full_range: bool) -> Coding:
+    return Coding("bt601" if standard == "bt601" else "bt709", full_range)
+
+
+def _picture_from_nv12_cpu(
+    frame: Tensor, width: int, standard: str, full_range: bool, dtype: torch.dtype
+) -> Tensor:
+    return picture_from_nv12_reference(frame, width, _coding(standard, full_range), dtype)
+
+
+def _nv12_from_picture_cpu(picture: Tensor, pitch: int, standard: str, full_range: bool) -> Tensor:
+    return nv12_from_picture_reference(picture, pitch, _coding(standard, full_range))
+
+
+if not INTERPRETED:
+    picture_from_rgb_op.register_kernel("cpu")(picture_from_rgb_reference)
+    rgb_from_picture_op.register_kernel("cpu")(rgb_from_picture_reference)
+    picture_from_nv12_op.register_kernel("cpu")(_picture_from_nv12_cpu)
+    nv12_from_picture_op.register_kernel("cpu")(_nv12_from_picture_cpu)

@@ -1,0 +1,28 @@
+"""What the operators share: launching a kernel under torch's tracer or the interpreter, and NHWC outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.library import wrap_triton
+from triton import knobs
+
+INTERPRETED: bool = knobs.runtime.interpret
+"""True under Triton's interpreter, where the kernels run on CPU tensors in place of the plain implementations."""
+
+
+def launch(kernel: Any, grid: tuple[int, ...]) -> Any:
+    """The kernel, ready to be called with its arguments."""
+    # The tracer needs the wrapped kernel; the interpreter's stand-in cannot be wrapped.
+    return kernel[grid] if INTERPRETED else wrap_triton(kernel)[grid]
+
+
+def empty_picture(like: Tensor, height: int, width: int, channels: int | None = None) -> Tensor:
+    """`[N, C, height, width]`, channels-last, of the dtype and device of `like`, and its channels unless given."""
+    n, c = like.shape[0], channels or like.shape[1]
+    memory_format = torch.channels_last
+    return torch.empty(
+        (n, c, height, width), dtype=like.dtype, device=like.device, memory_format=memory_format
+    )
