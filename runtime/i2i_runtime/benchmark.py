@@ -1,0 +1,229 @@
+"""Measuring an engine three ways: alone, in the pipeline without devices, and end to end.
+
+Every figure is the median over several repeats; the repeats are kept, so that two records can be compared with the
+noise of the machine in view.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from i2i_runtime.engines import Engine, open_engine
+from i2i_runtime.errors import SourceError
+from i2i_runtime.frame import Picture
+from i2i_runtime.pipeline import Pipeline
+from i2i_runtime.sinks.null import NullSink
+from i2i_runtime.sources import Source, SourceOptions, open_source
+from i2i_runtime.sources.recorded import RecordedSource
+
+SAMPLE_FRAMES = 8
+"""Different frames that the engine sees in turn: enough that caches do not hold one answer."""
+SCALES = {
+    "256": (256, 256),
+    "360p": (640, 360),
+    "720p": (1280, 720),
+    "1080p": (1920, 1080),
+    "2160p": (3840, 2160),
+}
+"""Name -> (width, height) of the steps of `--scaling`."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One of the three figures. Rates count new frames; processor use is in cores."""
+
+    name: str
+    fps: float
+    fps_repeats: tuple[float, ...]
+    latency_ms: dict[str, float]
+    cores_used: float
+    dropped: int = 0
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def sample_pictures(uri: str, size: tuple[int, int] | None) -> list[Picture]:
+    """The first frames of an input, scaled to `size` (width, height) if that is given. Raises SourceError."""
+    source = open_source(uri, SourceOptions(size=size))
+    pictures: list[Picture] = []
+    try:
+        while len(pictures) < SAMPLE_FRAMES and (frame := source.read()) is not None:
+            pixels = frame.pixels
+            if size is not None and (pixels.shape[1], pixels.shape[0]) != size:
+                pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+            pictures.append(pixels)
+    finally:
+        source.close()
+    if not pictures:
+        raise SourceError(f"{uri} holds no frame to measure with: name a clip, a folder or test://street.")
+    return pictures
+
+
+def measure_start(path: Path, backend: Any, threads: int | None, picture: Picture) -> dict[str, float]:
+    """Milliseconds from opening the engine file to the first translated frame at this size."""
+    began_s = time.perf_counter()
+    engine = open_engine(path, backend, threads)
+    opened_s = time.perf_counter()
+    engine.infer(picture)
+    first_s = time.perf_counter()
+    engine.close()
+    return {
+        "open_ms": round((opened_s - began_s) * 1e3, 1),
+        "first_frame_ms": round((first_s - began_s) * 1e3, 1),
+    }
+
+
+def engine_alone(engine: Engine, pictures: Sequence[Picture], seconds: float, repeats: int) -> Level:
+    """`infer` in a loop, the pictures in memory: what the network costs."""
+    for picture in pictures:
+        engine.infer(picture)
+    durations: list[float] = []
+    rates = []
+    with _Cores() as cores:
+        for _ in range(repeats):
+            mine = _infer_for(engine, pictures, seconds / repeats)
+            durations += mine
+            rates.append(1 / statistics.median(mine))
+    return Level("engine alone", statistics.median(rates), tuple(rates), _percentiles(durations), cores.used)
+
+
+def _infer_for(engine: Engine, pictures: Sequence[Picture], seconds: float) -> list[float]:
+    durations: list[float] = []
+    end_s = time.perf_counter() + seconds
+    while time.perf_counter() < end_s or len(durations) < 3:
+        began_s = time.perf_counter()
+        engine.infer(pictures[len(durations) % len(pictures)])
+        durations.append(time.perf_counter() - began_s)
+    return durations
+
+
+def pipeline_without_devices(
+    path: Path, backend: Any, threads: int | None, pictures: Sequence[Picture], frames: int, repeats: int
+) -> Level:
+    """The pipeline on pictures in memory into `null:`: what the threads and queues add."""
+    return _through_pipeline(
+        "pipeline",
+        lambda: RecordedSource(pictures, frames),
+        lambda: open_engine(path, backend, threads),
+        None,
+        frames,
+        repeats,
+    )
+
+
+def end_to_end(
+    path: Path,
+    backend: Any,
+    threads: int | None,
+    uri: str,
+    size: tuple[int, int] | None,
+    frames: int,
+    repeats: int,
+) -> Level:
+    """Decode, translate and hand over: the input as it is, into `null:`."""
+    return _through_pipeline(
+        "end to end",
+        lambda: open_source(uri, SourceOptions(size=size)),
+        lambda: open_engine(path, backend, threads),
+        size,
+        frames,
+        repeats,
+    )
+
+
+def streams_at_once(
+    path: Path, backend: Any, pictures: Sequence[Picture], seconds: float, streams: Sequence[int]
+) -> list[dict[str, float]]:
+    """Frames per second, all together, of several engines that run at the same time on this machine's cores."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    rows = []
+    for count in streams:
+        threads = max(1, _cores() // count)
+        engines = [open_engine(path, backend, threads) for _ in range(count)]
+        for engine in engines:
+            engine.infer(pictures[0])
+        with ThreadPoolExecutor(count) as pool:
+            began_s = time.perf_counter()
+            done = list(pool.map(lambda engine: len(_infer_for(engine, pictures, seconds)), engines))
+            rows.append({"streams": count, "fps": round(sum(done) / (time.perf_counter() - began_s), 2)})
+        for engine in engines:
+            engine.close()
+    return rows
+
+
+def _through_pipeline(
+    name: str,
+    source: Callable[[], Source],
+    engine: Callable[[], Engine],
+    size: tuple[int, int] | None,
+    frames: int,
+    repeats: int,
+) -> Level:
+    rates, last, dropped = [], None, 0
+    with _Cores() as cores:
+        for _ in range(repeats):
+            last = Pipeline(source(), engine(), [NullSink()], policy="every-frame", size=size, limit=frames)
+            last.run()
+            rates.append(last.fps)
+            dropped += last.dropped
+    assert last is not None
+    stages = {stage: histogram.summary() for stage, histogram in last.latencies.items() if histogram.count}
+    added = stages["added"]
+    latency = {key: added[key] for key in ("p50_ms", "p95_ms", "p99_ms")}
+    return Level(name, statistics.median(rates), tuple(rates), latency, cores.used, dropped, stages)
+
+
+def limit_of(alone: Level, piped: Level, whole: Level) -> str:
+    """Which stage bounds the rate, and the flag that would help, in one sentence."""
+    stages = {
+        name: whole.stages[name]["p50_ms"] for name in ("read", "infer", "write") if name in whole.stages
+    }
+    slowest = max(stages, key=lambda name: stages[name])
+    if slowest == "read":
+        return "Reading the input takes longest: decode a smaller clip, or scale it beforehand."
+    if slowest == "write":
+        return "The output takes longest: try --preset ultrafast, or a hardware encoder with --codec."
+    share = whole.fps / alone.fps
+    if share < 0.8:
+        return (
+            f"The engine takes longest and gets {share:.0%} of its own rate, the rest goes to decoding on the same "
+            "cores: --size with a smaller picture helps both."
+        )
+    return "The engine takes longest: --size with a smaller picture, or a smaller engine, helps."
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _percentiles(durations: Sequence[float]) -> dict[str, float]:
+    return {f"p{p}_ms": round(float(np.percentile(durations, p)) * 1e3, 3) for p in (50, 95, 99)}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Cores:
+    """Processor time over wall time inside a `with`: how many cores were busy."""
+
+    used = 0.0
+
+    def __enter__(self) -> _Cores:
+        self._wall_s, self._busy_s = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        wall_s = time.perf_counter() - self._wall_s
+        self.used = round((time.process_time() - self._busy_s) / wall_s, 2)

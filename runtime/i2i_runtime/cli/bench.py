@@ -1,0 +1,216 @@
+"""i2i-bench: an engine alone, in the pipeline, and end to end, side by side."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from i2i_runtime.errors import I2IError, UsageError
+
+if TYPE_CHECKING:
+    from i2i_runtime.benchmark import Level
+    from i2i_runtime.frame import Picture
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measures an engine alone, in the pipeline without devices, and end to end.
+
+    i2i-bench day2night --input drive.mp4 --json new.json
+    i2i-bench compare old.json new.json
+    """
+
+    engine: Annotated[str, tyro.conf.Positional]
+    """Engine file (.onnx or .plan), or the name of one that ships."""
+    input: Annotated[str, tyro.conf.arg(aliases=["-i"])] = "test://street"
+    """Clip, folder or scene to measure with."""
+    size: str | None = None
+    """WxH that pictures are scaled to; the input's own size unless said."""
+    backend: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
+    """Back end; the fastest one that this machine has, unless said."""
+    threads: int | None = None
+    """Processor threads of the engine."""
+    seconds: float = 10.0
+    """How long the engine alone is measured."""
+    frames: int = 200
+    """Frames through the pipeline, per repeat."""
+    repeats: int = 5
+    """Runs of each level; the median counts, the spread is the noise."""
+    json: Path | None = None
+    """Writes the record here, for `i2i-bench compare`."""
+    chart: Path | None = None
+    """Draws the three figures, and the scaling where asked, as PNG."""
+    scaling: bool = False
+    """Also cost against resolution (256 to 2160p) and against the number of streams."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compares two records of i2i-bench: faster, slower, or the same within their noise."""
+
+    old: Annotated[Path, tyro.conf.Positional]
+    """Record before the change."""
+    new: Annotated[Path, tyro.conf.Positional]
+    """Record after the change."""
+
+
+def main() -> None:
+    """The command. Exit codes: 0 done (compare: not slower), 1 failed (compare: slower), 2 usage, 130 interrupted."""
+    arguments = sys.argv[1:]
+    try:
+        if arguments[:1] == ["compare"]:
+            sys.exit(compare(tyro.cli(CompareOptions, prog="i2i-bench compare", args=arguments[1:])))
+        bench(tyro.cli(BenchOptions, prog="i2i-bench", args=arguments))
+    except I2IError as error:
+        print(f"i2i-bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("i2i-bench: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def bench(options: BenchOptions) -> dict[str, Any]:
+    """Measures, prints and writes; returns the record. Raises I2IError."""
+    from i2i_runtime import benchmark
+    from i2i_runtime.engines import engine_path, open_engine
+    from i2i_runtime.machine import describe_machine
+    from i2i_runtime.report import file_sha256, write_json
+    from i2i_runtime.size import parse_size
+
+    if options.repeats < 1 or options.frames < 2 or options.seconds <= 0:
+        raise UsageError("--repeats, --frames and --seconds must be positive, with at least two frames.")
+    path = engine_path(options.engine)
+    size = parse_size(options.size)
+    pictures = benchmark.sample_pictures(options.input, size)
+    height, width = pictures[0].shape[:2]
+    start = benchmark.measure_start(path, options.backend, options.threads, pictures[0])
+    engine = open_engine(path, options.backend, options.threads)
+    alone = benchmark.engine_alone(engine, pictures, options.seconds, options.repeats)
+    backend, reason, metadata = engine.backend, engine.reason, engine.metadata
+    engine.close()
+    piped = benchmark.pipeline_without_devices(
+        path, options.backend, options.threads, pictures, options.frames, options.repeats
+    )
+    whole = benchmark.end_to_end(
+        path, options.backend, options.threads, options.input, size, options.frames, options.repeats
+    )
+    record: dict[str, Any] = {
+        "engine": metadata.name,
+        "engine_sha256": file_sha256(path),
+        "direction": metadata.direction,
+        "precision": metadata.precision,
+        "macs_per_pixel": metadata.macs_per_pixel,
+        "backend": backend,
+        "reason": reason,
+        "threads": options.threads,
+        "input": options.input,
+        "width": width,
+        "height": height,
+        "start": start,
+        "levels": [asdict(level) for level in (alone, piped, whole)],
+        "limit": benchmark.limit_of(alone, piped, whole),
+        "peak_memory_mb": round(benchmark.peak_memory_mb(), 1),
+        "machine": describe_machine(),
+    }
+    if options.scaling:
+        record["scaling"] = _scale(path, options, pictures)
+    _print(record, [alone, piped, whole])
+    if options.json is not None:
+        write_json(options.json, record)
+    if options.chart is not None:
+        _draw(record, options.chart)
+    return record
+
+
+def compare(options: CompareOptions) -> int:
+    """Prints the verdicts; 1 where a level became slower beyond the noise. Raises UsageError."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from i2i_runtime.verdict import compare_records, differences, read_record
+
+    old, new = read_record(options.old), read_record(options.new)
+    table = Table("level", "old fps", "new fps", "new / old", "noise", "verdict")
+    verdicts = compare_records(old, new)
+    for v in verdicts:
+        table.add_row(
+            v.level, f"{v.old_fps:.1f}", f"{v.new_fps:.1f}", f"{v.ratio:.3f}", f"±{v.noise:.1%}", v.word
+        )
+    console = Console()
+    console.print(table)
+    for line in differences(old, new):
+        console.print(f"changed as well: {line}", highlight=False)
+    return int(any(verdict.word == "slower" for verdict in verdicts))
+
+
+def _scale(path: Path, options: BenchOptions, pictures: list[Picture]) -> dict[str, Any]:
+    from i2i_runtime import benchmark
+    from i2i_runtime.engines import open_engine
+    from i2i_runtime.errors import EngineError
+
+    sizes: dict[str, Any] = {}
+    for name, size in benchmark.SCALES.items():
+        engine = open_engine(path, options.backend, options.threads)
+        try:
+            sample = benchmark.sample_pictures(options.input, size)
+            level = benchmark.engine_alone(engine, sample, options.seconds / 2, 1)
+            sizes[name] = {"fps": round(level.fps, 2), **level.latency_ms}
+        except EngineError as error:
+            sizes[name] = {"refused": str(error)}
+        finally:
+            engine.close()
+    streams = benchmark.streams_at_once(path, options.backend, pictures, options.seconds / 2, (1, 2, 4))
+    return {"sizes": sizes, "streams": streams}
+
+
+def _print(record: dict[str, Any], levels: list[Level]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"{record['engine']} ({record['direction']}) at {record['width']}x{record['height']} on {record['backend']}: "
+        f"{record['reason']}",
+        highlight=False,
+    )
+    table = Table("level", "fps", "range of repeats", "p50 ms", "p95 ms", "p99 ms", "cores busy", "dropped")
+    for level in levels:
+        table.add_row(
+            level.name,
+            f"{level.fps:.1f}",
+            f"{min(level.fps_repeats):.1f} to {max(level.fps_repeats):.1f}",
+            *(f"{level.latency_ms[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
+            f"{level.cores_used:.2f}",
+            str(level.dropped),
+        )
+    console.print(table)
+    for name, row in record.get("scaling", {}).get("sizes", {}).items():
+        console.print(f"{name}: {row.get('refused') or str(row['fps']) + ' fps'}", highlight=False)
+    for row in record.get("scaling", {}).get("streams", []):
+        console.print(f"{row['streams']} streams: {row['fps']} fps together", highlight=False)
+    console.print(
+        "Latency is the time in infer for the engine alone, and what the pipeline adds to it for the other two. "
+        f"First frame after {record['start']['first_frame_ms']:.0f} ms; "
+        f"at most {record['peak_memory_mb']:.0f} MB held.",
+        highlight=False,
+    )
+    console.print(record["limit"], highlight=False)
+
+
+def _draw(record: dict[str, Any], path: Path) -> None:
+    from i2i_runtime.chart import draw_bars
+
+    title = f"{record['engine']} {record['width']}x{record['height']} {record['backend']}"
+    groups = {title: {level["name"]: level["fps"] for level in record["levels"]}}
+    if "scaling" in record:
+        groups["engine alone by size"] = {
+            n: r["fps"] for n, r in record["scaling"]["sizes"].items() if "fps" in r
+        }
+        groups["streams at once"] = {
+            f"{r['streams']} streams": r["fps"] for r in record["scaling"]["streams"]
+        }
+    draw_bars(groups, "fps", path)

@@ -1,0 +1,35 @@
+"""Frames held in memory: what a pipeline is measured with when neither disk nor decoder shall count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+
+from i2i_runtime.frame import Frame, Picture
+
+
+class RecordedSource:
+    """Gives `frame_count` frames, going round the recorded pictures; waits to be read."""
+
+    name = "recorded"
+    live = False
+
+    def __init__(self, pictures: Sequence[Picture], frame_count: int, rate: int = 30) -> None:
+        self.frame_count: int | None = frame_count
+        self._pictures = pictures
+        self._left = frame_count
+        self._index = 0
+        self._time_base = Fraction(1, rate)
+
+    def read(self) -> Frame | None:
+        if self._left == 0:
+            return None
+        self._left -= 1
+        index = self._index
+        self._index += 1
+        pixels = self._pictures[index % len(self._pictures)]
+        return Frame(pixels, index, index, self._time_base, time.monotonic())
+
+    def close(self) -> None:
+        self._left = 0
