@@ -2,65 +2,71 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from rich.table import Table
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.method import Inference, Method
+from i2i_trainer.method import Batch, Inference, Method
 from i2i_trainer.methods import METHODS
 
-COUNTED_SIZE = 256
+COUNTED_SIZE = (256, 256)
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Size of a network: parameters, and multiply-adds of one pass (None where it was not run)."""
+    """Size of a network: parameters, and multiply-adds of one pass of one picture of `size` (H, W).
+
+    `macs` is None where the first step of a training leaves the network alone.
+    """
 
     parameters: int
     macs: int | None
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Costs of one direction at inference and of every network of the method."""
+    """What one direction costs at inference, and what every network of the training costs."""
 
-    size: tuple[int, int]
     inference: Cost
-    networks: dict[str, int]
+    networks: dict[str, Cost]
 
     def as_json(self) -> dict[str, Any]:
-        """`{"inference": {"parameters", "macs"}, "networks": {name: parameters}}`."""
-        return {
-            "size": list(self.size),
-            "inference": {"parameters": self.inference.parameters, "macs": self.inference.macs},
-            "networks": self.networks,
-        }
+        """`{"inference": {"parameters", "macs", "size"}, "networks": {name: the same}}`."""
+        return asdict(self)
 
     def as_table(self) -> Table:
         """The same for a terminal."""
-        height, width = self.size
-        table = Table("network", "parameters", f"MACs at {width}x{height}", title="networks")
-        for name, parameters in self.networks.items():
-            table.add_row(name, f"{parameters:,}", "")
-        macs = "" if self.inference.macs is None else f"{self.inference.macs / 1e9:.2f} G"
-        table.add_section()
-        table.add_row("inference, one direction", f"{self.inference.parameters:,}", macs)
+        table = Table("network", "parameters", "MACs", "at", title="networks")
+        for name, cost in (*self.networks.items(), ("inference, one direction", self.inference)):
+            height, width = cost.size
+            if cost is self.inference:
+                table.add_section()
+            macs = "" if cost.macs is None else f"{cost.macs / 1e9:.2f} G"
+            table.add_row(name, f"{cost.parameters:,}", macs, f"{width}x{height}")
         return table
 
 
 def summarise(name: str, config: TrainConfig) -> Summary:
-    """Counts a method's networks. Nothing is allocated, whatever their size."""
-    with torch.device("meta"):
+    """Counts a method's networks: one direction at 256x256 (or its fixed size), and one step of the training."""
+    with META:
         method: Method = METHODS[name].method(config)
         inference = method.inference(method.directions()[0])
-    size = inference.fixed_size or (COUNTED_SIZE, COUNTED_SIZE)
-    networks = {child: parameters_of(module) for child, module in method.named_children()}
-    return Summary(size, Cost(parameters_of(inference), macs_of(inference, size)), networks)
+    size = inference.fixed_size or COUNTED_SIZE
+    side = config.image_size
+    training = _training_macs(method)
+    networks = {
+        child: Cost(parameters_of(module), training[child] or None, (side, side))
+        for child, module in method.named_children()
+    }
+    return Summary(Cost(parameters_of(inference), macs_of(inference, size), size), networks)
 
 
 def parameters_of(module: nn.Module) -> int:
@@ -74,6 +80,67 @@ def macs_of(inference: Inference, size: tuple[int, int]) -> int:
     device = next(inference.parameters()).device
     picture = torch.empty(1, 3, *size, device=device)
     style = torch.empty(1, inference.style_size, device=device) if inference.style_size else None
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         inference(picture, style)
-    return int(counter.get_total_flops()) // 2
+    return int(counter.macs)
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts multiply-adds by torch's own formulas; a value that a meta tensor is asked for is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs: int = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 0.0 if args[0].is_floating_point() else 0
+        if (
+            func is torch.ops.aten._to_copy.default
+            and args[0].is_meta
+            and kwargs.get("device") not in (None, META)
+        ):
+            return torch.zeros(
+                args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype, device=kwargs["device"]
+            )
+        result = func(*args, **kwargs)
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.macs += formula(*args, **kwargs, out_val=result) // 2
+        return result
+
+
+def _training_macs(method: Method) -> dict[str, int]:
+    """Multiply-adds of every child network for one picture: each layer's first call in a step counts once."""
+    counter = _Counter()
+    before: dict[nn.Module, int] = {}
+    macs: dict[nn.Module, int] = {}
+
+    def start(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        before[layer] = counter.macs
+
+    def stop(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if layer not in macs:
+            macs[layer] = (counter.macs - before[layer]) // inputs[0].shape[0]
+
+    hooks = []
+    for layer in method.modules():
+        if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) or not list(layer.children()):
+            hooks += [layer.register_forward_pre_hook(start), layer.register_forward_hook(stop)]
+    side, pictures = method.config.image_size, max(2, method.config.batch)
+    with META:
+        picture = torch.zeros(pictures, 3, side, side)
+        labels = torch.zeros(pictures, dtype=torch.int64)
+    with META, counter:
+        method.step(Batch(picture, picture, labels, labels), _no_update)
+    for hook in hooks:
+        hook.remove()
+    return {
+        name: sum(macs.get(layer, 0) for layer in child.modules()) for name, child in method.named_children()
+    }
+
+
+def _no_update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+    """Leaves the weights as they are."""
