@@ -46,6 +46,22 @@ def record() -> Callable[[Method], Recorder]:
     return Recorder
 
 
+class Listener:
+    """An `update` that only notes the losses it is given: nothing learns."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+        self.losses.append(float(loss.detach()))
+
+
+@pytest.fixture
+def listen() -> Listener:
+    """The listening update."""
+    return Listener()
+
+
 @pytest.fixture
 def cost() -> Callable[..., tuple[int, int]]:
     """Parameters and multiply-adds of a network on the meta device, for inputs of the given shapes."""

@@ -1,0 +1,302 @@
+"""TUNIT: published sizes, its stages, who learns in which, losses by hand, queue, slow copy and average styles."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from i2i_trainer.errors import OptionError
+from i2i_trainer.method import Batch
+from i2i_trainer.methods.tunit import (
+    TUNIT,
+    Decoder,
+    Discriminator,
+    Generator,
+    GuidingNetwork,
+    JudgingBlock,
+    Pictures,
+    TUNITConfig,
+    class_loss,
+)
+from i2i_trainer.steps import SideBySide
+
+TINY = {
+    "width": 4,
+    "guide_width": 8,
+    "disc_width": 4,
+    "classes": 3,
+    "style_size": 6,
+    "image_size": 32,
+    "load_size": 32,
+    "batch": 2,
+    "separated_steps": 1,
+}
+
+
+def make(**options: object) -> TUNIT:
+    torch.manual_seed(0)
+    return TUNIT(TUNITConfig(**{**TINY, **options}))
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "generator", "guide", "disc"),
+    [
+        (128, 64, (27.33, 16.82), (9.30, 2.44), (70.94, 11.00)),
+        (256, 32, (27.42, 21.02), (9.30, 9.78), (70.98, 13.28)),
+    ],
+)
+def test_networks_have_the_published_sizes(cost, size, width, generator, guide, disc) -> None:
+    config = TUNITConfig(image_size=size, load_size=size)
+    assert config.generator_width == width
+    picture = (1, 3, size, size)
+    with torch.device("meta"):
+        networks = Generator(width, config.downs, 128), GuidingNetwork(64, 128, 10)
+        discriminator = Discriminator(size, width, 10)
+    discriminator.forward = discriminator.body.forward
+    sizes = [
+        cost(networks[0], picture, (1, 128)),
+        cost(networks[1], picture),
+        cost(discriminator, picture),
+    ]
+    assert [(round(p / 1e6, 2), round(m / 1e9, 2)) for p, m in sizes] == [generator, guide, disc]
+    assert networks[0].decoder.mlp.layers[-1].out_features == {128: 4992, 256: 5056}[size]
+
+
+def test_residual_blocks_of_the_generator_are_scaled_by_a_tenth() -> None:
+    generator = make().generator
+    scales = [m.residual_scale for m in generator.modules() if hasattr(m, "residual_scale")]
+    assert scales == [0.1] * 4
+
+
+def test_initialisation() -> None:
+    method = make(width=32, guide_width=64)
+    guide = method.guide
+    convs = [layer for layer in guide.modules() if isinstance(layer, nn.Conv2d)]
+    assert convs[5].weight.std().item() == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.02)
+    assert guide.style.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert guide.style.bias.abs().sum() == 0
+    layer = method.generator.decoder.ups[0]
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 25)), rel=0.02)
+
+
+def test_stage_is_a_function_of_the_step() -> None:
+    method = make(separated_steps=3)
+    stages = []
+    for method.calls in range(5):
+        stages.append(method.stage())
+    assert stages == ["guide"] * 3 + ["joint"] * 2
+    method = make(separated_steps=1, accumulate=2, training="separate")
+    stages = []
+    for method.calls in range(4):
+        stages.append(method.stage())
+    assert stages == ["guide"] * 2 + ["separate"] * 2
+
+
+def test_guide_learns_alone_then_all_learn_together(record, batch) -> None:
+    method = make()
+    update = record(method)
+    method.step(batch(2, 32), update)
+    method.step(batch(2, 32), update)
+    assert update.order == ["gen", "gen", "disc", "gen"]
+    expected = [{"guide"}, {"guide"}, {"disc"}, {"generator", "guide"}]
+    assert update.networks(update.learned) == expected
+    assert update.networks(update.moved) == expected
+
+
+def test_separate_training_keeps_the_guide_as_it_is(record, batch) -> None:
+    method = make(training="separate")
+    update = record(method)
+    method.step(batch(2, 32), update)
+    before = {name: value.clone() for name, value in method.guide.state_dict().items()}
+    method.step(batch(2, 32), update)
+    assert update.order == ["gen", "disc", "gen"]
+    assert update.networks(update.learned) == [{"guide"}, {"disc"}, {"generator"}]
+    assert all(torch.equal(value, before[name]) for name, value in method.guide.state_dict().items())
+    assert method.guide.training
+
+
+def test_own_losses_count_a_tenth_once_all_learn_together(listen, batch) -> None:
+    method = make()
+    torch.manual_seed(0)
+    first = method.step(batch(2, 32), listen)
+    second = method.step(batch(2, 32), listen)
+    for factor, losses, told in ((1.0, first, listen.losses[0]), (0.1, second, listen.losses[1])):
+        assert told == pytest.approx(
+            factor * (losses["contrast"] + 5 * losses["clustering"]).item(), rel=1e-5
+        )
+
+
+def test_generator_losses_by_hand(answer) -> None:
+    # Two pictures, 0.5 and -0.5, each the other's reference; the style is the mean, twice; content is the picture.
+    method = make(style_size=2, queue=1)
+    method.guide = answer(lambda x: (x.mean(dim=(1, 2, 3))[:, None].repeat(1, 2), None))
+    method.slow_guide = method.guide
+    method.generator.content = answer(lambda x: x)
+    method.generator.decoder = answer(lambda c, s: c * 0.5 + s.mean(dim=1)[:, None, None, None])
+    method.disc = answer(lambda x, y: x.mean(dim=(1, 2, 3)) + y)
+    method.queue = torch.tensor([[0.1, 0.1]])
+    x = torch.tensor([0.5, -0.5])[:, None, None, None].expand(2, 3, 4, 4)
+    terms = method.generator_terms(
+        Pictures(x, torch.tensor([1, 0]), torch.tensor([-1, -1])), torch.tensor([0, 2])
+    )
+    # Translations: 0.25 - 0.5 = -0.25 judged as class 2, and 0.25 as class 0; themselves: 0.75 and -0.75.
+    assert terms["gan"].item() == pytest.approx(
+        -((-0.25 + 2) + (0.25 + 0)) / 2 - ((0.75 + 0) + (-0.75 + 2)) / 2
+    )
+    assert terms["image"].item() == pytest.approx(0.25)
+    # Styles -0.25 against the reference's -0.5, and 0.25 against 0.5: right 0.25; wrong -0.05 and 0.05.
+    right = 2 * 0.125 / 0.07
+    wrong = [2 * -0.025 / 0.07, 2 * 0.025 / 0.07]
+    style = sum(math.log1p(math.exp(w - right)) for w in wrong) / 2
+    assert terms["style"].item() == pytest.approx(style, rel=1e-4)
+    assert method.weights() == {"gan": 1.0, "image": 0.1, "style": 0.01}
+
+
+def test_discriminator_loss_by_hand(listen, answer) -> None:
+    # One picture per folder, 0.5 twice. The chosen logit is 0.02 times the sum of 48 numbers, plus the class, 1.
+    method = make(style_size=2, separated_steps=0, training="separate")
+    method.guide = answer(lambda x: (torch.zeros(len(x), 2), torch.tensor([[0.0, 1.0, 0.0]] * len(x))))
+    method.slow_guide = method.guide
+    method.generator = answer(lambda x, _: x - 0.25)
+    method.generator.content = answer(lambda x: x)
+    method.generator.decoder = answer(lambda c, _: c)
+    method.disc = answer(lambda x, y: 0.02 * x.sum(dim=(1, 2, 3)) + y)
+    picture = torch.full((1, 3, 4, 4), 0.5)
+    method.step(Batch(picture, picture), listen)
+    real, fake = 0.02 * 48 * 0.5 + 1, 0.02 * 48 * 0.25 + 1
+    judged = max(0.0, 1 - real) + max(0.0, 1 + fake)
+    assert listen.losses[0] == pytest.approx(judged + 10 * 48 * 0.02**2, rel=1e-5)
+
+
+def test_discriminator_picks_the_logit_of_the_class() -> None:
+    discriminator = Discriminator(32, 4, 3)
+    picture = torch.rand(2, 3, 32, 32)
+    every = discriminator.body(picture).flatten(1)
+    chosen = discriminator(picture, torch.tensor([2, 0]))
+    assert torch.equal(chosen, torch.stack([every[0, 2], every[1, 0]]))
+
+
+def test_judging_block_is_a_halved_sum() -> None:
+    block = JudgingBlock(2, 4, halve=True)
+    for layer in (block.conv1, block.conv2):
+        nn.init.zeros_(layer.weight)
+        nn.init.constant_(layer.bias, 3.0)
+    nn.init.ones_(block.shortcut.weight)
+    assert block.shortcut.bias is None
+    x = torch.full((1, 2, 4, 4), 2.0)
+    torch.testing.assert_close(block(x), torch.full((1, 4, 2, 2), (4.0 + 3.0) / math.sqrt(2)))
+
+
+def test_slow_copy_follows_by_a_thousandth(record, batch) -> None:
+    method = make()
+    slow = {name: value.clone() for name, value in method.slow_guide.named_parameters()}
+    method.step(batch(2, 32), record(method))
+    fast = dict(method.guide.named_parameters())
+    for name, value in method.slow_guide.named_parameters():
+        torch.testing.assert_close(value, 0.999 * slow[name] + 0.001 * fast[name])
+    for kept, present in zip(method.slow_guide.buffers(), method.guide.buffers(), strict=True):
+        assert torch.equal(kept, present)
+
+
+def test_queue_keeps_the_newest_and_survives_a_restart(record, batch) -> None:
+    method = make(queue=6, separated_steps=9)
+    update = record(method)
+    assert len(method.queue) == 0
+    method.step(batch(2, 32), update)
+    first = method.queue.clone()
+    assert len(first) == 4
+    method.step(batch(2, 32), update)
+    assert torch.equal(method.queue[4:], first[:2])
+    again = make(queue=6, separated_steps=9)
+    again.load_extra_state(method.extra_state())
+    assert torch.equal(again.queue, method.queue)
+    assert again.calls == 2
+
+
+def test_labels_teach_the_classes_where_they_are_known(record, batch) -> None:
+    pictures = batch(2, 32)
+    labelled = Batch(pictures.a, pictures.b, torch.tensor([0, -1]), torch.tensor([-1, 2]))
+    method = make(semi_supervised=True)
+    assert method.pooled(labelled).labels.tolist() == [0, -1, -1, 2]
+    assert "classes" in method.step(labelled, record(method))
+    assert make().pooled(labelled).labels.tolist() == [-1] * 4
+    logits = torch.tensor([[math.log(3.0), 0.0, 0.0], [9.0, 9.0, 9.0]])
+    assert class_loss(logits, torch.tensor([0, -1])).item() == pytest.approx(-math.log(3 / 5))
+    assert class_loss(logits, torch.tensor([-1, -1])).item() == 0
+
+
+def test_average_styles_become_presets(answer) -> None:
+    method = make(style_size=2)
+    method.slow_guide.forward = lambda x: (x.mean(dim=(2, 3))[:, :2], x.mean(dim=(2, 3)))
+    # Class = brightest channel. Folder a: red (0) twice, folder b: green (1) twice.
+    red = torch.tensor([[0.8, 0.0, 0.0], [0.4, 0.0, 0.0]])[..., None, None].expand(2, 3, 4, 4)
+    green = torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.6, 0.0]])[..., None, None].expand(2, 3, 4, 4)
+    method._average_styles(method.pooled(Batch(red, green)))
+    forth, back = method.inference("a2b"), method.inference("b2a")
+    assert set(forth.presets) == {"cluster-0", "cluster-1"}
+    assert forth.presets["cluster-0"] == pytest.approx((0.6, 0.0))
+    assert forth.presets["cluster-1"] == forth.default_style == pytest.approx((0.0, 0.4))
+    assert back.default_style == pytest.approx((0.6, 0.0))
+
+
+def test_inference_takes_a_reference(batch) -> None:
+    method = make(image_size=64, load_size=64)
+    inference = method.inference("a2b")
+    assert inference.stride == 4
+    pictures = batch(2, 64)
+    style = inference.style_encoder()(pictures.b)
+    method.slow_guide.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(style, method.slow_guide(pictures.b)[0], atol=0, rtol=0)
+        for size in ((64, 64), (48, 96)):
+            picture = torch.rand(2, 3, *size) * 2 - 1
+            expected = method.generator(picture, style)
+            torch.testing.assert_close(inference(picture, style), expected, atol=1e-6, rtol=0)
+
+
+def test_content_has_sixteen_positions_a_side() -> None:
+    for size in (64, 128, 256):
+        assert size // 2 ** TUNITConfig(image_size=size, load_size=size).downs == 16
+    assert len(Decoder(4, 3, 6).ups) == 3
+
+
+def test_optimisers_side_by_side_step_and_load_as_alone() -> None:
+    def pair() -> tuple[list[nn.Parameter], list[torch.optim.Optimizer]]:
+        weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
+        return weights, [torch.optim.RMSprop(weights[:1], lr=0.01), torch.optim.Adam(weights[1:], lr=0.02)]
+
+    def step(weights: list[nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+        for weight in weights:
+            weight.grad = weight.detach() * 2
+        optimiser.step()
+
+    alone, members = pair()
+    together, others = pair()
+    joined = SideBySide(*others)
+    for _ in range(2):
+        for weight, member in zip(alone, members, strict=True):
+            step([weight], member)
+        step(together, joined)
+    resumed, fresh = pair()
+    for weight, trained in zip(resumed, together, strict=True):
+        weight.data.copy_(trained.data)
+    rejoined = SideBySide(*fresh)
+    rejoined.load_state_dict(deepcopy(joined.state_dict()))
+    step(resumed, rejoined)
+    step(together, joined)
+    for weight, member in zip(alone, members, strict=True):
+        step([weight], member)
+    for one, other, third in zip(alone, together, resumed, strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one, third)
+
+
+def test_options_that_cannot_be_are_refused() -> None:
+    with pytest.raises(OptionError, match="power of two"):
+        TUNITConfig(image_size=96, load_size=96)
+    with pytest.raises(OptionError, match="--classes is 1"):
+        TUNITConfig(classes=1)
