@@ -1,0 +1,286 @@
+"""The pipeline: order, back-pressure, freshness, drops that are counted, and ends that never hang."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError
+from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.metadata import EngineMetadata, SizePolicy
+from i2i_runtime.pipeline import Pipeline, Progress
+
+
+class FakeEngine:
+    """Inverts; `before` is called with each picture's number of turn and may wait or raise."""
+
+    metadata = EngineMetadata("fake", "test", "a -> b", SizePolicy())
+    backend, reason = "fake", "for a test"
+
+    def __init__(self, slots: int = 1, before: Callable[[int], None] = lambda turn: None) -> None:
+        self.slots, self._before = slots, before
+        self._turn, self._lock = 0, threading.Lock()
+
+    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
+        with self._lock:
+            turn = self._turn
+            self._turn += 1
+        self._before(turn)
+        return 255 - picture
+
+    def close(self) -> None:
+        return
+
+
+class ListSink:
+    """Remembers what came; `before` is called with each frame and may wait or raise."""
+
+    def __init__(self, name: str = "list", before: Callable[[Frame], None] = lambda frame: None) -> None:
+        self.name, self._before = name, before
+        self.frames: list[Frame] = []
+        self.finished = self.closed = False
+
+    def write(self, translated: Frame, source: Frame) -> None:
+        self._before(translated)
+        self.frames.append(translated)
+
+    def finish(self) -> None:
+        self.finished = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def never(_: object = None) -> None:
+    """Blocks for longer than any test waits; the threads that call it are daemons."""
+    threading.Event().wait(60)
+
+
+def test_every_frame_arrives_once_and_in_order(fake_source: Any) -> None:
+    sink, source = ListSink(), fake_source(50)
+    pipeline = Pipeline(source, FakeEngine(), [sink])
+    pipeline.run()
+    assert [frame.index for frame in sink.frames] == list(range(50))
+    assert [frame.pts for frame in sink.frames] == [512 * index for index in range(50)]
+    assert (pipeline.frames_in, pipeline.frames_out, pipeline.dropped) == (50, 50, 0)
+    assert (sink.finished, sink.closed, source.closed) == (True, True, True)
+    assert pipeline.latencies["infer"].count == 50
+
+
+def test_several_slots_keep_the_order(fake_source: Any) -> None:
+    # Every third picture is held back until a later one has been begun.
+    later = [threading.Event() for _ in range(60)]
+
+    def hold(turn: int) -> None:
+        later[turn].set()
+        if turn % 3 == 0 and turn + 1 < 40:
+            assert later[turn + 1].wait(10)
+
+    sink = ListSink()
+    Pipeline(fake_source(40), FakeEngine(3, hold), [sink]).run()
+    assert [frame.index for frame in sink.frames] == list(range(40))
+
+
+def test_pictures_are_the_engines(fake_source: Any) -> None:
+    seen: list[tuple[Frame, Frame]] = []
+
+    class Pairs(ListSink):
+        def write(self, translated: Frame, source: Frame) -> None:
+            seen.append((translated, source))
+
+    Pipeline(fake_source(5), FakeEngine(), [Pairs()]).run()
+    for translated, source in seen:
+        np.testing.assert_array_equal(translated.pixels, 255 - source.pixels)
+        assert translated.extra["engine_ms"] >= 0
+
+
+def test_freshest_shows_the_newest_and_counts_the_rest(fake_source: Any) -> None:
+    """A source ten times as fast as the engine, kept in step without a clock."""
+    source = fake_source(1000, live=True)
+    turns, moved = [0], threading.Condition()
+
+    def come(index: int) -> bool:
+        with moved:
+            moved.notify_all()
+            return moved.wait_for(lambda: index < 10 * (turns[0] + 1), 10)
+
+    def lag(turn: int) -> None:
+        with moved:
+            turns[0] = turn + 1
+            moved.notify_all()
+            assert moved.wait_for(lambda: source.given >= min(source.count - 1, 10 * (turn + 1)), 10)
+
+    source.wait = come
+    behind: list[int] = []
+    sink = ListSink(before=lambda frame: behind.append(source.given - frame.index))
+    pipeline = Pipeline(source, FakeEngine(1, lag), [sink], policy="freshest")
+    pipeline.run()
+    assert pipeline.frames_in == 1000
+    assert pipeline.dropped > 800
+    assert pipeline.frames_out + pipeline.dropped == 1000
+    # However long it runs, what is shown is at most three rounds behind the source: nothing queues up.
+    assert max(behind) <= 30
+    shown = [frame.index for frame in sink.frames]
+    assert shown == sorted(shown)
+
+
+def test_every_frame_waits_for_a_slow_sink(fake_source: Any) -> None:
+    source = fake_source(200)
+    gate = threading.Event()
+    ahead: list[int] = []
+
+    def hold(frame: Frame) -> None:
+        if frame.index == 0:
+            # The source must come to rest although the sink has taken nothing yet.
+            while True:
+                given = source.given
+                if not gate.wait(0.1) and source.given == given:
+                    break
+            ahead.append(source.given)
+
+    Pipeline(source, FakeEngine(), [ListSink(before=hold)]).run()
+    assert ahead[0] < 20
+    assert source.given == 200
+
+
+def test_a_slow_sink_does_not_slow_the_other_when_live(fake_source: Any) -> None:
+    release = threading.Event()
+    fast = ListSink("fast")
+    slow = ListSink("slow", before=lambda frame: never() if not release.wait(20) else None)
+
+    def pace(index: int) -> bool:
+        deadline_s = time.monotonic() + 10
+        while len(fast.frames) < index and time.monotonic() < deadline_s:
+            time.sleep(0.0005)
+        if index == 99:
+            release.set()
+        return True
+
+    pipeline = Pipeline(fake_source(100, live=True, wait=pace), FakeEngine(), [fast, slow], policy="freshest")
+    pipeline.run()
+    assert len(fast.frames) == 100
+    assert pipeline.dropped == 0
+    assert pipeline.dropped_by_sink["slow"] >= 95
+
+
+def test_stale_frames_are_dropped_and_counted(fake_source: Any) -> None:
+    sink = ListSink()
+    pipeline = Pipeline(fake_source(20), FakeEngine(), [sink], max_staleness_s=-1.0)
+    pipeline.run()
+    assert (pipeline.dropped_stale, pipeline.dropped, len(sink.frames)) == (20, 20, 0)
+
+
+def test_limit_ends_whole(fake_source: Any) -> None:
+    sink = ListSink()
+    Pipeline(fake_source(50), FakeEngine(), [sink], limit=7).run()
+    assert len(sink.frames) == 7
+    assert sink.finished
+
+
+def test_size_scales_before_the_engine(fake_source: Any) -> None:
+    sink = ListSink()
+    Pipeline(fake_source(2), FakeEngine(), [sink], size=(10, 6)).run()
+    assert sink.frames[0].pixels.shape == (6, 10, 3)
+
+
+def test_stages_run_in_order_and_are_closed(fake_source: Any) -> None:
+    class Add:
+        closed = False
+
+        def __init__(self, factor: int, offset: int) -> None:
+            self.factor, self.offset = factor, offset
+
+        def process(self, translated: Frame, source: Frame) -> Frame:
+            return translated.with_pixels(translated.pixels // self.factor + self.offset)
+
+        def close(self) -> None:
+            self.closed = True
+
+    sink, stages = ListSink(), [Add(2, 10), Add(4, 1)]
+    Pipeline(fake_source(1), FakeEngine(), [sink], stages=stages).run()
+    assert sink.frames[0].pixels[0, 0, 0] == ((255 - 64) // 2 + 10) // 4 + 1
+    assert all(stage.closed for stage in stages)
+
+
+def failing(turn_of_failure: int, error: Exception) -> Callable[[Any], None]:
+    def check(turn: Any) -> None:
+        if (turn.index if isinstance(turn, Frame) else turn) >= turn_of_failure:
+            raise error
+
+    return check
+
+
+@pytest.mark.parametrize("where", ["source", "engine", "stage", "sink", "finish"])
+@pytest.mark.parametrize("policy", ["every-frame", "freshest"])
+def test_a_failing_stage_ends_the_job_with_its_own_error(fake_source: Any, where: str, policy: Any) -> None:
+    source, engine, sink = fake_source(10_000), FakeEngine(), ListSink()
+    witness, stages = ListSink("witness"), []
+    error: I2IError = EngineError("The engine broke: mend it.")
+    if where == "source":
+        error = SourceError("The fake camera lost its picture: plug it in.")
+        source.fail_at = 20
+    elif where == "engine":
+        engine = FakeEngine(2, failing(20, error))
+    elif where == "stage":
+
+        class Broken:
+            def process(self, translated: Frame, source: Frame) -> Frame:
+                failing(20, error)(translated)
+                return translated
+
+            def close(self) -> None:
+                return
+
+        stages = [Broken()]
+    elif where == "sink":
+        error = SinkError("The disk is full: free some space.")
+        sink = ListSink(before=failing(0, error))
+    else:
+        error, source.count = SinkError("The disk is full: free some space."), 30
+
+        class Unfinished(ListSink):
+            def finish(self) -> None:
+                raise error
+
+        sink = Unfinished()
+    with pytest.raises(I2IError, match=str(error)):
+        Pipeline(source, engine, [sink, witness], stages=stages, policy=policy).run()
+    assert (sink.closed, witness.closed, source.closed) == (True, True, True)
+    assert not sink.finished or where == "finish"
+    if where != "finish":
+        assert not witness.finished
+
+
+def test_a_hanging_engine_is_noticed(fake_source: Any) -> None:
+    pipeline = Pipeline(fake_source(5), FakeEngine(1, never), [ListSink()], stall_s=0.3)
+    with pytest.raises(I2IError, match="the engine has not answered"):
+        pipeline.run()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_ctrl_c_ends_soon_and_only_a_recording_is_whole(fake_source: Any, live: bool) -> None:
+    source, sink = fake_source(10**9, live=live), ListSink()
+    source.wait = lambda index: time.sleep(0.001) is None
+
+    def interrupt(progress: Progress) -> None:
+        if progress.frames_out > 0 and not source.closed:
+            signal.raise_signal(signal.SIGINT)
+
+    pipeline = Pipeline(source, FakeEngine(), [sink], policy="freshest" if live else "every-frame")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(interrupt)
+    assert sink.finished is live
+    assert (sink.closed, source.closed) == (True, True)
+
+
+def test_progress_counts_up_to_the_whole(fake_source: Any) -> None:
+    seen: list[Progress] = []
+    Pipeline(fake_source(30), FakeEngine(), [ListSink()]).run(seen.append)
+    assert seen[-1].frames_out == seen[-1].total == 30
