@@ -13,6 +13,7 @@ from rich.console import Console
 
 from i2i_export import parity
 from i2i_export.enginefile import EngineFile, read_engine, write_engine
+from i2i_export.sizes import size_from_text
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_trainer.errors import TrainError
 
@@ -53,6 +54,18 @@ class ExportOptions:
     """Also write a model repository for NVIDIA Triton Inference Server here."""
     plan: bool = False
     """Also build the TensorRT plan beside the engine."""
+    target: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
+    """Flavour of the plan: `tensorrt` builds on the GPU that will run it, `tensorrt-rtx` anywhere."""
+    arch: tuple[str, ...] = ()
+    """GPU architectures of the plan, as sm_89; the GPU at hand if not given."""
+    plugins: Literal["auto", "on", "off"] = "auto"
+    """Our kernels in a TensorRT plan: `auto` builds with and without, times both and keeps the faster."""
+    kernel_pack: Path | None = None
+    """Folder of kernels built ahead of time; compiled here, with triton, if not given."""
+    timing_cache: Path | None = None
+    """File in which TensorRT keeps what it timed, so that the next build of this network is quick."""
+    plan_file: Path | None = None
+    """Name of the plan; made of size, precision, flavour, version and architecture if not given."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +129,30 @@ def _export(options: ExportOptions, console: Console) -> None:
         raise UsageError(f"-o {output} would overwrite the engine it is made from: give it another name.")
     else:
         engine = _engine_from_engine(options)
-    write_engine(engine, output)
+    if options.source.absolute() != output.absolute():
+        write_engine(engine, output)
     console.print(f"{output}: {_summary(engine)}", highlight=False)
+    if options.plan:
+        _plan(options, output, engine, console)
+
+
+def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Console) -> None:
+    from i2i_export.plan import plan_from_onnx, plan_summary
+
+    policy = engine.metadata.size
+    wanted = size_from_text(options.size, policy.stride) if options.size else policy
+    plan = plan_from_onnx(
+        output,
+        options.plan_file,
+        target=options.target,
+        arch=options.arch,
+        size=(wanted.max_height, wanted.max_width) if wanted.is_fixed else None,
+        plugins=options.plugins,
+        kernel_pack=options.kernel_pack,
+        timing_cache=options.timing_cache,
+        console=console,
+    )
+    console.print(plan_summary(plan), highlight=False, soft_wrap=True)
 
 
 def _adopt(options: AdoptOptions, console: Console) -> None:

@@ -39,6 +39,7 @@ from i2i_runtime.plan_manifest import (
     Candidate,
     PlanManifest,
     PluginRecord,
+    read_manifest,
     sha256_of,
     sidecar_path,
 )
@@ -99,11 +100,11 @@ def plan_from_onnx(
     with BuildBar(console) as bar:
         builder = PlanBuilder(trt, target, architectures, timing_cache=timing_cache, bar=bar)
         if target == TENSORRT_RTX:
-            forms = [_smallest(builder, _portable(model, profile), profile, str(engine_path))]
+            built = [_smallest(builder, _portable(model, profile), profile, str(engine_path))]
         else:
             choice = "off" if obstacle else plugins
             forms = _forms_to_time(model, profile, architectures[0], choice, kernel_pack)
-        built = [_build(builder, form, profile, str(engine_path)) for form in forms]
+            built = [_build(builder, form, profile, str(engine_path)) for form in forms]
     if len(built) > 1:
         built = [_timed(trt, target, one, engine.metadata, profile) for one in built]
     best = min(built, key=lambda one: one.candidate.latency_ms or 0.0)
@@ -178,15 +179,24 @@ def _portable(model: onnx.ModelProto, profile: FrameProfile) -> onnx.ModelProto:
     return pinned_to_size(model, *profile.largest) if profile.is_fixed else model
 
 
-def _smallest(builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfile, origin: str) -> _Form:
-    """The rewrites whose counted launches or bytes fall; a dynamic network is counted at its usual size."""
+def _smallest(builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfile, origin: str) -> _Built:
+    """The form whose launches or bytes are fewest; a dynamic network is counted at its usual size."""
+    counted = FrameProfile(profile.usual, profile.usual, profile.usual)
+    fixed_plans: dict[int, tuple[bytes, float]] = {}
 
     def count(trial: onnx.ModelProto) -> PlanStructure | None:
-        fixed = FrameProfile(profile.usual, profile.usual, profile.usual)
-        return structure_from_plan(builder.build(pinned_to_size(trial, *profile.usual), fixed, origin=origin))
+        start = time.perf_counter()
+        plan = builder.build(pinned_to_size(trial, *profile.usual), counted, origin=origin)
+        structure = structure_from_plan(plan)
+        if profile.is_fixed:
+            fixed_plans[id(structure)] = plan, time.perf_counter() - start
+        return structure
 
     found = smallest_rewrite(model, count)
-    return _Form("rewritten" if found.kept else "plain", found.model, rewrites=found.kept)
+    form = _Form("rewritten" if found.kept else "plain", found.model, rewrites=found.kept)
+    if found.after is None or not profile.is_fixed:
+        return _build(builder, form, profile, origin)
+    return _built(form, *fixed_plans[id(found.after)])
 
 
 def _forms_to_time(
@@ -217,7 +227,10 @@ def _forms_to_time(
 def _build(builder: PlanBuilder, form: _Form, profile: FrameProfile, origin: str) -> _Built:
     start = time.perf_counter()
     plan = builder.build(form.model, profile, origin=origin)
-    took = time.perf_counter() - start
+    return _built(form, plan, time.perf_counter() - start)
+
+
+def _built(form: _Form, plan: bytes, build_s: float) -> _Built:
     structure = structure_from_plan(plan)
     candidate = Candidate(
         form=form.name,
@@ -225,7 +238,25 @@ def _build(builder: PlanBuilder, form: _Form, profile: FrameProfile, origin: str
         launches=structure.launch_count if structure else None,
         megabytes=round(structure.megabytes, 2) if structure else None,
     )
-    return _Built(form, plan, took, candidate)
+    return _Built(form, plan, build_s, candidate)
+
+
+def plan_summary(path: Path) -> str:
+    """One line about a plan that was written: what it is for, its forms and which one was kept."""
+    metadata, manifest = read_manifest(path)
+    forms = []
+    for candidate in manifest.candidates:
+        figures = []
+        if candidate.launches is not None and candidate.megabytes is not None:
+            figures.append(f"{candidate.launches} launches, {candidate.megabytes:.0f} MB per frame")
+        if candidate.latency_ms is not None:
+            figures.append(f"{candidate.latency_ms:.2f} ms")
+        kept = "kept" if candidate.kept else candidate.note or "not kept"
+        forms.append(f"{candidate.form} ({', '.join([*figures, kept])})")
+    return (
+        f"{path}: {manifest.flavour} {manifest.tensorrt_version} for {', '.join(manifest.architectures)}, "
+        f"{metadata.precision}, built in {manifest.build_s:.1f} s; {'; '.join(forms)}"
+    )
 
 
 def _path(out: Path | None, engine_path: Path, name: str) -> Path:

@@ -21,8 +21,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.phases import doubled_from, is_plain, write_upsampling_as_phases
-from i2i_export.rewrites import Writer, constant, nodes_of, only_use, simplify
+from i2i_export.phases import _doubled_convolution
+from i2i_export.rewrites import Writer, constant, nodes_of, simplify
 from i2i_export.structure import PlanStructure
 
 Pass = Callable[[ir.Model], int]
@@ -159,24 +159,17 @@ def write_upsampled_convolution_as_transposed(model: ir.Model) -> int:
     """
     changed = 0
     for convolution in nodes_of(model, "Conv"):
-        picture = convolution.inputs[0]
-        weight = constant(convolution.inputs[1])
-        if picture is None or weight is None or weight.shape[2:] != (3, 3) or not is_plain(convolution):
+        found = _doubled_convolution(convolution, 3)
+        if found is None:
             continue
-        pads = list(convolution.attributes.get_ints("pads", [0, 0, 0, 0]))
-        source, border = _before_pad(picture) if pads == [0, 0, 0, 0] else (picture, "zero")
-        if source is None or (border == "zero" and pads != [1, 1, 1, 1]):
-            continue
-        small = doubled_from(source)
-        if small is None:
-            continue
+        small, border, weight = found
         build = Writer(model, convolution)
-        kernel = build.weight("doubled", _doubled_kernel(weight))
         rest = [value for value in convolution.inputs[2:] if value is not None]
         crop = 1
-        if border == "edge":
+        if border == "reflect":
             small = build("Pad", [small, build.integers(0, 0, 1, 1, 0, 0, 1, 1)], mode="edge")
             crop = 3
+        kernel = build.weight("doubled", _doubled_kernel(weight))
         build.finish(
             build(
                 "ConvTranspose", [small, kernel, *rest], strides=[2, 2], pads=[crop] * 4, kernel_shape=[4, 4]
@@ -195,19 +188,6 @@ def _doubled_kernel(weight: NDArray[np.generic]) -> NDArray[np.generic]:
         for column in (0, 1):
             doubled[:, :, row : row + 3, column : column + 3] += wide
     return doubled.transpose(1, 0, 2, 3).astype(weight.dtype)
-
-
-def _before_pad(value: ir.Value) -> tuple[ir.Value | None, str]:
-    """What a reflection pad of 1 on height and width was given, and the border it amounts to on a doubled
-    picture."""
-    pad = value.producer()
-    if pad is None or pad.op_type != "Pad" or not only_use(value):
-        return None, ""
-    pads = constant(pad.inputs[1]) if len(pad.inputs) > 1 else None
-    mode = pad.attributes.get_string("mode", "constant")
-    if pads is None or pads.tolist() != [0, 0, 1, 1, 0, 0, 1, 1] or mode not in ("reflect", "edge"):
-        return None, ""
-    return pad.inputs[0], "edge"
 
 
 def _is_all(value: ir.Value, number: float) -> bool:
@@ -229,7 +209,6 @@ def _scalar(build: Writer, value: float) -> ir.Value:
 
 PASSES: dict[str, Pass] = {
     "upsampled convolutions as transposed ones": write_upsampled_convolution_as_transposed,
-    "upsampled convolutions as phases": write_upsampling_as_phases,
     "norms in NHWC": write_norms_in_nhwc,
     "reflection as gather": write_reflection_as_gather,
 }
