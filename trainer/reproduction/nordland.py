@@ -173,7 +173,7 @@ def main(options: Options) -> None:
         "method": options.method,
         "preset": options.preset,
         "steps": config.steps,
-        "options": {key: value for key, value in values.items()},
+        "options": values,
         "test_frames": TEST_FRAMES,
         **scores(translated, truth),
         "references": references(source, truth, train_winters),
