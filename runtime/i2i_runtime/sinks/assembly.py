@@ -18,10 +18,12 @@ _Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
 """When a packet is due to be decoded, in seconds; its stream; and the packet."""
 
 
-def assemble(journal: Journal, clip: Clip | None, target: Path, *, whole: bool = True) -> list[str]:
+def assemble(
+    journal: Journal, clip: Clip | None, time_base: Fraction, target: Path, *, whole: bool = True
+) -> list[str]:
     """Writes the journal's segments to `target`, with the audio, subtitles, chapters and tags of `clip`.
 
-    Nothing is encoded again. `whole=False` cuts the other streams where the pictures end. Returns one sentence for
+    `time_base` is the unit of the journal's pts in seconds; a segment's own container may count in another. Nothing is encoded again. `whole=False` cuts the other streams where the pictures end. Returns one sentence for
     each stream that the container cannot hold. Raises OSError and FFmpegError.
     """
     pts = [value for segment in journal.segments for value in segment.pts]
@@ -29,8 +31,6 @@ def assemble(journal: Journal, clip: Clip | None, target: Path, *, whole: bool =
     notes: list[str] = []
     with av.open(target, "w") as output, av.open(first) as template:
         pictures = template.streams.video[0]
-        time_base = clip.time_base if clip is not None else pictures.time_base
-        assert time_base is not None
         stream = output.add_stream_from_template(pictures)
         stream.time_base = time_base
         if clip is not None and clip.rotation:

@@ -97,7 +97,9 @@ class VideoSink:
             if not self._journal.segments:
                 raise SinkError(f"Nothing was written to {self._path}, as the input gave no frame.")
             whole = self._journal.folder / f"whole{self._path.suffix}"
-            self.notes = assemble(self._journal, self._clip, whole, whole=not self._options.cut)
+            assert self._encoding is not None
+            time_base = self._encoding.time_base
+            self.notes = assemble(self._journal, self._clip, time_base, whole, whole=not self._options.cut)
             with whole.open("rb") as file:
                 os.fsync(file.fileno())
             whole.replace(self._path)
@@ -113,11 +115,13 @@ class VideoSink:
         if self._journal.frames == 0 and not self._pts and self._segment_frames == 0:
             self._journal.discard()
             return
+        if self._encoding is None:
+            return  # resumed, and failed before its first frame: what was recorded stays
         try:
             # A segment cut short is no part of a resumed job: it plays in the partial file and is made again.
             self._close_segment(record=False)
             partial = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
-            assemble(self._journal, self._clip, partial, whole=False)
+            assemble(self._journal, self._clip, self._encoding.time_base, partial, whole=False)
         except (av.error.FFmpegError, OSError, ValueError):
             return  # the job has failed already, with an error of its own; what was recorded stays
 
