@@ -35,9 +35,11 @@ def compile_job(job: dict[str, Any], arch: int, ptx_version: int, folder: Path) 
             signature[name] = job["types"][name]
             if signature[name].startswith("*") or name == "C":
                 attributes[(index,)] = [["tt.divisibility", 16]]
-        else:
+        elif name in job["absent"] or name in constants:
             signature[name] = "constexpr"
             constants.setdefault(name, None)
+        else:
+            raise ValueError(f"the recipe of {job['function']} says nothing about its parameter {name}")
     source = ASTSource(function, signature, constexprs=constants, attrs=attributes)
     # Contraction is set here because its default differs between releases of Triton, and the numbers with it.
     options = {"num_warps": job["warps"], "ptx_version": ptx_version, "enable_fp_fusion": True}

@@ -19,6 +19,7 @@ A plugin asks for one kernel:
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import os
@@ -116,6 +117,28 @@ def read_entry(pack: Path, op: Op, variant: Variant, arch: int) -> CompiledKerne
     )
 
 
+def read_pack(pack: Path, arch: int) -> list[CompiledKernel]:
+    """Every kernel of the default list that the pack holds for `sm_<arch>`."""
+    entries = [(op, variant) for op, variant in default_entries() if recipe(op, variant).least_arch <= arch]
+    return [read_entry(pack, op, variant, arch) for op, variant in entries]
+
+
+def table(pack: Path, archs: Sequence[int]) -> str:
+    """Markdown: `registers / bytes spilled / 128-bit loads of all loads` per kernel and architecture."""
+    lines = [f"| kernel | {' | '.join(f'sm_{arch}' for arch in archs)} |", "|---" * (1 + len(archs)) + "|"]
+    for op, variant in default_entries():
+        cells = []
+        for arch in archs:
+            if recipe(op, variant).least_arch > arch:
+                cells.append("-")
+                continue
+            found = read_entry(pack, op, variant, arch).resources
+            spilled = found["spill_stores"] + found["spill_loads"]
+            cells.append(f"{found['registers']} / {spilled} / {found['wide_loads']} of {found['loads']}")
+        lines.append(f"| {op} {variant.label()} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence[int]) -> None:
     """Builds what is missing of `entries` for each architecture, one child process per architecture.
 
@@ -129,26 +152,45 @@ def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence
             raise PackError(f"sm_{arch} is not an architecture of the pack, there are {known}")
         folder = out / f"sm_{arch}"
         folder.mkdir(parents=True, exist_ok=True)
-        stems = {variant.file_stem(op): (op, variant) for op, variant in entries}
-        jobs = [_job(s, *e) for s, e in stems.items() if not (folder / f"{s}.json").exists()]
+        wanted = [(op, variant) for op, variant in entries if recipe(op, variant).least_arch <= arch]
+        stems = {variant.file_stem(op): (op, variant) for op, variant in wanted}
+        jobs = [_job(s, *e) for s, e in stems.items() if not _is_built(folder / f"{s}.json")]
         if jobs:
             _run_child(jobs, arch, folder)
+
+
+def sources_digest() -> str:
+    """Of every file that shapes a compiled kernel, so that a pack built from older ones is built again."""
+    here = Path(__file__).parent
+    shaping = sorted([*here.glob("*/kernel.py"), here / "recipes.py", here / "assemble.py", Path(__file__)])
+    return hashlib.sha256(b"".join(path.read_bytes() for path in shaping)).hexdigest()
+
+
+def _is_built(path: Path) -> bool:
+    return path.exists() and json.loads(path.read_text())["sources"] == sources_digest()
 
 
 def _job(stem: str, op: Op, variant: Variant) -> dict[str, Any]:
     plan = recipe(op, variant)
     arguments = [dataclasses.asdict(a) for a in plan.arguments]
     types = {a.name: "i32" if a.role == "int32" else f"*{TRITON_TYPES[a.dtype]}" for a in plan.arguments}
-    record = {"op": op, "variant": dataclasses.asdict(variant), "grid": plan.grid, "arguments": arguments}
+    record = {
+        "op": op,
+        "variant": dataclasses.asdict(variant),
+        "grid": plan.grid,
+        "arguments": arguments,
+        "sources": sources_digest(),
+    }
     return {
         "stem": stem,
         "module": plan.module,
         "function": plan.function,
         "arguments": arguments,
+        "absent": plan.absent,
         "types": types,
         "constants": plan.constants,
         "warps": plan.warps,
-        "options": {},
+        "options": {"num_stages": plan.stages},
         "record": record,
     }
 
@@ -161,7 +203,7 @@ def _run_child(jobs: list[dict[str, Any]], arch: int, folder: Path) -> None:
         command, input=json.dumps(jobs), capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
-        unbuilt = [job["record"]["op"] for job in jobs if not (folder / f"{job['stem']}.json").exists()]
+        unbuilt = [job["record"]["op"] for job in jobs if not _is_built(folder / f"{job['stem']}.json")]
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise PackError(f"{unbuilt[0]} did not compile for sm_{arch}: {said[-1]}")
 
@@ -181,7 +223,8 @@ def main() -> int:
     try:
         for arch in options.arch:
             build_pack(options.out, default_entries(), [arch])
-            print(f"sm_{arch}: {len(default_entries())} kernels in {options.out / f'sm_{arch}'}")
+            print(f"sm_{arch}: {len(read_pack(options.out, arch))} kernels in {options.out / f'sm_{arch}'}")
+        print(table(options.out, options.arch))
     except PackError as error:
         print(error, file=sys.stderr)
         return 1

@@ -38,8 +38,8 @@ Errors = dict[str, float]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 ROUNDING = {"float32": 2e-6, "float16": 6e-4, "bfloat16": 8e-3}
-"""Bound of an output stored in that dtype. float16: half a unit in the last place of the largest value, 4.9e-4, and a
-bit for what came before. bfloat16: a whole unit, 7.8e-3, since the interpreter truncates. float32: about thirty
+"""Bound of an output stored in that dtype. float16: half a unit in the last place of the largest value, 4.9e-4, and
+a bit for what came before. bfloat16: a whole unit, 7.8e-3, since the interpreter truncates. float32: about thirty
 roundings of 6e-8, the depth of the sums."""
 
 ACCUMULATED = 6e-6

@@ -9,19 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Literal, get_args
 
 from i2i_kernels.kind import Kind
 
-Op = Literal["norm_stats", "norm_coefficients", "norm_apply", "norm_slab"]
+Op = Literal[
+    "norm_stats",
+    "norm_coefficients",
+    "norm_apply",
+    "norm_slab",
+    "conv_norm",
+    "pyramid_down",
+    "pyramid_up",
+    "picture_from_nv12",
+    "nv12_from_picture",
+]
 Dtype = Literal["float16", "bfloat16", "float32"]
 Affine = Literal["none", "channel", "sample"]
 
 CHANNEL_MULTIPLE = 16
 """The kernels are compiled for channel counts of this multiple: it is what makes their loads 128 bits wide."""
 
-TRITON_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+TRITON_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "uint8": "u8"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class Variant:
     affine: Affine = "none"
     """Weight and bias: none, per channel `[C]`, or per sample `[N, C]`."""
     residual: bool = False
+    """A picture is added: the residual of a norm, or the other summand of `pyramid_up`."""
     splits: int = 32
     """Runs of pixels in the partial statistics, a power of two; 0 in `norm_apply`: takes coefficients instead."""
     block_c: int = 64
@@ -56,10 +68,25 @@ class Variant:
         if self.splits & (self.splits - 1) or not 0 <= self.splits <= 256:
             raise ValueError(f"splits is {self.splits}, it must be 0 or a power of two up to 256")
 
+    def label(self) -> str:
+        """The fields that are not at their default, for a reader."""
+        changed = _changes(self) | _changes(self.kind)
+        changed.pop("kind", None)
+        return " ".join(f"{v}" if isinstance(v, str) else f"{k}={v}" for k, v in changed.items()) or "plain"
+
     def file_stem(self, op: str) -> str:
         """Name of the pack's files: the op and a digest of every field."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{op}-{digest[:16]}"
+
+
+def _changes(record: Variant | Kind) -> dict[str, object]:
+    plain = type(record)()
+    return {
+        f.name: getattr(record, f.name)
+        for f in fields(record)
+        if getattr(record, f.name) != getattr(plain, f.name)
+    }
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,10 @@ class Recipe:
     constants: dict[str, object]
     warps: int
     grid: tuple[str, str, str]
+    least_arch: int = 75
+    """Below this the kernel compiles to something that is of no use."""
+    stages: int = 3
+    """Tiles in flight in a loop of matrix products; each takes shared memory."""
 
 
 def recipe(op: Op, variant: Variant) -> Recipe:
@@ -96,7 +127,7 @@ def recipe(op: Op, variant: Variant) -> Recipe:
     return _RECIPES[op](variant)
 
 
-_SIZE = {"C": "C", "H": "H", "W": "W", "HW": "H * W"}
+_SIZE = {"C": "C", "H": "H", "W": "W", "HW": "H * W", "OC": "C", "pitch": "W"}
 
 
 def _int32(*names: str) -> tuple[Argument, ...]:
@@ -117,9 +148,7 @@ def _affine(variant: Variant) -> tuple[Argument, ...]:
     return tuple(Argument(name, "input", "float32", shape=shape) for name in ("weight_ptr", "bias_ptr"))
 
 
-def _with_optional(
-    variant: Variant, *arguments: tuple[bool, Argument]
-) -> tuple[list[Argument], tuple[str, ...]]:
+def _with_optional(*arguments: tuple[bool, Argument]) -> tuple[list[Argument], tuple[str, ...]]:
     return [a for here, a in arguments if here], tuple(a.name for here, a in arguments if not here)
 
 
@@ -166,7 +195,7 @@ def _coefficients(variant: Variant) -> Recipe:
     mix_shape = ("2", "C") if variant.kind.family == "softmax" else ("C",)
     affine = [(variant.affine != "none", a) for a in _affine(variant)]
     mix = Argument("mix_ptr", "input", "float32", shape=mix_shape)
-    present, absent = _with_optional(variant, *affine, (variant.kind.family in ("clamp", "softmax"), mix))
+    present, absent = _with_optional(*affine, (variant.kind.family in ("clamp", "softmax"), mix))
     block_c = min(32, variant.block_c)
     return Recipe(
         module="i2i_kernels.norm.kernel",
@@ -199,7 +228,7 @@ def _apply(variant: Variant) -> Recipe:
         )
     affine = [(merged and variant.affine != "none", a) for a in _affine(variant)]
     residual = _picture("residual_ptr", "input", variant.dtype)
-    present, absent = _with_optional(variant, *affine, (variant.residual, residual))
+    present, absent = _with_optional(*affine, (variant.residual, residual))
     pad = variant.kind.pad
     tiles = _tiles(variant)
     pixels = f"(H + {2 * pad}) * (W + {2 * pad})" if pad else "H * W"
@@ -227,7 +256,7 @@ def _slab(variant: Variant) -> Recipe:
         )
     affine = [(variant.affine != "none", a) for a in _affine(variant)]
     residual = _picture("residual_ptr", "input", variant.dtype)
-    present, absent = _with_optional(variant, *affine, (variant.residual, residual))
+    present, absent = _with_optional(*affine, (variant.residual, residual))
     return Recipe(
         module="i2i_kernels.norm.kernel",
         function="slab_kernel",
@@ -244,11 +273,109 @@ def _slab(variant: Variant) -> Recipe:
     )
 
 
+def _conv(variant: Variant) -> Recipe:
+    kind = variant.kind
+    if kind != Kind(eps=kind.eps, activation=kind.activation, slope=kind.slope) or not variant.splits:
+        raise ValueError(
+            f"conv_norm does the plain instance norm with an activation, it was asked for {variant}"
+        )
+    return Recipe(
+        module="i2i_kernels.conv_norm.kernel",
+        function="conv_norm_kernel",
+        arguments=(
+            _picture("x_ptr", "input", variant.dtype),
+            _table("coefficients_ptr", "input", "3"),
+            Argument("weight_ptr", "input", variant.dtype, shape=("C", "3", "3", "C")),
+            *_int32("C", "H", "W", "OC"),
+            _picture("y_ptr", "output", variant.dtype),
+            _table("partials_ptr", "output", f"{variant.splits}, 2"),
+        ),
+        absent=(),
+        constants={
+            "ACTIVATION": kind.activation,
+            "SLOPE": kind.slope,
+            "SPLITS": variant.splits,
+            "BLOCK_M": 128,
+            "BLOCK_O": 128,
+            "BLOCK_C": 32,
+        },
+        warps=8,
+        grid=(str(variant.splits), "cdiv(C, 128)", "N"),
+        least_arch=80,
+        stages=2,
+    )
+
+
+_PYRAMID_BLOCK = 128
+
+
+def _pyramid(variant: Variant, up: bool) -> Recipe:
+    """Pictures of three channels; `residual_scale` is the factor of the doubled picture."""
+    out = ("H * 2", "W * 2") if up else ("cdiv(H, 2)", "cdiv(W, 2)")
+    add = Argument("add_ptr", "input", variant.dtype, shape=("N", *out, "3"))
+    present, absent = _with_optional((variant.residual, add)) if up else ([], ())
+    return Recipe(
+        module="i2i_kernels.pyramid.kernel",
+        function="fine_kernel" if up else "coarse_kernel",
+        arguments=(
+            Argument("x_ptr", "input", variant.dtype, shape=("N", "H", "W", "3")),
+            *present,
+            *_int32("H", "W"),
+            Argument("OH", "int32", "int32", out[0]),
+            Argument("OW", "int32", "int32", out[1]),
+            Argument("y_ptr", "output", variant.dtype, shape=("N", *out, "3")),
+        ),
+        absent=absent,
+        constants={
+            "C": 3,
+            "SCALE": 4 * variant.kind.residual_scale if up else 1.0,
+            "TRANSPOSED": False,
+            "BLOCK": _PYRAMID_BLOCK,
+        },
+        warps=4,
+        grid=(f"cdiv({out[0]} * {out[1]} * 3, {_PYRAMID_BLOCK})", "N", "1"),
+    )
+
+
+_NV12_BLOCK = 1024
+
+
+def _nv12(variant: Variant, back: bool) -> Recipe:
+    """BT.709 limited, the coding of cameras and of high-definition video; rows without padding."""
+    frame = Argument("frame_ptr", "output" if back else "input", "uint8", shape=("N", "cdiv(H * 3, 2)", "W"))
+    picture = Argument(
+        "picture_ptr", "input" if back else "output", variant.dtype, shape=("N", "H", "W", "3")
+    )
+    first, last = (picture, frame) if back else (frame, picture)
+    pixels = f"cdiv(H * W, {4 * _NV12_BLOCK})" if back else f"cdiv(H * W, {_NV12_BLOCK})"
+    return Recipe(
+        module="i2i_kernels.colour.kernel",
+        function="to_nv12_kernel" if back else "from_nv12_kernel",
+        arguments=(first, *_int32("H", "W", "pitch"), last),
+        absent=(),
+        constants={
+            "KR": 0.2126,
+            "KB": 0.0722,
+            "BLACK": 16.0,
+            "WHITE": 219.0,
+            "CHROMA": 224.0,
+            "BLOCK": _NV12_BLOCK,
+        },
+        warps=4,
+        grid=(pixels, "N", "1"),
+    )
+
+
 _RECIPES: dict[str, Callable[[Variant], Recipe]] = {
     "norm_stats": _stats,
     "norm_coefficients": _coefficients,
     "norm_apply": _apply,
     "norm_slab": _slab,
+    "conv_norm": _conv,
+    "pyramid_down": partial(_pyramid, up=False),
+    "pyramid_up": partial(_pyramid, up=True),
+    "picture_from_nv12": partial(_nv12, back=False),
+    "nv12_from_picture": partial(_nv12, back=True),
 }
 
 
@@ -273,4 +400,7 @@ def default_entries() -> list[tuple[Op, Variant]]:
     entries += [("norm_coefficients", Variant(kind=kind, affine="sample")) for kind in mixes]
     entries.append(("norm_coefficients", Variant(kind=plain, splits=128)))
     entries += [("norm_slab", Variant(kind=relu)), ("norm_slab", Variant(kind=plain, residual=True))]
-    return [(op, replace(variant)) for op, variant in entries]
+    entries += [("conv_norm", Variant(kind=relu)), ("pyramid_down", Variant()), ("pyramid_up", Variant())]
+    entries += [("pyramid_up", Variant(residual=True)), ("picture_from_nv12", Variant())]
+    entries.append(("nv12_from_picture", Variant()))
+    return entries

@@ -13,7 +13,7 @@ from i2i_kernels.launch import INTERPRETED, empty_picture, launch
 from i2i_kernels.pyramid import kernel
 from i2i_kernels.pyramid.reference import down_reference, up_reference
 
-_BLOCK = 512
+_BLOCK = 128
 
 # Zero insertion keeps a quarter of the energy: up blurs with four times the kernel, and so does its gradient.
 
