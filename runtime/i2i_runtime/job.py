@@ -1,8 +1,11 @@
-"""One input through the engine to its outputs, from opening to report; and a folder of clips, one after another."""
+"""One input through the engine to its outputs, from opening to report; and a folder of clips, one after
+another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from i2i_runtime.access import Access
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.pipeline import Pipeline, Policy, Stage
@@ -17,6 +21,7 @@ from i2i_runtime.progress import ProgressLine
 from i2i_runtime.report import describe, write_json
 from i2i_runtime.sinks import Remarking, Resumable, Sink, SinkOptions, open_sink
 from i2i_runtime.sources import Source, SourceOptions, open_source
+from i2i_runtime.stability import HeldSource
 from i2i_runtime.uri import parse_uri, redact
 
 
@@ -34,6 +39,8 @@ class Translation:
     limit: int | None
     max_staleness_s: float | None
     stall_s: float
+    steady: bool = False
+    metrics: Access | None = None
 
 
 @dataclass
@@ -63,6 +70,8 @@ def translate(
         for sink in sinks:
             sink.close()
         raise
+    if work.steady:
+        source = HeldSource(source)
     pipeline = Pipeline(
         source,
         work.engine,
@@ -77,7 +86,8 @@ def translate(
     )
     ended = "failed"
     try:
-        pipeline.run(line.show)
+        with _figures_served(work.metrics, pipeline, source, sinks):
+            pipeline.run(line.show)
         ended = "damaged" if pipeline.losses else "done"
     except KeyboardInterrupt:
         ended = "interrupted"
@@ -98,6 +108,27 @@ def translate(
         if report_path is not None:
             write_json(report_path, report)
     return Outcome(1 if pipeline.losses else 0, _sentence(pipeline, outputs, notes), report)
+
+
+@contextmanager
+def _figures_served(
+    access: Access | None, pipeline: Pipeline, source: Source, sinks: Sequence[Sink]
+) -> Iterator[None]:
+    """Serves the job's figures while it runs, where an address is given. Raises UsageError and SinkError."""
+    if access is None:
+        yield
+        return
+    from i2i_runtime.metrics import MetricsServer
+
+    try:
+        server = MetricsServer(access, pipeline, source, tuple(sinks))
+    except BaseException:
+        source.close()
+        for sink in sinks:
+            sink.close()
+        raise
+    with closing(server):
+        yield
 
 
 def _open_sinks(outputs: Sequence[str], options: SinkOptions) -> list[Sink]:
@@ -136,14 +167,16 @@ def _sentence(pipeline: Pipeline, outputs: Sequence[str], notes: Sequence[str]) 
 
 
 def clips_of(location: str) -> list[Path]:
-    """The video files of a folder that holds clips and no pictures, in the order of their names; else none."""
-    from i2i_runtime.sinks.video import SUFFIXES
+    """The video files of a folder that holds clips and no pictures, in the order of their names; else
+    none.
+    """
+    from i2i_runtime.sinks.encoder import CONTAINERS
     from i2i_runtime.sources.pictures import picture_paths
 
     folder = Path(location)
     if not folder.is_dir() or picture_paths(location):
         return []
-    known = {*SUFFIXES, ".avi", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
+    known = {*CONTAINERS, ".avi", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
 
 
@@ -186,6 +219,6 @@ def translate_folder(
 
 def _target(folder: Path, clip: Path) -> Path:
     """A clip's output: under its own name where that container is written to, else as MP4."""
-    from i2i_runtime.sinks.video import SUFFIXES
+    from i2i_runtime.sinks.encoder import CONTAINERS
 
-    return folder / (clip.name if clip.suffix.lower() in SUFFIXES else f"{clip.stem}.mp4")
+    return folder / (clip.name if clip.suffix.lower() in CONTAINERS else f"{clip.stem}.mp4")

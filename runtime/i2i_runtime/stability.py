@@ -43,6 +43,10 @@ class HeldSource:
         self.live = source.live
         self.frame_count = source.frame_count
 
+    def __getattr__(self, name: str) -> Any:
+        """What else the source tells of itself: its losses, outages and drops."""
+        return getattr(self._source, name)
+
     def read(self) -> Frame | None:
         frame = self._source.read()
         if frame is None or is_slate(frame):

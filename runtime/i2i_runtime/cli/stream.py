@@ -15,6 +15,8 @@ from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.uri import redact
 
 if TYPE_CHECKING:
+    from i2i_runtime.access import ServerOptions
+    from i2i_runtime.figures import TimedEngine
     from i2i_runtime.job import Translation
     from i2i_runtime.pipeline import Stage
     from i2i_runtime.sinks import SinkOptions
@@ -28,6 +30,7 @@ _SAME_JOB = (
     "size",
     "compare",
     "hud",
+    "steady",
     "codec",
     "crf",
     "preset",
@@ -44,7 +47,8 @@ class StreamOptions:
 
     Live: `i2i-stream --engine day2night --camera 0`.
 
-    A file, with its sound and its times: `i2i-stream --engine day2night --input drive.mp4 --output night.mp4`.
+    A file, with its sound and its times: `i2i-stream --engine day2night --input drive.mp4 --output
+    night.mp4`.
 
     Whether that file is whole: `i2i-stream verify drive.mp4 night.mp4`.
     """
@@ -79,6 +83,8 @@ class StreamOptions:
     """Source and translated side by side."""
     hud: bool = False
     """Age of the picture, frames per second, drops and engine time, drawn into the picture."""
+    steady: bool = False
+    """Less flicker: holds the source against noise and blends each translated picture along the motion."""
     tonemap: bool = False
     """Brings high dynamic range down to BT.709 instead of refusing it."""
     codec: str | None = None
@@ -99,6 +105,14 @@ class StreamOptions:
     """Writes counts, latencies and back end to this JSON file."""
     stall: float = 60.0
     """Seconds after which a source, engine or output that does not answer ends the job."""
+    metrics: str | None = None
+    """Serves figures for Prometheus at this address: :9100 is this machine alone, 0.0.0.0:9100 every network."""
+    token_file: Path | None = None
+    """File with the token that visitors of the page and of the figures must show."""
+    tls_cert: Path | None = None
+    """Certificate (PEM) that encrypts the page and the figures."""
+    tls_key: Path | None = None
+    """Its key (PEM)."""
     json: bool = False
     """Events as JSON, one per line, instead of the progress bar."""
     quiet: bool = False
@@ -195,19 +209,23 @@ def stream(options: StreamOptions) -> int:
 
 
 def _translation(options: StreamOptions, size: tuple[int, int] | None) -> Translation:
+    from i2i_runtime.access import open_access
     from i2i_runtime.engines import engine_path, open_engine
+    from i2i_runtime.figures import TimedEngine
     from i2i_runtime.job import Translation
     from i2i_runtime.report import file_sha256
     from i2i_runtime.style import style_from_text
 
     path = engine_path(options.engine)
-    engine = open_engine(path, options.backend, options.threads)
+    engine = TimedEngine(open_engine(path, options.backend, options.threads))
     return Translation(
         engine=engine,
         engine_path=path,
         engine_sha256=file_sha256(path),
         style=None if options.style is None else style_from_text(options.style, engine.metadata, path),
-        stages=lambda source: _stages(options, source),
+        stages=lambda source: _stages(options, source, engine),
+        steady=options.steady,
+        metrics=None if options.metrics is None else open_access(options.metrics, 9100, _server(options)),
         policy=options.policy if options.policy in ("every-frame", "freshest") else None,
         size=size,
         limit=options.limit,
@@ -216,12 +234,24 @@ def _translation(options: StreamOptions, size: tuple[int, int] | None) -> Transl
     )
 
 
-def _stages(options: StreamOptions, source: Source) -> Sequence[Stage]:
-    stages: list[Stage] = []
+def _server(options: StreamOptions) -> ServerOptions:
+    from i2i_runtime.access import ServerOptions
+
+    return ServerOptions(options.token_file, options.tls_cert, options.tls_key)
+
+
+def _stages(options: StreamOptions, source: Source, engine: TimedEngine) -> Sequence[Stage]:
+    from i2i_runtime.figures import EngineTimeStage
+
+    stages: list[Stage] = [EngineTimeStage(engine)]
     if source.live:
         from i2i_runtime.slate import CardStage
 
         stages.append(CardStage())
+    if options.steady:
+        from i2i_runtime.stability import Steadier
+
+        stages.append(Steadier())
     if options.compare:
         from i2i_runtime.compare import SideBySide
 
@@ -247,11 +277,14 @@ def _sink_options(options: StreamOptions, work: Translation) -> SinkOptions:
         job={"engine": work.engine_sha256, "backend": work.engine.backend, **asked},
         resume=options.resume,
         restart=options.restart,
+        server=_server(options),
     )
 
 
 def _with_input(sinks: SinkOptions, source: Path | str) -> SinkOptions:
-    """The same with the input named, and its size and date where it is a file: a changed clip is another job."""
+    """The same with the input named, and its size and date where it is a file: a changed clip is another
+    job.
+    """
     described = {"input": redact(str(source))}
     path = Path(source)
     if path.is_file():
@@ -262,7 +295,8 @@ def _with_input(sinks: SinkOptions, source: Path | str) -> SinkOptions:
 
 def _record(options: StreamOptions) -> dict[str, Any]:
     record = asdict(options)
-    record["report"] = None if options.report is None else str(options.report)
+    for name in ("report", "token_file", "tls_cert", "tls_key"):
+        record[name] = None if record[name] is None else str(record[name])
     record["input"] = None if options.input is None else redact(options.input)
     record["output"] = [redact(output) for output in options.output]
     return record
@@ -271,6 +305,10 @@ def _record(options: StreamOptions) -> dict[str, Any]:
 def _input(options: StreamOptions) -> str:
     if options.resume and options.restart:
         raise UsageError("--resume goes on and --restart begins anew: give one of them.")
+    if options.resume and options.steady:
+        raise UsageError(
+            "--steady carries pictures over from frame to frame, so such a job cannot be resumed."
+        )
     if (options.input is None) == (options.camera is None):
         raise UsageError("Say what to translate with either --input or --camera.")
     text = options.input if options.input is not None else str(options.camera)
