@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from i2i_trainer.errors import OptionError
 
 Precision = Literal["32", "bf16", "16"]
+Layout = Literal["auto", "unpaired", "paired", "class-folders", "lists", "digits", "single"]
 Schedule = Literal["constant", "linear", "halve"]
 
 
@@ -27,7 +28,7 @@ class TrainConfig:
     """Folder of pictures, in one of the layouts of the trainer's README."""
     out: Path = Path("runs/run")
     """Run folder to write."""
-    layout: Literal["auto", "unpaired", "paired", "class-folders", "lists", "digits", "single"] = "auto"
+    layout: Layout = "auto"
     """How the folder is laid out; `auto` recognises it."""
     domains: tuple[str, str] = ("A", "B")
     """Names of the source and the target domain, used as the direction of the engine."""

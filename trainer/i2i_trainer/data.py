@@ -40,14 +40,15 @@ class RawBatch(NamedTuple):
     def to_device(self, device: torch.device) -> Batch:
         """The batch for a method: `[N, 3, S, S] float32` in [-1, 1], channels-last in memory."""
         return Batch(
-            a=_floats(self.a, device),
-            b=_floats(self.b, device),
+            a=tensor_from_bytes(self.a, device),
+            b=tensor_from_bytes(self.b, device),
             labels_a=None if self.labels_a is None else self.labels_a.to(device, non_blocking=True),
             labels_b=None if self.labels_b is None else self.labels_b.to(device, non_blocking=True),
         )
 
 
-def _floats(pixels: Tensor, device: torch.device) -> Tensor:
+def tensor_from_bytes(pixels: Tensor, device: torch.device) -> Tensor:
+    """`[N, H, W, 3] uint8` -> `[N, 3, H, W] float32` in [-1, 1] on the device, channels-last in memory."""
     if device.type == "cuda":
         pixels = pixels.pin_memory()
     return pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
@@ -59,8 +60,11 @@ class Shelf:
     An unreadable picture is named once, counted in `unreadable`, and replaced by the next one of the order.
     """
 
-    def __init__(self, pictures: Sequence[Picture], short_side: int, cache_bytes: int) -> None:
+    def __init__(
+        self, pictures: Sequence[Picture], short_side: int, cache_bytes: int, announce: bool = True
+    ) -> None:
         self.pictures = pictures
+        self._announce = announce
         self.unreadable: dict[int, str] = {}
         self._short_side = short_side
         self._room = cache_bytes
@@ -83,7 +87,8 @@ class Shelf:
             with self._lock:
                 if index not in self.unreadable:
                     self.unreadable[index] = str(error)
-                    Console(stderr=True).print(f"Skipped: {error}", highlight=False, markup=False)
+                    if self._announce:
+                        Console(stderr=True).print(f"Skipped: {error}", highlight=False, markup=False)
             return None
         with self._lock:
             if self._room >= pixels.nbytes and index not in self._kept:
@@ -203,29 +208,39 @@ def _order(length: int, epoch: int, seed: int, stream: int) -> NDArray[np.int64]
 
 
 def preview_batch(domains: Domains, config: TrainConfig, count: int) -> RawBatch:
-    """The first `count` readable pictures of both domains, cut in the middle; repeated where there are fewer."""
+    """`count` pictures of both domains, spread over the folders and cut in the middle; repeated where fewer exist."""
+    sides = []
+    for pictures, labels in ((domains.a, domains.labels_a), (domains.b, domains.labels_b)):
+        spread = range(0, len(pictures), max(1, len(pictures) // count))
+        squares, kept = squares_from_pictures(
+            [pictures[i] for i in spread], config.image_size, count, announce=False
+        )
+        chosen = [k % len(kept) for k in range(count)]
+        found = _labels(labels, [spread[kept[k]] for k in chosen])
+        sides.append((torch.from_numpy(squares[chosen]), found))
+    (a, labels_a), (b, labels_b) = sides
+    return RawBatch(a, b, labels_a, labels_b)
 
-    def squares(pictures: Sequence[Picture]) -> Tensor:
-        found: list[Pixels] = []
-        for picture in pictures:
-            try:
-                found.append(_middle(picture.read(config.load_size), config.image_size))
-            except DataError:
-                continue
-            if len(found) == count:
-                break
-        if not found:
-            raise DataError(f"None of the {len(pictures)} pictures of a domain can be read.")
-        return torch.from_numpy(np.stack([found[i % len(found)] for i in range(count)]))
 
-    indices = list(range(count))
-    step_a, step_b = max(1, len(domains.a) // count), max(1, len(domains.b) // count)
-    if domains.labels_a is not None and domains.labels_b is not None:
-        labels_a = _labels(domains.labels_a[::step_a], [i % len(domains.labels_a[::step_a]) for i in indices])
-        labels_b = _labels(domains.labels_b[::step_b], [i % len(domains.labels_b[::step_b]) for i in indices])
-    else:
-        labels_a = labels_b = None
-    return RawBatch(squares(domains.a[::step_a]), squares(domains.b[::step_b]), labels_a, labels_b)
+def squares_from_pictures(
+    pictures: Sequence[Picture], side: int, most: int | None = None, announce: bool = True
+) -> tuple[Pixels, list[int]]:
+    """Middles `[N, side, side, 3] uint8 RGB` of the pictures that can be read, at most `most`, and their indices.
+
+    The shorter side is resized to `side`; `announce` names the unreadable. Raises DataError where none can be read.
+    """
+    shelf = Shelf(pictures, side, cache_bytes=0, announce=announce)
+    squares: list[Pixels] = []
+    kept: list[int] = []
+    for index in range(len(pictures)):
+        if len(kept) == most:
+            break
+        if (pixels := shelf.read(index)) is not None:
+            squares.append(_middle(pixels, side))
+            kept.append(index)
+    if not kept:
+        raise DataError(f"None of the {len(pictures)} pictures of a domain can be read.")
+    return np.stack(squares), kept
 
 
 def _middle(pixels: Pixels, side: int) -> Pixels:

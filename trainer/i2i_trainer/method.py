@@ -52,6 +52,8 @@ class Inference(nn.Module):
     fixed_size: tuple[int, int] | None = None
     style_size: int = 0
     default_style: tuple[float, ...] = ()
+    random_styles: bool = True
+    """Whether styles drawn from N(0, 1) are styles that it was trained on."""
     presets: dict[str, tuple[float, ...]]
     notes: dict[str, str]
 
@@ -98,6 +100,14 @@ class Method(nn.Module):
     def inference(self, direction: str = "a2b") -> Inference:
         """The network of one direction, sharing no state that training would change under it."""
         raise TypeError(f"{type(self).__name__} defines no inference")
+
+    def classify(self, pictures: Tensor, domain: str = "b") -> Tensor | None:
+        """Class logits `[N, C]` of pictures of a domain (domain adaptation), None where it learns no classes."""
+        return None
+
+    def cluster(self, pictures: Tensor) -> Tensor | None:
+        """Pseudo-domain `[N] int64` of pictures, None where it finds none."""
+        return None
 
     def ema_modules(self) -> dict[str, nn.Module]:
         """Modules whose moving average is kept when `config.ema` is above 0."""
