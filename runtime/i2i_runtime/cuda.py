@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -254,11 +255,16 @@ class PyCudaDevice:
         self._graphs = _graph_calls()
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
+        self._thread = threading.local()
         self.make_current()
         self.facts = self._read_facts()
 
     def make_current(self) -> None:
-        self._context.push()
+        if not getattr(
+            self._thread, "has_context", False
+        ):  # PyCUDA keeps a stack: one entry per thread is enough
+            self._context.push()
+            self._thread.has_context = True
 
     def allocate(self, nbytes: int) -> int:
         try:
@@ -310,7 +316,9 @@ class PyCudaDevice:
         self._graphs.destroy(graph)
 
     def close(self) -> None:
-        self._context.pop()
+        if getattr(self._thread, "has_context", False):
+            self._context.pop()
+            self._thread.has_context = False
         self._context.detach()
 
     def _read_facts(self) -> DeviceFacts:
