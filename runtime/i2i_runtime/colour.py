@@ -27,7 +27,7 @@ _FROM_RGB = int(_EXACT | Interpolation.AREA)
 # H.273 matrix coefficients -> the coefficients swscale knows by the same name.
 _SWSCALE_MATRIX = {0: 1, 1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 _MATRIX_NAMES = {8: "YCgCo", 10: "BT.2020 constant luminance", 11: "SMPTE 2085", 12: "derived", 14: "ICtCp"}
-HDR_TRANSFERS = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}
+_HDR_TRANSFERS = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Colour:
     @property
     def hdr(self) -> str | None:
         """The name of a high dynamic range transfer function, None for ordinary clips."""
-        return HDR_TRANSFERS.get(self.transfer)
+        return _HDR_TRANSFERS.get(self.transfer)
 
 
 class ColourConverter:

@@ -134,8 +134,7 @@ def _figures_served(
 def _open_sinks(outputs: Sequence[str], options: SinkOptions) -> list[Sink]:
     sinks: list[Sink] = []
     try:
-        for output in outputs:
-            sinks.append(open_sink(output, options))
+        sinks.extend(open_sink(output, options) for output in outputs)
     except BaseException:
         for sink in sinks:
             sink.close()

@@ -68,9 +68,9 @@ class Progress:
 class Pipeline:
     """One job: everything that `source` gives, through `engine` and `stages`, to all of `sinks`.
 
-    `run` closes source, stages and sinks; the engine stays open, to be used again. `size` is (width, height) that pictures are scaled to
-    before the engine, None leaves them. A frame older than `max_staleness_s` when its turn comes is dropped. A stage
-    that is busy with one frame for longer than `stall_s` ends the job.
+    `run` closes source, stages and sinks; the engine stays open, to be used again. `size` is (width, height) that
+    pictures are scaled to before the engine, None leaves them. A frame older than `max_staleness_s` when its turn
+    comes is dropped. A stage that is busy with one frame for longer than `stall_s` ends the job.
     """
 
     def __init__(
@@ -242,7 +242,6 @@ class Pipeline:
                 with self._timed("stages", "a stage"):
                     for stage in self._stages:
                         translated = stage.process(translated, delivery.source)
-            self._count(delivery)
             for queue in self._queues:
                 queue.put(Delivery(translated, delivery.source, delivery.infer_ms))
         for queue in self._queues:
@@ -261,9 +260,11 @@ class Pipeline:
                     self.overdue += 1
             with self._timed("write", f"the output {sink.name}"):
                 sink.write(delivery.translated, delivery.source)
+            if sink is self._sinks[0]:
+                self._count()
         sink.finish()
 
-    def _count(self, delivery: Delivery) -> None:
+    def _count(self) -> None:
         self._last_out_s = time.monotonic()
         if self.frames_out == 0:
             self._first_out_s = self._last_out_s

@@ -23,8 +23,9 @@ def assemble(
 ) -> list[str]:
     """Writes the journal's segments to `target`, with the audio, subtitles, chapters and tags of `clip`.
 
-    `time_base` is the unit of the journal's pts in seconds; a segment's own container may count in another. Nothing is encoded again. `whole=False` cuts the other streams where the pictures end. Returns one sentence for
-    each stream that the container cannot hold. Raises OSError and FFmpegError.
+    `time_base` is the unit of the journal's pts in seconds; a segment's own container may count in another. Nothing
+    is encoded again. `whole=False` cuts the other streams where the pictures end. Returns one sentence for each
+    stream that the container cannot hold. Raises OSError and FFmpegError.
     """
     pts = [value for segment in journal.segments for value in segment.pts]
     first = journal.folder / journal.segments[0].file
@@ -113,9 +114,10 @@ def _other_packets(
         return
     wanted: Iterable[av.stream.Stream] = [source.streams[index] for index in carried]
     for packet in source.demux(*wanted):
-        if packet.dts is None or packet.size == 0:
+        due = packet.dts if packet.dts is not None else packet.pts
+        if due is None or packet.size == 0:
             continue
-        when = packet.dts * packet.time_base
+        when = due * packet.time_base
         if end is not None and when > end:
             continue
         stream = carried[packet.stream_index]

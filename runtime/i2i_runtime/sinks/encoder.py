@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import av.error
+from av.codec.codec import Capabilities
 
 from i2i_runtime.clip import Clip
 from i2i_runtime.colour import Colour
 from i2i_runtime.errors import SinkError
+from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions
 
 # What is written where the user names no codec, by the container's suffix.
-_DEFAULT_CODEC = {".webm": "libvpx-vp9", ".mov": "libx264", ".mp4": "libx264", ".mkv": "libx264"}
+_SOFTWARE = "libx264"
+_DEFAULT_CODEC = {".webm": "libvpx-vp9"}
+CONTAINERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".ts": "mpegts",
+}
+"""The endings that a video is written to, and FFmpeg's name of each."""
 _DEFAULTS: dict[str, dict[str, str]] = {
     "libx264": {"preset": "veryfast", "crf": "20"},
     "libx265": {"preset": "veryfast", "crf": "23", "x265-params": "log-level=error"},
@@ -46,41 +59,60 @@ class Encoding:
     sample_aspect: Fraction | None
 
 
-def choose_encoding(
-    path: Path, options: SinkOptions, clip: Clip | None, size: tuple[int, int], time_base: Fraction
-) -> Encoding:
-    """The encoding for pictures of (width, height) from `clip`, None where they come from no file.
+def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
+    """The encoder for a file of this name, and what is to be said about the choice.
 
-    Raises SinkError for a codec that this installation cannot open.
+    A hardware encoder that is in this build but does not open on this machine gives way to H.264 in software. Raises
+    SinkError.
     """
-    codec = options.codec or _DEFAULT_CODEC.get(path.suffix.lower(), "libx264")
-    known = _codec(codec)
+    name = options.codec or _DEFAULT_CODEC.get(path.suffix.lower(), _SOFTWARE)
+    codec = _codec(name)
+    notes: list[str] = []
+    if codec.capabilities & Capabilities.hardware and (why := _refusal(codec)) is not None:
+        notes.append(f"{name} cannot be opened here ({why}), so {_SOFTWARE} was used")
+        name, codec = _SOFTWARE, _codec(_SOFTWARE)
+    container = CONTAINERS[path.suffix.lower()]
+    with av.open(io.BytesIO(), "w", format=container) as probe:
+        if codec.canonical_name not in probe.supported_codecs:
+            raise SinkError(
+                f"{path}: a {path.suffix} file cannot hold {name}, use .mkv or leave out --codec."
+            )
+    return name, notes
+
+
+def choose_encoding(
+    codec: str, options: SinkOptions, clip: Clip | None, source_size: tuple[int, int], frame: Frame
+) -> Encoding:
+    """How `frame`, as it is stored, is encoded; `source_size` is (width, height) of what the engine was given.
+
+    `clip` is None where pictures come from no file.
+    """
     settings = dict(_DEFAULTS.get(codec, {}))
     if options.crf is not None:
         settings["crf"] = str(options.crf)
     if options.preset is not None:
         settings["preset"] = options.preset
     settings.update(options.encoder)
-    default_rate = Fraction(options.rate or 30)
+    height, width = frame.pixels.shape[:2]
+    source_format = "yuv420p" if clip is None else clip.pixel_format
     return Encoding(
         codec=codec,
         options=settings,
-        width=size[0],
-        height=size[1],
-        pixel_format=_pixel_format(known, clip.pixel_format if clip is not None else "yuv420p", size),
-        time_base=time_base,
-        rate=default_rate if clip is None else clip.rate,
+        width=width,
+        height=height,
+        pixel_format=_pixel_format(_codec(codec), source_format, (width, height)),
+        time_base=frame.time_base,
+        rate=Fraction(options.rate or 30) if clip is None else clip.rate,
         colour=Colour(1, 1, 1, 1) if clip is None else clip.colour,
-        sample_aspect=None if clip is None else clip.sample_aspect,
+        sample_aspect=None if clip is None else _sample_aspect(clip, source_size),
     )
 
 
 def open_encoder(container: av.container.OutputContainer, encoding: Encoding) -> av.VideoStream:
-    """A new video stream in `container` that encodes as told."""
+    """A new video stream in `container` that encodes as told. Raises SinkError for an option nobody knows."""
     # The rate serves rate control alone; time stamps carry the timing.
-    stream = container.add_stream(
-        encoding.codec, rate=encoding.rate.limit_denominator(65535), options=encoding.options
-    )
+    rate = encoding.rate.limit_denominator(65535)
+    stream = container.add_stream(encoding.codec, rate=rate, options=encoding.options)
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     context.width, context.height = encoding.width, encoding.height
@@ -89,24 +121,51 @@ def open_encoder(container: av.container.OutputContainer, encoding: Encoding) ->
     stream.time_base = encoding.time_base
     if encoding.sample_aspect is not None:
         context.sample_aspect_ratio = encoding.sample_aspect
-    tags = encoding.colour
-    context.colorspace = tags.matrix
-    context.color_range = tags.range
-    context.color_primaries = tags.primaries
-    context.color_trc = tags.transfer
+    context.colorspace, context.color_range = encoding.colour.matrix, encoding.colour.range
+    context.color_primaries, context.color_trc = encoding.colour.primaries, encoding.colour.transfer
+    context.open()
+    # What the encoder did not take is left behind.
+    if context.options:
+        unknown = ", ".join(context.options)
+        raise SinkError(
+            f"{encoding.codec} has no option {unknown}: ffmpeg -h encoder={encoding.codec} lists them."
+        )
     return stream
 
 
 def _codec(name: str) -> av.Codec:
     try:
         codec = av.Codec(name, "w")
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, ValueError) as error:
         raise SinkError(
             f"No encoder is called {name}: see those of this machine with i2i-doctor, or leave out --codec."
         ) from error
     if codec.type != "video":
         raise SinkError(f"{name} encodes {codec.type}, not video: leave out --codec for H.264.")
     return codec
+
+
+def _refusal(codec: av.Codec) -> str | None:
+    """Why an encoder does not open on a small picture, None where it does."""
+    context = av.CodecContext.create(codec.name, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width = context.height = 256
+    context.pix_fmt = _pixel_format(codec, "yuv420p", (256, 256))
+    context.time_base = Fraction(1, 25)
+    try:
+        context.open()
+    except (av.error.FFmpegError, ValueError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return None
+
+
+def _sample_aspect(clip: Clip, size: tuple[int, int]) -> Fraction | None:
+    """The shape of a pixel that keeps the shape of the picture, if the user had it scaled to `size`."""
+    if size == (clip.width, clip.height):
+        return clip.sample_aspect
+    shape = (clip.sample_aspect or Fraction(1)) * clip.width * size[1] / (clip.height * size[0])
+    # Sizes are whole numbers, so that a picture scaled evenly can miss its shape by a hair.
+    return None if abs(shape - 1) < Fraction(1, 100) else shape.limit_denominator(255)
 
 
 def _pixel_format(codec: av.Codec, source: str, size: tuple[int, int]) -> str:

@@ -15,12 +15,11 @@ from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.assembly import assemble
-from i2i_runtime.sinks.encoder import Encoding, choose_encoding, open_encoder
+from i2i_runtime.sinks.encoder import CONTAINERS, Encoding, choose_codec, choose_encoding, open_encoder
 from i2i_runtime.sinks.journal import Journal, Segment
 from i2i_runtime.sources.video import stored_from_upright
 
 SEGMENT_FRAMES = 240
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts")
 
 
 class VideoSink:
@@ -33,11 +32,15 @@ class VideoSink:
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
         self.name = str(path)
-        self.notes: list[str] = []
-        """What the container could not hold, one sentence each; complete after `finish`."""
         self._path = path
         self._options = options
-        self._check_writable()
+        if path.suffix.lower() not in CONTAINERS:
+            raise UsageError(
+                f"{path} has an ending that no video is written to: use one of {', '.join(CONTAINERS)}, "
+                "or a folder for pictures."
+            )
+        self._codec, self.notes = choose_codec(path, options)
+        """The notes say what was not done as asked, one sentence each; complete after `finish`."""
         self._journal = Journal(path, options.job)
         try:
             if options.resume:
@@ -68,9 +71,12 @@ class VideoSink:
         picture = stored_from_upright(translated.pixels, rotation)
         height, width = picture.shape[:2]
         if self._encoding is None:
+            if clip is not None and self._path.exists() and self._path.samefile(clip.path):
+                raise SinkError(f"{self._path} would overwrite its own source: choose another --output.")
+            given = stored_from_upright(source.pixels, rotation).shape
             self._clip = clip
             self._encoding = choose_encoding(
-                self._path, self._options, clip, (width, height), translated.time_base
+                self._codec, self._options, clip, (given[1], given[0]), translated.with_pixels(picture)
             )
             self._converter = ColourConverter(self._encoding.colour, self._encoding.pixel_format, height)
         encoding = self._encoding
@@ -99,7 +105,7 @@ class VideoSink:
             whole = self._journal.folder / f"whole{self._path.suffix}"
             assert self._encoding is not None
             time_base = self._encoding.time_base
-            self.notes = assemble(self._journal, self._clip, time_base, whole, whole=not self._options.cut)
+            self.notes += assemble(self._journal, self._clip, time_base, whole, whole=not self._options.cut)
             with whole.open("rb") as file:
                 os.fsync(file.fileno())
             whole.replace(self._path)
@@ -161,13 +167,6 @@ class VideoSink:
             self._journal.record(segment)
         else:
             self._journal.segments.append(segment)
-
-    def _check_writable(self) -> None:
-        if self._path.suffix.lower() not in SUFFIXES:
-            raise UsageError(
-                f"{self._path} has an ending that no video is written to: use one of {', '.join(SUFFIXES)}, "
-                "or a folder for pictures."
-            )
 
     def _failure(self, error: Exception) -> SinkError:
         reason = getattr(error, "strerror", None) or str(error)

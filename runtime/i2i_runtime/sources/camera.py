@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from fractions import Fraction
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -44,13 +45,16 @@ class CameraSource:
             self._capture.set(cv2.CAP_PROP_FPS, options.rate)
         self.frame_count: int | None = None
         self._index = 0
+        # Releasing a camera while another thread reads it crashes inside OpenCV.
+        self._reading = Lock()
         self._began_s = time.monotonic()
         self._closed = False
 
     def read(self) -> Frame | None:
         if self._closed:
             return None
-        got, bgr = self._capture.read()
+        with self._reading:
+            got, bgr = self._capture.read()
         captured_s = time.monotonic()
         if not got:
             raise SourceError(f"{self.name} stopped delivering pictures: check its cable and start again.")
@@ -67,4 +71,5 @@ class CameraSource:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._capture.release()
+            with self._reading:
+                self._capture.release()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import av
@@ -14,9 +16,10 @@ import cv2
 import numpy as np
 
 from i2i_runtime.clip import CLIP, Clip
-from i2i_runtime.colour import Colour, ColourConverter
+from i2i_runtime.colour import FULL, LIMITED, Colour, ColourConverter
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.hdr import ToneMapper
 from i2i_runtime.sources import SourceOptions
 
 # Degrees counter-clockwise of the display matrix -> what turns a stored picture upright.
@@ -55,16 +58,24 @@ class VideoSource:
         self._index = 0
         self._last_pts: int | None = None
         self._closed = False
+        # Closing while another thread decodes would free the decoder under its feet.
+        self._reading = Lock()
         first = self._decode_first(path)
         self._first: av.VideoFrame | None = first
         self.clip = self._describe(path, first)
-        if self.clip.colour.hdr is not None and not options.tonemap:
+        hdr = self.clip.colour.hdr
+        if hdr is not None and not options.tonemap:
             self.close()
             raise SourceError(
-                f"{path} is high dynamic range, {self.clip.colour.hdr}, and engines see standard range: "
+                f"{path} is high dynamic range, {hdr}, and engines see standard range: "
                 "add --tonemap to bring it down to BT.709."
             )
-        self._converter = ColourConverter(self.clip.colour, self.clip.pixel_format, self.clip.height)
+        self._converter: ColourConverter | ToneMapper
+        if hdr is None:
+            self._converter = ColourConverter(self.clip.colour, self.clip.pixel_format, self.clip.height)
+        else:
+            self._converter = ToneMapper(self.clip.colour.transfer, self.clip.colour.range == FULL)
+            self.clip = replace(self.clip, colour=Colour(1, LIMITED, 1, 1), pixel_format="yuv420p")
         self._skip = options.skip
 
     @property
@@ -72,6 +83,10 @@ class VideoSource:
         return self._losses
 
     def read(self) -> Frame | None:
+        with self._reading:
+            return self._read()
+
+    def _read(self) -> Frame | None:
         while (decoded := self._next()) is not None:
             index, pts = self._index, self._due(decoded)
             self._index += 1
@@ -88,15 +103,17 @@ class VideoSource:
         return None
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
+        self._closed = True
+        with self._reading:
             self._container.close()
 
     def _next(self) -> av.VideoFrame | None:
+        if self._closed:
+            return None
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        return None if self._closed else next(self._decoded, None)
+        return next(self._decoded, None)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """All frames, those included that the decoder still holds when the file ends."""
