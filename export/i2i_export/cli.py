@@ -12,13 +12,12 @@ import tyro
 from rich.console import Console
 
 from i2i_export import parity
+from i2i_export.adopt import Answers, check_against_original, engine_from_foreign
 from i2i_export.enginefile import EngineFile, read_engine, write_engine
-from i2i_export.sizes import size_from_text
+from i2i_export.frames import fit_all, read_frames
+from i2i_export.sizes import FRAMES_IN_GATE, size_from_text
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_trainer.errors import TrainError
-
-_FRAMES_IN_GATE = 2
-"""Frames per size: enough to meet a second picture, few enough for a network of 70 GMACs on a laptop."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,24 @@ def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Con
 
 
 def _adopt(options: AdoptOptions, console: Console) -> None:
-    raise UsageError("adopt is not there yet.")
+    output = options.output or Path(f"{options.source.stem}.engine.onnx")
+    if output.suffix != ".onnx" or output == options.source:
+        raise UsageError(f"-o {output} must be another file, and end in .onnx.")
+    answers = Answers(
+        options.layout, options.range, options.output_range, options.channels, options.size, options.stride
+    )
+    adopted = engine_from_foreign(
+        options.source,
+        answers,
+        name=options.name or output.stem,
+        direction=options.direction,
+        licence=options.licence,
+    )
+    engine = adopted.engine
+    gate = fit_all(read_frames(options.frames, FRAMES_IN_GATE), adopted.gate_sizes)
+    console.print(check_against_original(adopted, gate).to_table())
+    write_engine(engine, output)
+    console.print(f"{output}: {_summary(engine)}", highlight=False)
 
 
 def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> EngineFile:

@@ -47,7 +47,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     except FileNotFoundError as error:
         raise ExportError(f"{path} does not exist: name an ONNX file or a run folder.") from error
     except Exception as error:  # protobuf, onnx and the file system each raise their own
-        raise ExportError(f"{path} cannot be read as ONNX ({_first_line(error)}): is it complete?") from error
+        raise ExportError(f"{path} cannot be read as ONNX ({first_line(error)}): is it complete?") from error
     if not model.graph.node:
         raise ExportError(f"{path} is no ONNX network (it holds no operator): name an .onnx file.")
     return model
@@ -78,7 +78,7 @@ def write_engine(engine: EngineFile, path: Path) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"{path} was not written, the ONNX checker refuses the graph: {_first_line(error)}."
+            f"{path} was not written, the ONNX checker refuses the graph: {first_line(error)}."
         ) from error
     with atomic_file(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
@@ -135,5 +135,6 @@ def check_contract(model: onnx.ModelProto, *, origin: str) -> None:
             )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The part of a library's message that fits into a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
+from i2i_export.errors import ExportError
 from i2i_runtime.errors import I2IError
 from i2i_runtime.frame import Picture
 from i2i_runtime.sources import SourceOptions, open_source
-
-from i2i_export.errors import ExportError
 
 _LOOKED_AT = 240
 """Frames at the start of a source over which the chosen ones are spread: about ten seconds of a clip."""

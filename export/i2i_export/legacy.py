@@ -86,6 +86,8 @@ def _free_from_size(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> None:
         or _attribute(node, "pads", [0, 0, 0, 0]) != [0, 0, 0, 0]
     ):
         return
+    if len(data) != 4 or 0 in data[2:]:
+        return
     strides = _attribute(node, "strides", [1, 1])
     dilations = _attribute(node, "dilations", [1, 1])
     full = [

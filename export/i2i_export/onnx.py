@@ -25,7 +25,7 @@ from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all, read_frames
 from i2i_export.macs import count_macs
 from i2i_export.optimise import notes_from_changes, optimise
-from i2i_export.sizes import dynamic_size, gate_sizes, size_from_text
+from i2i_export.sizes import FRAMES_IN_GATE, dynamic_size, gate_sizes, size_from_text
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy, StyleSpec
@@ -34,9 +34,6 @@ from i2i_trainer.method import Inference, Method
 
 OPSET = 18
 """The dynamo exporter's own opset; newer ones only pass through a converter, and every back end takes 18."""
-
-FRAMES_IN_GATE = 2
-"""Frames per size: enough to meet a second picture, few enough for a network of 70 GMACs on a laptop."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def check_against_torch(
         TorchTranslator(inference, fixed_style),
         parity.OnnxTranslator(engine.to_proto()),
         frames,
-        parity.TORCH_TO_ONNX,
+        parity.SAME_NETWORK,
         style,
     )
     parity.require(
@@ -315,6 +312,7 @@ def _trace(
 def _clean(model: ir.Model) -> ir.Model:
     """Takes out what the tracer left of this machine: stack traces, module paths, symbolic names of sizes."""
     passes.ClearMetadataAndDocStringPass()(model)
+    _ask_sizes_after_cast(model)
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     model.graph.name = "i2i"
@@ -334,6 +332,19 @@ def _clean(model: ir.Model) -> ir.Model:
                 ]
             )
     return model
+
+
+def _ask_sizes_after_cast(model: ir.Model) -> None:
+    """Operators that only ask how large `frame` is ask its float copy: a uint8 tensor may meet nothing but Cast."""
+    frame = model.graph.inputs[0]
+    readers = frame.consumers()
+    cast = next((node for node in readers if node.op_type == "Cast"), None)
+    if cast is None:
+        return
+    for node in readers:
+        if node is not cast:
+            node.replace_input_with(list(node.inputs).index(frame), cast.outputs[0])
+    model.graph.sort()
 
 
 def _example_frame(size: SizePolicy) -> Tensor:

@@ -28,6 +28,7 @@ def optimise(model: ir.Model, *, for_cpu: bool = False) -> dict[str, int]:
     steps = dict(_PASSES)
     if for_cpu:
         steps["3x3 convolutions of doubled pictures as phases"] = phases.write_upsampling_as_phases
+    ShapeInferencePass(data_prop=True)(model)
     rewrites.fold_constants(model)
     rewrites.simplify(model)
     counts = {}

@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from rich.table import Table
 
+from i2i_export.enginefile import first_line
 from i2i_export.errors import ExportError
 from i2i_runtime.frame import Picture
 
@@ -55,8 +56,7 @@ class Bound:
         return " and ".join(parts)
 
 
-TORCH_TO_ONNX = Bound(max_abs=1e-3)
-EXACT_REWRITE = Bound(max_abs=1e-3)
+SAME_NETWORK = Bound(max_abs=1e-3)
 HALF_PRECISION = Bound(psnr_db=45.0)
 INT8 = Bound(psnr_db=38.0)
 
@@ -138,7 +138,7 @@ class OnnxTranslator:
     def __init__(self, model: onnx.ModelProto) -> None:
         tapped = onnx.ModelProto()
         tapped.CopyFrom(model)
-        self._tap = _tap_unrounded(tapped)
+        self._tap, self._channels_first = _tap_unrounded(tapped)
         self._session = cpu_session(tapped)
         self._inputs = {entry.name for entry in self._session.get_inputs()}
 
@@ -147,10 +147,17 @@ class OnnxTranslator:
         if style is not None and "style" in self._inputs:
             feeds["style"] = style
         names = ["translated"] + ([self._tap] if self._tap else [])
-        outputs = self._session.run(names, feeds)
+        try:
+            outputs = self._session.run(names, feeds)
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
+            height, width = frame.shape[:2]
+            raise ExportError(
+                f"the engine does not run at {width}x{height} ({first_line(error)}): fix another size with --size."
+            ) from error
         picture: Picture = outputs[0][0]
         if self._tap:
-            unrounded = outputs[1][0].astype(np.float32).transpose(1, 2, 0) / np.float32(127.5) - 1
+            levels = outputs[1][0].transpose(1, 2, 0) if self._channels_first else outputs[1][0]
+            unrounded = levels.astype(np.float32) / np.float32(127.5) - 1
         else:
             unrounded = picture.astype(np.float32) / np.float32(127.5) - 1
         return Translation(unrounded, picture)
@@ -159,7 +166,7 @@ class OnnxTranslator:
 def cpu_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """Opens a network in ONNX Runtime on the CPU. Raises ExportError with the library's reason."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its complaints arrive as exceptions too
     try:
         return onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -223,14 +230,18 @@ def _row(wanted: Translation, got: Translation) -> Row:
     )
 
 
-def _tap_unrounded(model: onnx.ModelProto) -> str | None:
-    """Makes the `[1, 3, H, W]` float tensor (0 to 255) that is rounded last an output; returns its name."""
+def _tap_unrounded(model: onnx.ModelProto) -> tuple[str | None, bool]:
+    """Makes the float tensor (levels 0 to 255) that is rounded last an output.
+
+    Returns its name, None where there is no such tensor, and whether it is `[1, 3, H, W]`, not `[1, H, W, 3]`.
+    """
     makers = {name: node for node in model.graph.node for name in node.output}
-    node = makers.get("translated")
+    node, channels_first = makers.get("translated"), False
     while node is not None and node.op_type in ("Cast", "Transpose"):
+        channels_first |= node.op_type == "Transpose"
         node = makers.get(node.input[0])
     if node is None or node.op_type != "Round":
-        return None
+        return None, False
     name: str = node.input[0]
     model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return name
+    return name, channels_first

@@ -45,7 +45,7 @@ def fold_constants(model: ir.Model) -> int:
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     changed = 0
     for node in list(model.graph):
-        given = [constant(value) for value in node.inputs]
+        given = [_known_content(node, value) for value in node.inputs]
         unknown = any(
             value is not None and array is None for value, array in zip(node.inputs, given, strict=True)
         )
@@ -65,6 +65,18 @@ def fold_constants(model: ir.Model) -> int:
             model.graph.remove(node, safe=True)
             changed += 1
     return changed
+
+
+def _known_content(reader: ir.Node, value: ir.Value | None) -> Array | None:
+    """A constant's content; for Shape, whose answer needs no content, anything of the value's known shape."""
+    if (
+        reader.op_type == "Shape"
+        and value is not None
+        and value.shape is not None
+        and value.shape.is_static()
+    ):
+        return np.broadcast_to(np.float32(0), value.shape.numpy())
+    return constant(value)
 
 
 def remove_bias_before_norm(model: ir.Model) -> int:
@@ -237,7 +249,7 @@ def add_weight(model: ir.Model, name: str, array: Array) -> ir.Value:
     unique, count = name, 1
     while unique in taken:
         unique, count = f"{name}_{count}", count + 1
-    tensor = ir.tensor(np.ascontiguousarray(array), name=unique)
+    tensor = ir.tensor(np.array(array, order="C"), name=unique)
     value = ir.Value(
         name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
     )
@@ -395,7 +407,15 @@ def _averaged(value: ir.Value | None) -> ir.Value | None:
 
 def _is_square_of(node: ir.Node, value: ir.Value | None) -> bool:
     if node.op_type == "Mul":
-        return node.inputs[0] is value and node.inputs[1] is value
+        # A constant added to one factor cancels: the mean of a centred picture is 0.
+        shifted = [_maker(factor, "Add") for factor in node.inputs]
+        plain = [
+            addition.inputs[0]
+            if addition is not None and constant(addition.inputs[1]) is not None
+            else factor
+            for factor, addition in zip(node.inputs, shifted, strict=True)
+        ]
+        return value in node.inputs and all(factor is value for factor in plain)
     exponent = constant(node.inputs[1]) if node.op_type == "Pow" else None
     return (
         node.inputs[0] is value
