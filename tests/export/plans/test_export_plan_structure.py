@@ -1,0 +1,180 @@
+"""What plans cost: launches and megabytes per frame, read from real plans, with budgets that must not be
+exceeded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from i2i_export.plan_rewrites import PASSES, rewritten, smallest_rewrite
+from i2i_export.plugin_network import cut_at_plugins, network_with_plugins
+from i2i_export.structure import Launch, PlanStructure, structure_from_plan
+
+Count = Callable[[onnx.ModelProto], PlanStructure | None]
+NORMS, REFLECTIONS, DOUBLINGS = (
+    "norms in NHWC",
+    "reflection as gather",
+    "upsampled convolutions as transposed ones",
+)
+
+
+def structure(launches: int, megabytes: float) -> PlanStructure:
+    return PlanStructure(tuple(Launch("function", "f", megabytes / launches) for _ in range(launches)))
+
+
+def test_the_student_stays_in_its_budget(network: Any, bodies: Any, count: Count) -> None:
+    found = count(network().engine(bodies["student"](), 256, 256))
+    assert found is not None
+    assert found.launch_count <= 17
+    assert found.megabytes <= 20.6
+
+
+def test_the_residual_generator_stays_in_its_budget(network: Any, bodies: Any, count: Count) -> None:
+    model = network().engine(bodies["resnet"](), 256, 256)
+    found = smallest_rewrite(model, count)
+    assert found.before is not None
+    assert found.after is not None
+    assert found.before.launch_count == 96
+    assert round(found.before.megabytes) == 554
+    assert found.kept == (NORMS, REFLECTIONS)
+    assert found.after.launch_count <= 72
+    assert found.after.megabytes <= 394
+    assert found.after.convolution_megabytes == pytest.approx(157, abs=1)
+
+
+def test_bytes_are_counted_per_launch_with_weights(network: Any, count: Count) -> None:
+    def body(net: Any, x: str) -> str:
+        x = net.convolution(x, 3, 64, 3, pad=1)
+        return net("Tanh", net.convolution(x, 64, 3, 1))
+
+    found = count(network().engine(body, 128, 128))
+    assert found is not None
+    convolutions = [launch for launch in found.launches if launch.is_convolution]
+    assert len(convolutions) == 2
+    picture, wide = 128 * 128 * 3 * 2, 128 * 128 * 64 * 2
+    assert convolutions[0].megabytes * 1e6 == pytest.approx(picture + wide, rel=0.25)
+    assert found.megabytes > found.convolution_megabytes
+
+
+def test_a_dynamic_plan_has_no_structure(network: Any, bodies: Any, build: Callable[..., bytes]) -> None:
+    from i2i_export.plan_build import FrameProfile
+
+    profile = FrameProfile((64, 64), (64, 64), (128, 128))
+    model = network().engine(bodies["student"](1, 16), "H", "W")
+    assert structure_from_plan(build(model, profile=profile)) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"vtrt\0\0\0\0", b"header {\ndescriptors {\n", b"descriptors {\n\nmain {\n}"]
+)
+def test_a_plan_without_the_text_has_no_structure(content: bytes) -> None:
+    assert structure_from_plan(content) is None
+
+
+def test_smaller_means_nothing_grew() -> None:
+    base = structure(10, 100)
+    assert structure(9, 100).is_smaller_than(base)
+    assert structure(10, 90).is_smaller_than(base)
+    assert not structure(9, 110).is_smaller_than(base)
+    assert not structure(11, 50).is_smaller_than(base)
+    assert not structure(10, 99.8).is_smaller_than(base)
+
+
+def test_a_rewrite_that_does_not_pay_is_not_kept(network: Any, bodies: Any) -> None:
+    model = network().engine(bodies["resnet"](1, 16), 64, 64)
+    counts = iter([structure(10, 100), structure(10, 101), structure(9, 90)])
+    found = smallest_rewrite(model, lambda _: next(counts))
+    assert found.kept == (REFLECTIONS,)
+    blind = smallest_rewrite(model, lambda _: None)
+    assert blind.kept == ()
+    assert blind.model is model
+
+
+def translate(model: onnx.ModelProto, frame: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (translated,) = session.run(None, {"frame": frame})
+    return translated.astype(int)
+
+
+@pytest.mark.parametrize("name", PASSES)
+@pytest.mark.parametrize("size", [(64, 48), (160, 160)])
+def test_every_rewrite_gives_the_same_picture(
+    name: str, size: tuple[int, int], network: Any, bodies: Any
+) -> None:
+    bodies = [
+        bodies["resnet"](1, 8),
+        bodies["upsampler"](reflected=False),
+        bodies["upsampler"](reflected=True),
+    ]
+    frame = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    changed = 0
+    for body in bodies:
+        model = network(np.float32).engine(body, *size)
+        leaner = rewritten(model, (name,))
+        if leaner is None:
+            continue
+        changed += 1
+        gap = np.abs(translate(leaner, frame) - translate(model, frame))
+        assert gap.max() <= 1
+        assert (gap > 0).mean() < 0.002
+    assert changed >= 1
+
+
+def test_norms_with_weights_and_open_sizes_are_rewritten_too(network: Any) -> None:
+    def body(net: Any, x: str) -> str:
+        return net("Tanh", net.norm(net.convolution(x, 3, 16, 3, pad=1), 16, affine=True))
+
+    def picture(net: Any, x: str) -> str:
+        return net.convolution(body(net, x), 16, 3, 3, pad=1)
+
+    frame = np.random.default_rng(1).integers(0, 256, (1, 40, 24, 3), dtype=np.uint8)
+    model = network(np.float32).engine(picture, "H", "W")
+    leaner = rewritten(model, (NORMS,))
+    assert leaner is not None
+    assert "InstanceNormalization" not in {node.op_type for node in leaner.graph.node}
+    assert np.abs(translate(leaner, frame) - translate(model, frame)).max() <= 1
+
+
+def test_statistics_hold_where_the_mean_is_far_from_zero(network: Any) -> None:
+    def body(net: Any, x: str, offset: float = 100) -> str:
+        shifted = net("Add", net.convolution(x, 3, 16, 3, pad=1), net.weight(np.float32(offset)))
+        return net("Tanh", net.convolution(net.norm(shifted, 16), 16, 3, 3, pad=1))
+
+    frame = np.random.default_rng(2).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    model = network(np.float32).engine(body, 64, 64)
+    leaner = rewritten(model, (NORMS,))
+    assert leaner is not None
+    centred = network(np.float32).engine(lambda net, x: body(net, x, 0), 64, 64)
+    assert np.abs(translate(leaner, frame) - translate(centred, frame)).max() <= 1
+
+
+@pytest.mark.parametrize("reflected", [False, True])
+def test_doubled_pictures_are_never_written(reflected: bool, network: Any, bodies: Any, count: Count) -> None:
+    model = network().engine(bodies["upsampler"](reflected=reflected), 128, 128)
+    before, leaner = count(model), rewritten(model, (DOUBLINGS,))
+    assert leaner is not None
+    after = count(leaner)
+    assert before is not None
+    assert after is not None
+    assert after.is_smaller_than(before)
+    assert after.megabytes < 0.75 * before.megabytes
+
+
+def test_a_network_without_the_pattern_is_left_alone(network: Any, bodies: Any) -> None:
+    assert rewritten(network().engine(bodies["student"](1, 16), 64, 64), tuple(PASSES)) is None
+
+
+def test_plugins_leave_convolutions_and_ends_to_tensorrt(network: Any, bodies: Any) -> None:
+    found = network_with_plugins(network().engine(bodies["resnet"](), 256, 256))
+    assert found is not None
+    cut = cut_at_plugins(found)
+    onnx.checker.check_model(cut, full_check=True)
+    kinds = {node.op_type for node in cut.graph.node}
+    assert "InstanceNormalization" not in kinds
+    assert "Relu" not in kinds
