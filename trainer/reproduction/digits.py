@@ -82,7 +82,7 @@ def write_idx(folder: Path, digits: Digits) -> None:
 def accuracy(method: CoGAN, digits: Digits, domain: str) -> float:
     """Share of digits read rightly, in per cent."""
     pictures = torch.from_numpy(digits.pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    read = torch.cat([method.classify(part, domain).argmax(dim=1) for part in pictures.split(200)])
+    read = torch.cat([method.classify(part, domain).argmax(dim=1) for part in torch.split(pictures, 200)])
     right = int((read == torch.from_numpy(digits.labels)).sum())
     return round(100 * right / len(read), 1)
 

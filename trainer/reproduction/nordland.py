@@ -122,7 +122,7 @@ def matched(pictures: Tensor, like: Tensor) -> Tensor:
 @torch.no_grad()
 def translate(network: Inference, pictures: Tensor) -> Tensor:
     """All pictures through one direction, styles at their default."""
-    return torch.cat([network(part) for part in pictures.split(50)])
+    return torch.cat([network(part) for part in torch.split(pictures, 50)])
 
 
 def edges(pictures: Tensor) -> Tensor:
