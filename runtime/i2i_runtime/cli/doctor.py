@@ -1,0 +1,64 @@
+"""i2i-doctor: what this machine can do, and for each thing it cannot, why and the one command that mends
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from i2i_runtime.examination import Finding
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Looks at back ends, processor, cameras, encoders, GPU, optional parts and the virtual camera.
+    Changes nothing.
+    """
+
+    json: bool = False
+    """One JSON object instead of the table."""
+
+
+def main() -> None:
+    """Exit codes: 0 where a picture can be translated on this machine, 1 where no back end works, 2 usage."""
+    options = tyro.cli(DoctorOptions, prog="i2i-doctor", config=(tyro.conf.FlagCreatePairsOff,))
+    from i2i_runtime.examination import examine
+    from i2i_runtime.machine import describe_machine
+
+    findings = examine()
+    if options.json:
+        report = {"machine": describe_machine(), "findings": [finding.to_dict() for finding in findings]}
+        print(json.dumps(report, indent=2))
+    else:
+        _print_table(findings)
+    works = any(finding.works for finding in findings if finding.topic == "back end")
+    sys.exit(0 if works else 1)
+
+
+def _print_table(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(4):
+        table.add_column(overflow="fold")
+    topic = ""
+    for finding in findings:
+        mark = "[green]yes[/]" if finding.works else "[yellow]no[/]"
+        text = escape(finding.detail)
+        if finding.mend:
+            text += f"\n[bold]mend:[/] {escape(finding.mend)}"
+        table.add_row("" if finding.topic == topic else finding.topic, mark, escape(finding.name), text)
+        topic = finding.topic
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

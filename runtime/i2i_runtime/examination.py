@@ -1,0 +1,298 @@
+"""What this machine can do for a live translation: each finding tried for real, none allowed to crash the
+rest.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from i2i_runtime.engines import MODELS
+from i2i_runtime.machine import describe_machine
+
+ENCODERS = (
+    "libx264",
+    "libx265",
+    "libsvtav1",
+    "h264_nvenc",
+    "hevc_nvenc",
+    "h264_qsv",
+    "h264_vaapi",
+    "h264_v4l2m2m",
+)
+# Part of an encoder's name -> what hardware it needs, and the command that brings its driver where that is there.
+_HARDWARE = {
+    "nvenc": ("an NVIDIA GPU with an encoder (A100-class cards and Orin Nano have none)", ""),
+    "qsv": ("an Intel GPU", "sudo apt install intel-media-va-driver-non-free"),
+    "vaapi": ("an Intel or AMD GPU", "sudo apt install mesa-va-drivers"),
+    "v4l2m2m": ("an ARM board with a video encoder", ""),
+}
+_NVIDIA_VENDOR = "0x10de"
+_EXTRAS = {
+    "serve": ("starlette", "uvicorn", "prometheus_client", "mss"),
+    "webrtc": ("aiortc",),
+    "export": ("onnx", "torch"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing this machine can or cannot do. `mend` is the command that changes it, empty where nothing
+    does.
+    """
+
+    topic: str
+    name: str
+    works: bool
+    detail: str
+    mend: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order they are shown. Takes a few seconds, mostly for encoders; never raises."""
+    parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("processor", _processor),
+        ("back end", _back_ends),
+        ("GPU", _gpu),
+        ("camera", _cameras),
+        ("encoder", _encoders),
+        ("screen", _screens),
+        ("extra", _extras),
+        ("virtual camera", _virtual_camera),
+        ("engine", _engines),
+    ]
+    return [finding for topic, part in parts for finding in _safely(topic, part)]
+
+
+def _safely(topic: str, part: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    findings = []
+    try:
+        for finding in part():
+            findings.append(finding)  # noqa: PERF402 - what was found before a failure is kept
+    except Exception as error:  # a broken driver must not hide what else works
+        findings.append(Finding(topic, "examination", False, f"{type(error).__name__}: {error}"))
+    return findings
+
+
+def _processor() -> Iterator[Finding]:
+    machine = describe_machine()
+    features = machine["features"]
+    known = (
+        ", ".join(str(name) for name in features)
+        if isinstance(features, list) and features
+        else "none of note"
+    )
+    yield Finding("processor", str(machine["processor"]), True, f"{machine['cores']} cores; {known}")
+    fast = isinstance(features, list) and {"amx_bf16", "avx512_bf16"} & set(features)
+    if platform.machine() in ("x86_64", "AMD64"):
+        detail = (
+            "OpenVINO computes in bf16" if fast else "this processor has no bf16 units; engines run in fp32"
+        )
+        yield Finding("processor", "bf16", bool(fast), detail)
+
+
+def _back_ends() -> Iterator[Finding]:
+    for module, package, why in (
+        ("openvino", "openvino", "fastest on x86 processors"),
+        ("onnxruntime", "onnxruntime", "runs on every processor"),
+    ):
+        if importlib.util.find_spec(module) is None:
+            yield Finding("back end", module, False, f"not installed ({why})", f"pip install {package}")
+        else:
+            yield Finding("back end", module, True, f"{version(package)}, {why}")
+    found = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name) is not None]
+    driver = _has_nvidia_driver()
+    if found and driver:
+        yield Finding("back end", "tensorrt", True, f"{' and '.join(found)} with an NVIDIA driver")
+    elif found:
+        detail = f"{' and '.join(found)} installed, but this machine has no NVIDIA driver"
+        yield Finding("back end", "tensorrt", False, detail, _driver_mend())
+    elif driver or _nvidia_card_is_there():
+        mend = "sudo apt install nvidia-jetpack" if _is_jetson() else "pip install 'i2i-stream[tensorrt]'"
+        yield Finding("back end", "tensorrt", False, "not installed", mend)
+    else:
+        yield Finding("back end", "tensorrt", False, "there is no NVIDIA GPU in this machine")
+
+
+def _has_nvidia_driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvhost-gpu").exists() or _is_jetson()
+
+
+def _is_jetson() -> bool:
+    return Path("/etc/nv_tegra_release").exists()
+
+
+def _nvidia_card_is_there() -> bool:
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    return any(vendor.read_text().strip() == _NVIDIA_VENDOR for vendor in vendors)
+
+
+def _driver_mend() -> str:
+    return "sudo apt install nvidia-driver" if _nvidia_card_is_there() else ""
+
+
+def _gpu() -> Iterator[Finding]:
+    if _is_jetson():
+        yield Finding("GPU", "Jetson", True, Path("/etc/nv_tegra_release").read_text().splitlines()[0])
+        return
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    for card in cards:
+        lines = dict(line.split(":", 1) for line in card.read_text().splitlines() if ":" in line)
+        yield Finding("GPU", lines.get("Model", card.parent.name).strip(), True, f"bus {card.parent.name}")
+    if not cards:
+        why = "its driver is not loaded" if _nvidia_card_is_there() else "there is none in this machine"
+        yield Finding("GPU", "NVIDIA", False, f"{why}; engines run on the processor", _driver_mend())
+
+
+def _cameras() -> Iterator[Finding]:
+    if sys.platform != "linux":
+        yield Finding("camera", "list", False, f"cameras cannot be listed on {sys.platform}; try --camera 0")
+        return
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        detail = "there is no /dev/video device: plug one in, or give it to the container"
+        yield Finding("camera", "Video4Linux", False, detail, "docker run --device /dev/video0 ...")
+    for device in devices:
+        label = Path("/sys/class/video4linux") / device.name / "name"
+        name = label.read_text().strip() if label.exists() else "unnamed"
+        if os.access(device, os.R_OK | os.W_OK):
+            yield Finding("camera", str(device), True, name)
+        else:
+            yield Finding(
+                "camera", str(device), False, f"{name}; no permission", "sudo usermod -aG video $USER"
+            )
+    from i2i_runtime.sources.jetson import opencv_has_gstreamer
+
+    if _is_jetson() and not opencv_has_gstreamer():
+        detail = "this OpenCV cannot read GStreamer lines, so csi:// does not work"
+        yield Finding(
+            "camera", "CSI", False, detail, "pip uninstall opencv-python, so that JetPack's own is used"
+        )
+
+
+def _encoders() -> Iterator[Finding]:
+    import av
+    import av.logging
+
+    av.logging.set_level(av.logging.PANIC)
+    for name in ENCODERS:
+        with _silenced():
+            reason = refusal_of_encoder(name)
+        needs, driver = next((what for part, what in _HARDWARE.items() if part in name), ("", ""))
+        if reason is None:
+            yield Finding("encoder", name, True, "encoded a frame of 256x256")
+        elif needs:
+            mend = driver if Path("/dev/dri").exists() else ""
+            yield Finding("encoder", name, False, f"{reason}; needs {needs}", mend)
+        else:
+            yield Finding("encoder", name, False, reason, "pip install --upgrade av")
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keeps what encoder libraries print by themselves off the terminal."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
+
+
+def refusal_of_encoder(name: str) -> str | None:
+    """Why this encoder cannot encode a frame of 256x256 pixels here; None where it did."""
+    import av
+    from av.error import FFmpegError
+
+    try:
+        context = av.CodecContext.create(name, "w")
+    except (FFmpegError, ValueError) as error:
+        return f"not part of this build of PyAV ({type(error).__name__})"
+    assert isinstance(context, av.VideoCodecContext)
+    context.width = context.height = 256
+    context.pix_fmt = "yuv420p"
+    context.framerate = Fraction(25)
+    try:
+        frame = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), "rgb24").reformat(
+            format="yuv420p"
+        )
+        packets = [*context.encode(frame), *context.encode(None)]
+    except (FFmpegError, ValueError) as error:
+        return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
+    return None if packets else "gave no picture back"
+
+
+def _screens() -> Iterator[Finding]:
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        detail = "no graphical session, so display:// and screen do not work; mjpeg://@:8080 does"
+        yield Finding("screen", "session", False, detail, "xvfb-run i2i-stream ...")
+    else:
+        yield Finding("screen", "session", True, "display:// and screen have a session to use")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, modules in _EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        if missing:
+            mend = f"pip install 'i2i-stream[{extra}]'"
+            yield Finding("extra", extra, False, f"{', '.join(missing)} not installed", mend)
+        else:
+            yield Finding("extra", extra, True, ", ".join(modules))
+
+
+def _virtual_camera() -> Iterator[Finding]:
+    from i2i_runtime.errors import SinkError
+    from i2i_runtime.sinks import virtualcam
+
+    try:
+        path = virtualcam.find_loopback()
+    except SinkError:
+        detail = "no loopback device, so other programs cannot open the pictures as a camera"
+        yield Finding("virtual camera", "v4l2loopback", False, detail, virtualcam.INSTALL)
+        return
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        device = virtualcam.device_from_ioctl(virtualcam.ioctl_of(descriptor))
+    finally:
+        os.close(descriptor)
+    if device.browsers_see_it:
+        yield Finding("virtual camera", str(path), True, device.card)
+    else:
+        detail = (
+            f"{device.card} is there, but browsers do not list it: the module runs without exclusive_caps"
+        )
+        yield Finding(
+            "virtual camera",
+            str(path),
+            False,
+            detail,
+            f"sudo modprobe -r v4l2loopback && {virtualcam.MODPROBE}",
+        )
+
+
+def _engines() -> Iterator[Finding]:
+    names = sorted(path.stem for path in MODELS.glob("*.onnx"))
+    if names:
+        yield Finding("engine", "shipped", True, ", ".join(names))
+    else:
+        yield Finding(
+            "engine", "shipped", False, "no engine came with this installation", "i2i-export RUN -o NAME.onnx"
+        )
