@@ -34,13 +34,27 @@ Tensors = dict[str, Tensor]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content under its name, or nothing: a temporary file beside it, flushed to disk, then renamed."""
+    """The whole content under its name, or nothing: a temporary file beside it, flushed to disk, then renamed.
+
+    Makes the folder. Raises CheckpointError where the disk is full or the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be written ({error}): make room or name a folder of your own by --out; "
+        "what was there before is whole."
+    )
 
 
 def json_from_config(method: str, config: TrainConfig) -> dict[str, Any]:
@@ -51,8 +65,7 @@ def json_from_config(method: str, config: TrainConfig) -> dict[str, Any]:
 
 
 def write_config(run: Path, method: str, config: TrainConfig) -> None:
-    """Makes the run folder and writes `config.json` into it."""
-    run.mkdir(parents=True, exist_ok=True)
+    """Writes `config.json` into the run folder."""
     content = json.dumps(json_from_config(method, config), indent=2) + "\n"
     write_atomically(run / CONFIG, content.encode())
 
@@ -116,11 +129,15 @@ def write_checkpoint(run: Path, method: str, tensors: Mapping[str, Tensor], stat
     temporary = path.with_name(f".{path.name}.part")
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {"method": method, "version": str(VERSION), "state": json.dumps(state)}
-    save_file(whole, temporary, metadata=metadata)
-    temporary.chmod(0o644)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        save_file(whole, temporary, metadata=metadata)
+        temporary.chmod(0o644)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
 
 
 def read_checkpoint(run: Path, method: str) -> tuple[Tensors, dict[str, Any]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -43,6 +44,9 @@ def main() -> None:
     except TrainError as error:
         _complain(str(error))
         sys.exit(error.exit_code)
+    except torch.OutOfMemoryError:
+        _complain("The device's memory is full: lower --batch or --image-size, or use --precision bf16.")
+        sys.exit(1)
 
 
 def run(arguments: list[str]) -> int:

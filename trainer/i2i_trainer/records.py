@@ -68,10 +68,9 @@ class Log:
         self._path = path
         self.rows: list[dict[str, Any]] = []
         if upto_step and path.is_file():
-            for line in path.read_text().splitlines():
-                row = json.loads(line)
-                if row["step"] <= upto_step:
-                    self.rows.append(row)
+            # A killed run may have left its last line unfinished; it lies beyond the checkpoint.
+            whole = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            self.rows = [row for row in whole if row["step"] <= upto_step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
 
     def append(self, row: dict[str, Any]) -> None:

@@ -45,7 +45,6 @@ def sheet_from_columns(columns: Mapping[str, Pixels]) -> Image.Image:
 
 def write_sheet(path: Path, columns: Mapping[str, Tensor]) -> None:
     """Writes a sheet of columns `[N, C, H, W]` in [-1, 1] as PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     sheet = sheet_from_columns({title: bytes_from_tensor(pictures) for title, pictures in columns.items()})
     write_png(path, sheet)
 

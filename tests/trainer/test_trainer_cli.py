@@ -1,0 +1,137 @@
+"""The command line: help, dry run, presets, sentences and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from i2i_trainer import cli
+from i2i_trainer.checkpoint import load_method, read_config
+from i2i_trainer.errors import CheckpointError, OptionError
+from i2i_trainer.methods import METHODS
+from i2i_trainer.methods.cyclegan import CycleGANConfig
+
+
+def test_help_names_every_method_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for name, entry in METHODS.items():
+        assert f" {name} {' '.join(entry.method.summary.split())}" in printed
+
+
+def test_flags_win_over_the_preset_over_the_defaults() -> None:
+    _, config = cli.parse("cyclegan", ["--preset", "small", "--blocks", "2", "--no-flip"])
+    assert isinstance(config, CycleGANConfig)
+    assert (config.width, config.blocks, config.disc_width, config.flip) == (16, 2, 32, False)
+    assert config.lr == CycleGANConfig().lr
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_presets_and_defaults_of_every_method_are_valid(name: str) -> None:
+    kind = METHODS[name].config
+    kind()
+    for values in kind.presets.values():
+        replace(kind(), **values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["nothing"], "no method 'nothing'"),
+        (["cyclegan", "--preset", "huge"], "it has small"),
+        (["cyclegan", "--batch", "0"], "--batch is 0"),
+    ],
+)
+def test_usage_is_refused_in_one_sentence(arguments: list[str], named: str) -> None:
+    with pytest.raises(OptionError, match=named):
+        cli.run(arguments)
+
+
+def test_dry_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["cyclegan", "--dry-run", "--json"])
+    record = json.loads(capsys.readouterr().out)
+    assert record["inference"] == {"parameters": 11378179, "macs": 49551507456, "size": [256, 256]}
+    assert record["config"]["image_size"] == 256
+    assert set(record["networks"]) == {"a2b", "b2a", "disc_a", "disc_b"}
+
+
+def test_dry_run_prints_options_and_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["cyclegan", "--dry-run", "--preset", "small"])
+    printed = capsys.readouterr().out
+    assert "cycle_weight" in printed
+    assert "inference, one direction" in printed
+
+
+def small_run(streets: Path, out: Path, *flags: str) -> list[str]:
+    options = {"width": 4, "blocks": 1, "disc-width": 4, "disc-layers": 1, "image-size": 16, "load-size": 20}
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["cyclegan", "--data", str(streets), "--out", str(out), "--device", "cpu", *given, *flags]
+
+
+def test_resume_takes_the_recorded_options_and_the_flags(streets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    cli.run(small_run(streets, out, "--steps", "2", "--seed", "5"))
+    cli.run(["cyclegan", "--resume", "--out", str(out), "--steps", "3"])
+    _, config = read_config(out)
+    assert (config.steps, config.seed, config.image_size) == (3, 5, 16)
+    with pytest.raises(OptionError, match="run of cyclegan, not of unit"):
+        cli.run(["unit", "--resume", "--out", str(out)])
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        cli.run(small_run(streets, out / "config.json" / "under", "--steps", "2"))
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(
+    streets: Path, tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
+    out = tmp_path / "run"
+    flags = small_run(streets, out, "--steps", "100000", "--checkpoint-every", "3", "--log-every", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "i2i_trainer.cli", *flags],
+        env=clean_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step 8/"):
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    load_method(out)
+    lost = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert lost[-1] >= 8
+    cli.run(["cyclegan", "--resume", "--out", str(out), "--steps", "100000", "--dry-run"])
+    first = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()][-1]
+    cli.run(["cyclegan", "--resume", "--out", str(out), "--steps", str(first + 3)])
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, first + 4))
+
+
+def test_interrupt_leaves_with_130(streets: Path, tmp_path: Path, clean_environment: dict[str, str]) -> None:
+    flags = small_run(streets, tmp_path / "run", "--steps", "100000", "--log-every", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "i2i_trainer.cli", *flags],
+        env=clean_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "--resume" in said
+    assert "Traceback" not in said
