@@ -53,13 +53,10 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
     console.print(
-        f"{VIDEO}: {report['frames']['out']} of {report['frames']['in']} frames at "
-        f"{report['fps_new_frames']:.1f} frames per second on {report['engine']['backend']} "
-        f"({report['engine']['reason']}); the network took {report['latency']['infer']['p50_ms']:.1f} ms a frame.",
+        f"{report['frames']['out']} of {report['frames']['in']} frames on {report['engine']['backend']}, "
+        f"{report['latency']['infer']['p50_ms']:.1f} ms each in the network. "
+        f"{SHEET} shows source and translated side by side, {REPORT} holds the whole report.",
         highlight=False,
-    )
-    console.print(
-        f"{SHEET}: source and translated side by side; {REPORT}: the whole report.", highlight=False
     )
     return code
 

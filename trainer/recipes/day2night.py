@@ -3,13 +3,12 @@
     python trainer/recipes/day2night.py DATA OUT
 
 DATA holds `daynight_webcams.tar` (folders `day` and `night`) and `videos/` with the driving clips; OUT becomes an
-unpaired folder: trainA and trainB, and testA and testB with the cameras that training never sees. Frames of
-the rendered street (what `make demo` shows) join the day when `--street DIR` names a folder of them.
+unpaired folder: trainA and trainB, and testA and testB with the cameras that training never sees. OUT/pairs holds
+known translations for `--pairs`: streets rendered by day and by night, and pictures of one fixed camera at both times.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tarfile
 from dataclasses import dataclass
@@ -18,10 +17,15 @@ from typing import Annotated
 
 import av
 import cv2
+import numpy as np
 import tyro
+
+from i2i_trainer.scenes import render, scene_from_seed
 
 HELD_BACK_SIZES = {(439, 640), (593, 800), (555, 800)}
 """Height and width tell the fixed cameras apart; pictures of these go to the test folders only."""
+SAME_PLACE = 0.35
+"""Least correlation of the edges of two pictures that are taken to show the same place."""
 CLIPS = {
     "udacity__solidWhiteRight.mp4": ("trainA", 8),
     "tmo324__countryroad.mp4": ("trainA", 8),
@@ -38,8 +42,8 @@ class Recipe:
     """Folder with daynight_webcams.tar and videos/."""
     out: Annotated[Path, tyro.conf.Positional]
     """Folder to write; must not exist."""
-    street: Path | None = None
-    """Folder of rendered street pictures to add to the day."""
+    scenes: int = 200
+    """Rendered streets among the pairs."""
 
 
 def prepare(recipe: Recipe) -> dict[str, int]:
@@ -51,10 +55,14 @@ def prepare(recipe: Recipe) -> dict[str, int]:
     _webcams(recipe.data / "daynight_webcams.tar", recipe.out)
     for clip, (folder, every) in CLIPS.items():
         _frames(recipe.data / "videos" / clip, recipe.out / folder, every)
-    if recipe.street is not None:
-        for picture in sorted(recipe.street.glob("*.png")):
-            shutil.copy(picture, recipe.out / "trainA" / f"street_{picture.name}")
-    return {folder.name: sum(1 for _ in folder.iterdir()) for folder in sorted(recipe.out.iterdir())}
+    for folder in (recipe.out / "pairs" / "trainA", recipe.out / "pairs" / "trainB"):
+        folder.mkdir(parents=True)
+    _rendered_pairs(recipe.out / "pairs", recipe.scenes)
+    _camera_pairs(recipe.out)
+    return {
+        str(folder.relative_to(recipe.out)): sum(1 for _ in folder.iterdir())
+        for folder in sorted([*recipe.out.glob("t*"), *recipe.out.glob("pairs/*")])
+    }
 
 
 def _webcams(archive: Path, out: Path) -> None:
@@ -76,6 +84,41 @@ def _frames(clip: Path, folder: Path, every: int) -> None:
         for index, frame in enumerate(container.decode(video=0)):
             if index % every == 0:
                 cv2.imwrite(str(folder / f"{clip.stem}_{index:05d}.png"), frame.to_ndarray(format="bgr24"))
+
+
+def _rendered_pairs(folder: Path, count: int) -> None:
+    for seed in range(count):
+        scene = scene_from_seed(seed)
+        for domain, night in (("A", False), ("B", True)):
+            picture = render(scene, (360, 640), night)
+            cv2.imwrite(str(folder / f"train{domain}" / f"scene_{seed:04d}.png"), picture[:, :, ::-1])
+
+
+def _camera_pairs(out: Path) -> None:
+    """Joins every night picture with the day picture of the same size that shows the same edges best."""
+    days, nights = (
+        {path: cv2.imread(str(path)) for path in sorted((out / domain).glob("*.jpg"))}
+        for domain in ("trainA", "trainB")
+    )
+    edges = {path: _edges(picture) for path, picture in (days | nights).items()}
+    number = 0
+    for night, picture in nights.items():
+        same_size = [day for day in days if days[day].shape == picture.shape]
+        scores = {day: float(np.mean(edges[day] * edges[night])) for day in same_size}
+        best = max(scores, key=scores.__getitem__, default=None)
+        if best is None or scores[best] < SAME_PLACE:
+            continue
+        for domain, pixels in (("A", days[best]), ("B", picture)):
+            cv2.imwrite(str(out / "pairs" / f"train{domain}" / f"camera_{number:04d}.png"), pixels)
+        number += 1
+
+
+def _edges(picture: cv2.typing.MatLike) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Edge strength at 64x48 with mean 0 and variance 1, so that a mean product is a correlation."""
+    grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), (0, 0), 2).astype(np.float32)
+    strength = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    small = np.log1p(cv2.resize(strength, (64, 48), interpolation=cv2.INTER_AREA))
+    return np.asarray((small - small.mean()) / (small.std() + 1e-6), np.float32)
 
 
 if __name__ == "__main__":

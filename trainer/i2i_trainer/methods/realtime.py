@@ -8,7 +8,8 @@ a low-resolution prediction at full resolution is that of bilateral learning (Gh
 for Real-Time Image Enhancement, SIGGRAPH 2017), here in the layout that convolution libraries run fastest.
 
 Training is CycleGAN's game (least squares, cycle consistency, no identity by default) with discriminators at three
-scales, and one more demand: a shifted, noisy picture must give the shifted translation.
+scales, and one more demand: a shifted, noisy picture must give the shifted translation. Where some pictures have a
+known counterpart (`--pairs`), they join every batch and their translations are compared with it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +29,7 @@ from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
+from i2i_trainer.pairs import Pairs
 
 MAX_SHIFT = 3
 """Largest shift of the steadiness loss in pixels; below the unshuffle factor, where aliasing would show."""
@@ -71,6 +74,13 @@ class RealtimeConfig(TrainConfig):
     """Weight of the difference between the translation of a shifted picture and the shifted translation."""
     steady_noise: float = 0.02
     """Standard deviation of the noise added to the shifted picture, in units of [-1, 1]."""
+
+    pairs: Path | None = None
+    """Folder of known translations in a paired layout, beside the unpaired data."""
+    pair_batch: int = 1
+    """Pairs that join every step."""
+    pair_weight: float = 10.0
+    """Weight of the difference between a pair's translation and its counterpart, both ways."""
 
     load_size: int = 360
     batch: int = 2
@@ -221,6 +231,7 @@ class Realtime(Method):
         self.b2a = self._generator()
         self.disc_a = MultiScaleDiscriminator(width=config.disc_width, layers=3)
         self.disc_b = MultiScaleDiscriminator(width=config.disc_width, layers=3)
+        self._pairs: Pairs | None = None
 
     def _generator(self) -> Generator:
         config = self.config
@@ -228,6 +239,8 @@ class Realtime(Method):
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
+        if config.pairs is not None:
+            self._pairs = Pairs(config.pairs, config)
         networks = {"disc": (self.disc_a, self.disc_b), "gen": (self.a2b, self.b2a)}
         return {
             name: torch.optim.Adam(
@@ -242,6 +255,9 @@ class Realtime(Method):
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
         a, b = batch.a, batch.b
+        if self._pairs is not None:
+            known_a, known_b = self._pairs.draw(config.pair_batch, a.device)
+            a, b = torch.cat([a, known_a]), torch.cat([b, known_b])
         fake_b, fake_a = self.a2b(a), self.b2a(b)
 
         disc = sum(
@@ -267,6 +283,10 @@ class Realtime(Method):
                 self.b2a, b, fake_a, config.steady_noise
             )
             loss = loss + config.steady_weight * losses["steady"]
+        if self._pairs is not None:
+            known = slice(-config.pair_batch, None)
+            losses["pairs"] = F.l1_loss(fake_b[known], b[known]) + F.l1_loss(fake_a[known], a[known])
+            loss = loss + config.pair_weight * losses["pairs"]
         update("gen", loss)
         self.disc_a.requires_grad_(True)
         self.disc_b.requires_grad_(True)
