@@ -217,8 +217,13 @@ class CoGAN(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        drawn_a, drawn_b = self.gen(self.draw_noise(batch.a))
-        return {"a": batch.a, "b": batch.b, "drawn in a": shown(drawn_a), "drawn in b": shown(drawn_b)}
+        noise = self.draw_noise(batch.a)
+        return {
+            "a": batch.a,
+            "b": batch.b,
+            "drawn in a": self.inference("b2a")(batch.a, noise),
+            "drawn in b": self.inference("a2b")(batch.a, noise),
+        }
 
     def directions(self) -> tuple[str, ...]:
         return ("a2b", "b2a")

@@ -475,14 +475,14 @@ class DRIT(Method):
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         a, b = batch.a, batch.b
-        code = self._encode(a, b)
+        a_to_b, b_to_a = self.inference("a2b"), self.inference("b2a")
         return {
             "a": a,
-            "a to b": self.decode(self.domain_b, code.content_a, self.draw_attribute(a)),
-            "a in b's attribute": self.decode(self.domain_b, code.content_a, code.attribute_b.mean),
+            "a to b": a_to_b(a, self.draw_attribute(a)),
+            "a in b's attribute": a_to_b(a, self.domain_b.attribute(b)),
             "b": b,
-            "b to a": self.decode(self.domain_a, code.content_b, self.draw_attribute(b)),
-            "b in a's attribute": self.decode(self.domain_a, code.content_b, code.attribute_a.mean),
+            "b to a": b_to_a(b, self.draw_attribute(b)),
+            "b in a's attribute": b_to_a(b, self.domain_a.attribute(a)),
         }
 
     def directions(self) -> tuple[str, ...]:

@@ -352,14 +352,15 @@ class UNIT(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        code_a, code_b = self.encode(self.enc_a, batch.a), self.encode(self.enc_b, batch.b)
+        a_to_b, b_to_a = self.inference("a2b"), self.inference("b2a")
+        fake_b, fake_a = a_to_b(batch.a), b_to_a(batch.b)
         return {
             "a": batch.a,
-            "a to a": self.decode(self.dec_a, code_a),
-            "a to b": self.decode(self.dec_b, code_a),
+            "a to b": fake_b,
+            "a to b to a": b_to_a(fake_b),
             "b": batch.b,
-            "b to b": self.decode(self.dec_b, code_b),
-            "b to a": self.decode(self.dec_a, code_b),
+            "b to a": fake_a,
+            "b to a to b": a_to_b(fake_a),
         }
 
     def directions(self) -> tuple[str, ...]:

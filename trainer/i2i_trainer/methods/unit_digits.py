@@ -295,10 +295,12 @@ class UNITDigits(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        a, b = (with_channels(x, c) for x, c in zip((batch.a, batch.b), self.config.channels, strict=True))
-        made = self.translate(a, b)
-        columns = {"a": a, "a to a": made.aa, "a to b": made.ab, "b": b, "b to b": made.bb, "b to a": made.ba}
-        return {title: digits.expand(-1, 3, -1, -1) for title, digits in columns.items()}
+        return {
+            "a": batch.a,
+            "a to b": self.inference("a2b")(batch.a),
+            "b": batch.b,
+            "b to a": self.inference("b2a")(batch.b),
+        }
 
     def directions(self) -> tuple[str, ...]:
         return ("a2b", "b2a")
