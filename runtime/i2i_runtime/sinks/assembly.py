@@ -90,13 +90,14 @@ def _carry(
     for stream in source.streams:
         if stream.index == clip.stream_index:
             continue
-        name = stream.codec_context.name if stream.codec_context is not None else stream.type
+        codec = stream.codec_context.codec if stream.codec_context is not None else None
+        name = codec.canonical_name if codec is not None else stream.type
         if isinstance(stream, av.stream.AttachmentStream):
             if output.format.name == "matroska":
                 output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
             else:
                 notes.append(f"an attachment was left out, as {output.format.name} holds none")
-        elif stream.codec_context is None or name not in output.supported_codecs:
+        elif codec is None or name not in output.supported_codecs:
             notes.append(
                 f"the {stream.type} stream {stream.index} ({name}) was left out, as {output.format.name} cannot hold it"
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import av.error
+import cv2
 from av.codec.codec import Capabilities
 
 from i2i_runtime.clip import Clip
@@ -35,6 +36,7 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     "libvpx-vp9": {"crf": "30", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
     "libsvtav1": {"crf": "32", "preset": "9"},
 }
+_AVX_512F = 13  # OpenCV's number for the instruction set
 _WIDER = {
     "yuvj420p": "yuv420p",
     "yuvj422p": "yuv422p",
@@ -93,6 +95,10 @@ def choose_encoding(
     if options.preset is not None:
         settings["preset"] = options.preset
     settings.update(options.encoder)
+    if codec == "libx264" and cv2.checkHardwareSupport(_AVX_512F):
+        # x264's AVX-512 code reads memory that it never wrote, so that the same pictures can give other bytes: a
+        # resumed job would not equal one that was never stopped.
+        settings["x264-params"] = ":".join(filter(None, ["asm=avx2", settings.get("x264-params")]))
     height, width = frame.pixels.shape[:2]
     source_format = "yuv420p" if clip is None else clip.pixel_format
     return Encoding(

@@ -97,7 +97,7 @@ class Journal:
 
     def _lines(self) -> list[dict[str, Any]]:
         try:
-            text = (self.folder / _FILE).read_text(encoding="utf-8")
+            text = (self.folder / _FILE).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
         lines: list[dict[str, Any]] = []

@@ -1,0 +1,225 @@
+"""A job that is killed, fails or runs out of room goes on where it stopped, and gives what it would have given."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.errors import I2IError, SinkError, UsageError
+from i2i_runtime.sinks.journal import Journal, Segment
+from i2i_runtime.verify import compare_files
+
+PTS = [512 * index + (37 if index % 5 == 0 else 0) for index in range(60)]
+
+# Runs the command with short segments, and kills itself with SIGKILL at the n-th call of the function named.
+KILLED = """
+import os, signal, sys
+import i2i_runtime.sinks.video as video, i2i_runtime.sinks.journal as journal
+video.SEGMENT_FRAMES = 8
+name, left = sys.argv[1], int(sys.argv[2])
+owner = {"write": video.VideoSink, "record": journal.Journal, "_append": journal.Journal, "finish": video.VideoSink}
+def wrap(call):
+    def wrapped(*args, **more):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **more)
+    return wrapped
+if name == "replace":
+    from pathlib import Path
+    Path.replace = wrap(Path.replace)
+elif name == "assemble":
+    video.assemble = wrap(video.assemble)
+elif name in owner:
+    setattr(owner[name], name, wrap(getattr(owner[name], name)))
+sys.argv = ["i2i-stream", *sys.argv[3:]]
+from i2i_runtime.cli.stream import main
+main()
+"""
+
+
+@pytest.fixture
+def clip(make_clip: Callable[..., Path]) -> Path:
+    return make_clip("resumed.mp4", pts=PTS, audio_tracks=1)
+
+
+def pictures_of(path: Path) -> list[tuple[int, bytes]]:
+    with av.open(path) as container:
+        return [(f.pts or 0, f.to_ndarray().tobytes()) for f in container.decode(video=0)]
+
+
+def run(engine: Path, source: Path, output: Path, **more: Any) -> int:
+    return stream(StreamOptions(str(engine), input=str(source), output=[str(output)], quiet=True, **more))
+
+
+@pytest.mark.parametrize(
+    ("where", "turn"),
+    [("write", 3), ("write", 30), ("record", 3), ("_append", 4), ("assemble", 1), ("replace", 1)],
+)
+def test_killed_at_any_point_the_result_is_the_same(
+    engines: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, turn: int
+) -> None:
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    undisturbed, output = tmp_path / "whole" / "out.mp4", tmp_path / "out.mp4"
+    assert run(engines.invert, clip, undisturbed) == 0
+    job = ["-m", str(engines.invert), "-i", str(clip), "-o", str(output), "--quiet"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, where, str(turn), *job], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not output.exists()
+    assert run(engines.invert, clip, output, resume=True) == 0
+    assert pictures_of(output) == pictures_of(undisturbed)
+    assert all(check.agrees for check in compare_files(clip, output))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "whole"]
+
+
+def test_an_unfinished_job_is_not_thrown_away_unasked(
+    engines: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    output = tmp_path / "out.mp4"
+    interrupt_after(monkeypatch, 30, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(engines.invert, clip, output)
+    monkeypatch.undo()
+    assert not output.exists()
+    # What is there plays: every frame up to the one that was interrupted.
+    assert len(pictures_of(tmp_path / "out.partial.mp4")) == 30
+    with pytest.raises(UsageError, match="--resume"):
+        run(engines.invert, clip, output)
+    with pytest.raises(UsageError, match=r"engine [0-9a-f]+.*--restart"):
+        run(engines.identity, clip, output, resume=True)
+    with pytest.raises(UsageError, match="crf None"):
+        run(engines.invert, clip, output, resume=True, crf=40)
+    assert run(engines.invert, clip, output, restart=True) == 0
+    assert len(pictures_of(output)) == len(PTS)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, frames: int, error: BaseException) -> None:
+    """Makes the encoder's input raise at that frame."""
+    from i2i_runtime.colour import ColourConverter
+
+    convert, left = ColourConverter.frame_from_rgb, [frames]
+
+    def counted(self: ColourConverter, *given: Any) -> av.VideoFrame:
+        left[0] -= 1
+        if left[0] < 0:
+            raise error
+        return convert(self, *given)
+
+    monkeypatch.setattr(ColourConverter, "frame_from_rgb", counted)
+
+
+def test_a_full_disk_is_a_sentence_and_can_be_resumed(engines: Any, clip: Path, tmp_path: Path) -> None:
+    """The limit on file size stands for the full disk: both fail in the middle of a write."""
+    output = tmp_path / "out.mp4"
+    script = (
+        "import resource, signal, sys\n"
+        "import i2i_runtime.sinks.video as video\n"
+        "video.SEGMENT_FRAMES = 8\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))\n"
+        "from i2i_runtime.cli.stream import main\n"
+        "main()\n"
+    )
+    job = ["-m", str(engines.invert), "-i", str(clip), "-o", str(output), "--quiet", "--crf", "1"]
+    full = subprocess.run(
+        [sys.executable, "-c", script, "9000", *job], capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 1
+    assert "cannot be written" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not output.exists()
+    resumed = subprocess.run([sys.executable, "-c", script, "1000000", *job, "--resume"], check=False)
+    assert resumed.returncode == 0
+    assert all(check.agrees for check in compare_files(clip, output))
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_broken_frame_ends_the_job_and_resume_goes_on(
+    engines: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    whole, output = tmp_path / "whole.mp4", tmp_path / "out.mp4"
+    assert run(engines.invert, clip, whole) == 0
+    with monkeypatch.context() as broken:
+        interrupt_after(broken, 20, SinkError("The encoder broke: try again."))
+        with pytest.raises(SinkError, match="The encoder broke"):
+            run(engines.invert, clip, output)
+    assert run(engines.invert, clip, output, resume=True) == 0
+    assert pictures_of(output) == pictures_of(whole)
+
+
+def test_resume_without_anything_begun_is_a_plain_job(engines: Any, clip: Path, tmp_path: Path) -> None:
+    assert run(engines.identity, clip, tmp_path / "out.mp4", resume=True) == 0
+    assert len(pictures_of(tmp_path / "out.mp4")) == len(PTS)
+
+
+def test_resume_of_several_outputs_is_refused(engines: Any, clip: Path, tmp_path: Path) -> None:
+    options = StreamOptions(
+        str(engines.identity),
+        input=str(clip),
+        output=[str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")],
+        resume=True,
+    )
+    with pytest.raises(UsageError, match="exactly one"):
+        stream(options)
+
+
+def test_a_clip_changed_meanwhile_is_another_job(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(make_clip("before.mp4", pts=PTS).read_bytes())
+    with monkeypatch.context() as broken:
+        interrupt_after(broken, 20, SinkError("The encoder broke: try again."))
+        with pytest.raises(SinkError):
+            run(engines.invert, clip, tmp_path / "out.mp4")
+    os.utime(clip, (1, 1))
+    with pytest.raises(UsageError, match="input_modified_ns"):
+        run(engines.invert, clip, tmp_path / "out.mp4", resume=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_torn_journal_is_true_up_to_the_tear(tmp_path: Path, seed: int) -> None:
+    output = tmp_path / "film.mp4"
+    journal = Journal(output, {"engine": "e"})
+    journal.begin()
+    for number in range(4):
+        (journal.folder / f"{number}.nut").write_bytes(b"x")
+        journal.record(Segment(f"{number}.nut", (number * 2, number * 2 + 1)))
+    file = journal.folder / "journal.jsonl"
+    text = file.read_bytes()
+    header = text.index(b"\n") + 1
+    cut = int(np.random.default_rng(seed).integers(header, len(text)))
+    file.write_bytes(text[:cut])
+    again = Journal(output, {"engine": "e"})
+    again.resume()
+    kept = [pts for segment in again.segments for pts in segment.pts]
+    assert kept == list(range(len(kept)))
+    (journal.folder / "next.nut").write_bytes(b"x")
+    again.record(Segment("next.nut", (100,)))
+    lines = file.read_text().splitlines()
+    assert json.loads(lines[0]) == {"job": {"engine": "e"}}
+    assert len(lines) == len(again.segments) + 1
+
+
+def test_a_journal_of_noise_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "film.mp4", {"engine": "e"})
+    journal.begin()
+    (journal.folder / "journal.jsonl").write_bytes(b"\xff\x00noise")
+    with pytest.raises(I2IError, match="--restart"):
+        Journal(tmp_path / "film.mp4", {"engine": "e"}).resume()
