@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import socket
 import sys
 import threading
@@ -35,6 +36,8 @@ class WebServer:
             ) from error
         self.port = int(self._socket.getsockname()[1])
         self.url = f"{access.scheme}://{_spelled(access.host)}:{self.port}/"
+        # A stranger's broken request is not worth a line on the terminal; a user's own logging still gets it.
+        logging.getLogger("uvicorn").addHandler(logging.NullHandler())
         app: Any = Guard(Starlette(routes=list(routes)), access)
         try:
             config = uvicorn.Config(
