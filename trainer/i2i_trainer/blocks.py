@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -177,6 +176,11 @@ class MultiScaleDiscriminator(nn.Module):
             )
             for _ in range(scales)
         )
+
+    @staticmethod
+    def smallest_side(layers: int, scales: int) -> int:
+        """Smallest side of a picture in which the coarsest scale's last layer still has something to reflect."""
+        return int(2 ** (layers + scales - 1))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []

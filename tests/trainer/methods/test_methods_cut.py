@@ -153,6 +153,13 @@ def test_inference_is_one_direction_at_any_multiple_of_4(method) -> None:
     torch.testing.assert_close(method.inference()(picture), method.gen(picture), rtol=0, atol=0)
 
 
+def test_a_picture_too_small_for_the_discriminator_is_refused() -> None:
+    with pytest.raises(OptionError, match="--image-size 12"):
+        replace(TINY, image_size=12)
+    smallest = replace(TINY, image_size=16)
+    assert CUT(smallest).disc(torch.rand(1, 3, 16, 16)).numel() > 0
+
+
 def test_fewer_blocks_than_patch_nce_reads_are_refused() -> None:
     with pytest.raises(OptionError, match="--blocks 4"):
         CUTConfig(blocks=4)

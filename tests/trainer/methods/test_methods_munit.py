@@ -131,6 +131,15 @@ def test_each_picture_of_a_batch_has_its_own_style(method) -> None:
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_a_picture_too_small_for_the_style_is_refused() -> None:
-    with pytest.raises(OptionError, match="--image-size 16"):
-        MUNITConfig(image_size=16)
+@pytest.mark.parametrize(("size", "options"), [(16, {"disc_layers": 2, "disc_scales": 1}), (32, {})])
+def test_a_picture_too_small_for_the_style_or_the_coarsest_scale_is_refused(size, options) -> None:
+    with pytest.raises(OptionError, match=f"--image-size {size}"):
+        MUNITConfig(image_size=size, **options)
+
+
+def test_the_smallest_picture_of_the_discriminators_is_served(method) -> None:
+    smallest = method.disc_a.smallest_side(4, 2)
+    maps = method.disc_a(torch.rand(1, 3, smallest, smallest))
+    assert [x.shape[2:] for x in maps] == [(2, 2), (1, 1)]
+    with pytest.raises(RuntimeError, match=r"[Pp]adding"):
+        method.disc_a(torch.rand(1, 3, smallest // 2, smallest // 2))

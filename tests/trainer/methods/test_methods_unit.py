@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import exp, log1p
+from pathlib import Path
 
 import pytest
 import torch
@@ -139,6 +140,17 @@ def test_losses_of_the_current_network_by_hand(answer, flat_batch) -> None:
     assert seen == pytest.approx([disc, gen + 10 * 0.2 + 10 * 0.3 + 0.01 * losses["kl"].item()])
 
 
+def test_the_perceptual_distance_is_between_a_picture_and_its_translation(answer, flat_batch) -> None:
+    method = by_hand(TINY, answer)
+    plain: list[float] = []
+    method.step(flat_batch(0.4, 0.8), lambda name, loss: plain.append(loss.item()))
+    method.config = replace(TINY, perceptual_weight=2.0, perceptual_weights=Path("vgg16.safetensors"))
+    method.perceptual = answer(lambda x, y: (x - y).abs().mean())
+    seen: list[float] = []
+    method.step(flat_batch(0.4, 0.8), lambda name, loss: seen.append(loss.item()))
+    assert seen[1] - plain[1] == pytest.approx(2 * (abs(0.2 - 0.4) + abs(1.2 - 0.8)), rel=1e-4)
+
+
 def test_cycle_and_kl_can_be_left_out(answer, flat_batch) -> None:
     method = by_hand(replace(TINY, cycle_weight=0.0, kl_weight=0.0), answer)
     seen: list[float] = []
@@ -206,6 +218,7 @@ def test_gaussian_downsample_halves_both_axes() -> None:
         ({"share_blocks": 5}, "--share-blocks 5"),
         ({"image_size": 66, "load_size": 66}, "--image-size 66"),
         ({"variant": "current", "dropout": 0.5}, "--dropout"),
+        ({"variant": "current", "image_size": 32}, "--disc-scales"),
         ({"perceptual_weight": 1.0}, "--perceptual-weights"),
     ],
 )

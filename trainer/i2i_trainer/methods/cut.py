@@ -82,6 +82,12 @@ class CUTConfig(TrainConfig):
         super().__post_init__()
         if self.image_size % 4:
             raise OptionError(f"--image-size {self.image_size} must be a multiple of 4 for cut.")
+        smallest = 2 ** (self.disc_layers + 2)
+        if self.image_size < smallest:
+            raise OptionError(
+                f"--image-size {self.image_size} leaves a discriminator of --disc-layers {self.disc_layers} "
+                f"nothing to look at: use at least {smallest}."
+            )
         if self.blocks < SMALLEST_BLOCKS:
             raise OptionError(
                 f"--blocks {self.blocks} must be at least {SMALLEST_BLOCKS}: PatchNCE reads the fifth."

@@ -100,6 +100,12 @@ class DRITConfig(TrainConfig):
                 f"--image-size {self.image_size} leaves the content discriminator nothing to look at: "
                 "raise it or lower --content-halvings."
             )
+        smallest = MultiScaleDiscriminator.smallest_side(self.disc_layers, self.disc_scales)
+        if self.image_size < smallest:
+            raise OptionError(
+                f"--image-size {self.image_size} leaves the coarsest discriminator nothing to look at: "
+                f"use at least {smallest}, or fewer --disc-layers or --disc-scales."
+            )
         if self.batch % 2:
             raise OptionError(
                 f"--batch {self.batch} must be even for drit: half is encoded, half judged with drawn attributes."

@@ -92,6 +92,12 @@ class MUNITConfig(TrainConfig):
             raise OptionError(
                 f"--image-size {self.image_size} is too small for munit's style: use at least 32."
             )
+        smallest = MultiScaleDiscriminator.smallest_side(self.disc_layers, self.disc_scales)
+        if self.image_size < smallest:
+            raise OptionError(
+                f"--image-size {self.image_size} leaves the coarsest discriminator nothing to look at: "
+                f"use at least {smallest}, or fewer --disc-layers or --disc-scales."
+            )
         if self.perceptual_weight and self.perceptual_weights is None:
             raise OptionError("--perceptual-weight needs the file of --perceptual-weights.")
 

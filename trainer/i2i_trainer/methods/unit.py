@@ -46,6 +46,7 @@ CURRENT: dict[str, Any] = {
     "steps": 1_000_000,
     "schedule": "halve",
 }
+CURRENT_DISC_LAYERS = 4
 SMALL: dict[str, Any] = {
     "width": 16,
     "disc_width": 16,
@@ -76,7 +77,10 @@ class UNITConfig(TrainConfig):
     steps: int = 500_000
 
     variant: Literal["paper", "current"] = "paper"
-    """`paper`: zero padding, transposed convolutions; `current`: reflect padding, upsampling and 5x5."""
+    """`paper`: zero padding, transposed convolutions; `current`: reflect padding, upsampling and 5x5.
+
+    `--preset current` takes that network's losses and schedule too.
+    """
     width: int = 64
     """Channels of the first layer."""
     blocks: int = 4
@@ -116,6 +120,12 @@ class UNITConfig(TrainConfig):
         if self.dropout and self.variant == "current":
             raise OptionError(
                 "--dropout belongs to the paper's network: leave it at 0 with --variant current."
+            )
+        smallest = MultiScaleDiscriminator.smallest_side(CURRENT_DISC_LAYERS, self.disc_scales)
+        if self.variant == "current" and self.image_size < smallest:
+            raise OptionError(
+                f"--image-size {self.image_size} leaves the coarsest discriminator nothing to look at: "
+                f"use at least {smallest}, or fewer --disc-scales."
             )
         if self.perceptual_weight and self.perceptual_weights is None:
             raise OptionError("--perceptual-weight needs the file of --perceptual-weights.")
@@ -210,7 +220,7 @@ def discriminator(config: UNITConfig) -> nn.Module:
     """One domain's own discriminator; its end is in `discriminator_trunk` where the domains share layers."""
     width = config.disc_width
     if config.variant == "current":
-        return MultiScaleDiscriminator(width=width, scales=config.disc_scales)
+        return MultiScaleDiscriminator(width=width, layers=CURRENT_DISC_LAYERS, scales=config.disc_scales)
     if config.discriminator == "multi":
         return PaperMultiScale(width, config.disc_scales)
     if config.discriminator == "shared":
