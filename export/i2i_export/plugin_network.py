@@ -9,7 +9,7 @@ channels-last in memory. Such a graph is for full TensorRT alone and never writt
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -171,7 +171,8 @@ def _replace(graph: ir.Model, norm: _Norm, kernels: dict[str, tuple[Op, Variant]
     height, width = shape[2], shape[3]
     small = isinstance(height, int) and isinstance(width, int) and height * width <= SLAB_PIXELS
     if small and not norm.kind.pad:
-        result = _insert(graph, last, "norm_slab", variant, values, kernels)
+        whole = replace(variant, block_c=64)  # the slab has a tile of its own: one name for one kernel
+        result = _insert(graph, last, "norm_slab", whole, values, kernels)
     else:
         stats = Variant(dtype=variant.dtype, splits=_SPLITS, block_c=variant.block_c)
         partials = _insert(graph, last, "norm_stats", stats, values, kernels)

@@ -65,7 +65,13 @@ class LoadedPlan:
         self.device = device
         self.origin = origin
         self._log = LogBook(trt)
-        self._runtime = trt.Runtime(self._log.logger)
+        try:
+            self._runtime = trt.Runtime(self._log.logger)
+        except (TypeError, RuntimeError) as error:  # so the bindings report a library that makes no runtime
+            raise EngineError(
+                f"TensorRT {trt.__version__} does not start here ({self._log.last_error}): "
+                "check that its libraries and the NVIDIA driver belong together (`i2i-doctor`)."
+            ) from error
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(
