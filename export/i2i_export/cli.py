@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,11 +13,16 @@ from rich.console import Console
 
 from i2i_export import parity
 from i2i_export.adopt import Answers, check_against_original, engine_from_foreign
-from i2i_export.enginefile import EngineFile, read_engine, write_engine
+from i2i_export.enginefile import EngineFile, default_style, read_engine, write_engine
 from i2i_export.frames import fit_all, read_frames
-from i2i_export.sizes import FRAMES_IN_GATE, size_from_text
+from i2i_export.precision import half_from_engine
+from i2i_export.quantisation import int8_from_engine
+from i2i_export.serving import repository_from_engine
+from i2i_export.sizes import FRAMES_IN_GATE, gate_sizes, size_from_text
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_trainer.errors import TrainError
+
+_FRAMES_TO_CALIBRATE = 8
 
 
 @dataclass(frozen=True)
@@ -122,20 +127,41 @@ def _export(options: ExportOptions, console: Console) -> None:
     output = options.output or Path(f"{options.source.stem}.onnx")
     if output.suffix != ".onnx":
         raise UsageError(f"-o {output} must end in .onnx: plans are written beside it with --plan.")
-    if options.source.is_dir():
-        engine = _engine_from_run(options, output, console)
-    elif options.source == output and options.precision is not None:
-        raise UsageError(f"-o {output} would overwrite the engine it is made from: give it another name.")
-    else:
-        engine = _engine_from_engine(options)
-    if options.source.absolute() != output.absolute():
+    is_run = options.source.is_dir()
+    engine = _engine_from_run(options, output, console) if is_run else _engine_from_file(options)
+    if options.precision in ("fp16", "int8"):
+        engine = _lean(engine, options, console)
+    if not output.exists() or not options.source.exists() or not output.samefile(options.source):
         write_engine(engine, output)
-    console.print(f"{output}: {_summary(engine)}", highlight=False)
-    if options.plan:
-        _plan(options, output, engine, console)
+    elif options.precision or options.name or options.licence:
+        raise UsageError(f"-o {output} would overwrite the engine it is made from: give it another name.")
+    console.print(f"{output}: {_summary(engine)}", highlight=False, soft_wrap=True)
+    served = _plan(options, output, engine, console) if options.plan else output
+    if options.triton_repository is not None:
+        model = repository_from_engine(served, options.triton_repository)
+        console.print(
+            f"{model}: for tritonserver --model-repository {options.triton_repository}", soft_wrap=True
+        )
 
 
-def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Console) -> None:
+def _lean(engine: EngineFile, options: ExportOptions, console: Console) -> EngineFile:
+    """The engine in half precision or int8, compared with the float32 one on the gate's frames."""
+    sizes = gate_sizes(engine.metadata.size)
+    style = default_style(engine.metadata)
+    if options.precision == "int8":
+        frames = read_frames(options.frames, _FRAMES_TO_CALIBRATE)
+        lean, report = int8_from_engine(
+            engine, fit_all(frames, sizes[:1]), fit_all(frames[:FRAMES_IN_GATE], sizes), style
+        )
+    else:
+        lean, report = half_from_engine(
+            engine, fit_all(read_frames(options.frames, FRAMES_IN_GATE), sizes), style
+        )
+    console.print(report.to_table())
+    return lean
+
+
+def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Console) -> Path:
     from i2i_export.plan import plan_from_onnx, plan_summary
 
     policy = engine.metadata.size
@@ -152,6 +178,7 @@ def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Con
         console=console,
     )
     console.print(plan_summary(plan), highlight=False, soft_wrap=True)
+    return plan
 
 
 def _adopt(options: AdoptOptions, console: Console) -> None:
@@ -193,8 +220,28 @@ def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> 
     return engine
 
 
-def _engine_from_engine(options: ExportOptions) -> EngineFile:
-    return read_engine(options.source)
+def _engine_from_file(options: ExportOptions) -> EngineFile:
+    run_only = {
+        "--style": options.style,
+        "--direction b2a": options.direction == "b2a",
+        "--for-cpu": options.for_cpu,
+        "--size": options.size is not None and not options.plan,
+    }
+    asked = [flag for flag, given in run_only.items() if given]
+    if asked:
+        raise UsageError(
+            f"{asked[0]} is settled when a run is exported: name the run folder, not {options.source}."
+        )
+    engine = read_engine(options.source)
+    metadata = engine.metadata
+    if options.precision == "fp32" and metadata.precision != "fp32":
+        raise UsageError(
+            f"{options.source} is {metadata.precision} and cannot be made fp32 again: export its run."
+        )
+    engine.metadata = replace(
+        metadata, name=options.name or metadata.name, licence=options.licence or metadata.licence
+    )
+    return engine
 
 
 def _summary(engine: EngineFile) -> str:

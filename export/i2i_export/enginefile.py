@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from i2i_export.errors import ExportError
 from i2i_runtime.errors import EngineError
@@ -68,6 +70,11 @@ def read_engine(path: Path) -> EngineFile:
         raise ExportError(str(error)) from error
     check_contract(proto, origin=str(path))
     return EngineFile(ir.from_proto(proto), metadata)
+
+
+def default_style(metadata: EngineMetadata) -> NDArray[np.float32] | None:
+    """The style `[1, S]` that an engine takes when the user names none; None where it has none."""
+    return None if metadata.style is None else np.asarray([metadata.style.default], dtype=np.float32)
 
 
 def write_engine(engine: EngineFile, path: Path) -> None:

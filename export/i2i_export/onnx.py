@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from i2i_export import parity
-from i2i_export.enginefile import EngineFile, atomic_file
+from i2i_export.enginefile import EngineFile, atomic_file, default_style
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all, read_frames
 from i2i_export.macs import count_macs
@@ -138,16 +138,13 @@ def check_against_torch(
     fixed_style: NDArray[np.float32] | None = None,
 ) -> parity.Report:
     """Runs the gate and writes its figures into the engine's metadata. Raises ParityError past the bound."""
-    style = None
-    if engine.metadata.style is not None:
-        style = np.asarray([engine.metadata.style.default], dtype=np.float32)
     report = parity.compare(
         "ONNX Runtime against torch",
         TorchTranslator(inference, fixed_style),
         parity.OnnxTranslator(engine.to_proto()),
         frames,
         parity.SAME_NETWORK,
-        style,
+        default_style(engine.metadata),
     )
     parity.require(
         report,

@@ -1,0 +1,75 @@
+"""How large the values get that an engine's convolutions read: measured on real frames, for int8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from i2i_export.errors import CalibrationError
+from i2i_export.parity import cpu_session
+from i2i_runtime.frame import Picture
+
+_BINS = 2048
+_SAMPLES = 1 << 18
+"""Values per tensor and frame that enter a histogram; their maximum is taken over all."""
+
+_CLIPS = np.linspace(0.3, 1.0, 36)
+"""Fractions of the maximum that are tried as the largest value int8 can hold."""
+
+
+def measure_limits(
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    frames: Sequence[Picture],
+    style: NDArray[np.float32] | None = None,
+) -> dict[str, float]:
+    """The largest magnitude worth holding in int8, for each tensor of `names`.
+
+    It minimises the squared rounding and clipping error over the frames' histogram. Raises CalibrationError without
+    frames, or where a tensor is not finite.
+    """
+    if not frames:
+        raise CalibrationError(
+            "int8 is calibrated on real frames and there are none: name a clip or folder with --frames."
+        )
+    session = _tapped(model, names)
+    maxima = dict.fromkeys(names, 0.0)
+    samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+    feeds: dict[str, NDArray[Any]] = {} if style is None else {"style": style}
+    for frame in frames:
+        outputs = session.run(list(names), {**feeds, "frame": frame[None]})
+        for name, values in zip(names, outputs, strict=True):
+            magnitudes = np.abs(values, dtype=np.float32).ravel()
+            maxima[name] = max(maxima[name], float(magnitudes.max()))
+            samples[name].append(magnitudes[:: max(1, magnitudes.size // _SAMPLES)])
+    for name, largest in maxima.items():
+        if not np.isfinite(largest):
+            raise CalibrationError(
+                f"the tensor {name} is not finite on a frame: the float32 engine itself is broken."
+            )
+    return {name: _best_limit(np.concatenate(samples[name]), maxima[name]) for name in names}
+
+
+def _best_limit(magnitudes: NDArray[np.float32], largest: float) -> float:
+    if largest == 0:
+        return 1.0
+    counts, edges = np.histogram(magnitudes, bins=_BINS, range=(0.0, largest))
+    centres = (edges[:-1] + edges[1:]) / 2
+    limits = _CLIPS * largest
+    steps = limits[:, None] / 127
+    rounded = np.clip(np.rint(centres[None] / steps), 0, 127) * steps
+    errors = ((rounded - centres[None]) ** 2 * counts[None]).sum(axis=1)
+    return float(limits[int(np.argmin(errors))])
+
+
+def _tapped(model: onnx.ModelProto, names: Sequence[str]) -> Any:
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    tapped.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names
+    )
+    return cpu_session(tapped)
