@@ -1,13 +1,15 @@
-"""One child process of the pack builder: compiles kernels for one GPU architecture, needs triton but no GPU.
+"""The pack builder's child process: compiles kernels with triton, needs no GPU.
 
-LLVM ends the process where an option is illegal for an architecture, so this never runs inside the builder. Reads a
-JSON list of jobs on stdin, writes `STEM.ptx`, `STEM.cubin` and `STEM.json` per job into the folder it is given.
+LLVM ends the process where an option is illegal for an architecture, so this never runs inside the builder, and each
+architecture is compiled in a fork. Reads the jobs per architecture as JSON on stdin, writes `STEM.ptx`, `STEM.cubin`
+and `STEM.json` per job into `sm_<arch>` of the folder it is given.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -127,11 +129,32 @@ def loads(ptx: str) -> dict[str, int]:
     return {"loads": len(plain) + len(copies), "wide_loads": len(wide) + len(wide_copies)}
 
 
-def main() -> None:
-    folder, arch, ptx_version = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    for job in json.load(sys.stdin):
-        compile_job(job, arch, ptx_version, folder)
+def main() -> int:
+    """Compiles the jobs of each architecture in a fork of its own; exit status 1 where one of them failed."""
+    out = Path(sys.argv[1])
+    failed = False
+    for arch, request in json.load(sys.stdin).items():
+        child = os.fork()
+        if child == 0:
+            os._exit(_compile_all(request, int(arch), out / f"sm_{arch}"))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code < 0:
+            print(f"sm_{arch}: the compiler died of signal {-code}", file=sys.stderr)
+        failed = failed or code != 0
+    return int(failed)
+
+
+def _compile_all(request: dict[str, Any], arch: int, folder: Path) -> int:
+    current = ""
+    try:
+        for job in request["jobs"]:
+            current = job["record"]["op"]
+            compile_job(job, arch, request["ptx_version"], folder)
+    except Exception as error:
+        print(f"sm_{arch}: {current} did not compile: {error!r}", file=sys.stderr, flush=True)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

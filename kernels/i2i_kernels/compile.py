@@ -103,7 +103,8 @@ def read_entry(pack: Path, op: Op, variant: Variant, arch: int) -> CompiledKerne
         built = sorted(p.name for p in pack.glob("sm_*")) or ["nothing"]
         raise PackError(
             f"the kernel pack {pack} has no {op} for sm_{arch} in this variant ({variant}), it was built for "
-            f"{', '.join(built)}: build it with `python -m i2i_kernels.compile --out {pack} --arch {arch}`"
+            f"{', '.join(built)}: build it where triton is installed, with build_pack, or with "
+            f"`python -m i2i_kernels.compile --out {pack} --arch {arch}` if it is one of the default variants"
         ) from None
     return CompiledKernel(
         op=op,
@@ -140,12 +141,13 @@ def table(pack: Path, archs: Sequence[int]) -> str:
 
 
 def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence[int]) -> None:
-    """Builds what is missing of `entries` for each architecture, one child process per architecture.
+    """Builds what is missing of `entries` for each architecture, in a child process.
 
     Raises PackError where triton is not installed, an architecture is unknown or a kernel does not compile.
     """
     if importlib.util.find_spec("triton") is None:
         raise PackError("building kernels needs triton, which is not installed: pip install triton")
+    requests = {}
     for arch in archs:
         if arch not in PTX_VERSIONS:
             known = ", ".join(f"sm_{a}" for a in PTX_VERSIONS)
@@ -156,7 +158,9 @@ def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence
         stems = {variant.file_stem(op): (op, variant) for op, variant in wanted}
         jobs = [_job(s, *e) for s, e in stems.items() if not _is_built(folder / f"{s}.json")]
         if jobs:
-            _run_child(jobs, arch, folder)
+            requests[arch] = {"ptx_version": PTX_VERSIONS[arch], "jobs": jobs}
+    if requests:
+        _run_child(requests, out)
 
 
 def sources_digest() -> str:
@@ -195,17 +199,16 @@ def _job(stem: str, op: Op, variant: Variant) -> dict[str, Any]:
     }
 
 
-def _run_child(jobs: list[dict[str, Any]], arch: int, folder: Path) -> None:
+def _run_child(requests: dict[int, dict[str, Any]], out: Path) -> None:
     # The interpreter replaces the very functions that are to be compiled.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "i2i_kernels.assemble", str(folder), str(arch), str(PTX_VERSIONS[arch])]
+    command = [sys.executable, "-m", "i2i_kernels.assemble", str(out)]
     done = subprocess.run(
-        command, input=json.dumps(jobs), capture_output=True, text=True, check=False, env=environment
+        command, input=json.dumps(requests), capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
-        unbuilt = [job["record"]["op"] for job in jobs if not _is_built(folder / f"{job['stem']}.json")]
-        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise PackError(f"{unbuilt[0]} did not compile for sm_{arch}: {said[-1]}")
+        said = done.stderr.strip().splitlines() or [f"the compiler ended with status {done.returncode}"]
+        raise PackError(f"the kernel pack could not be built: {said[-1]}")
 
 
 @dataclass(frozen=True)
@@ -221,8 +224,8 @@ class CompileCommand:
 def main() -> int:
     options = tyro.cli(CompileCommand, prog="python -m i2i_kernels.compile")
     try:
+        build_pack(options.out, default_entries(), options.arch)
         for arch in options.arch:
-            build_pack(options.out, default_entries(), [arch])
             print(f"sm_{arch}: {len(read_pack(options.out, arch))} kernels in {options.out / f'sm_{arch}'}")
         print(table(options.out, options.arch))
     except PackError as error:

@@ -13,6 +13,15 @@ INTERPRETED: bool = knobs.runtime.interpret
 """True under Triton's interpreter, where the kernels run on CPU tensors in place of the plain implementations."""
 
 
+def is_plain(x: Tensor) -> bool:
+    """True where an operator must do plain torch: no kernel runs on x's device.
+
+    Asked inside the operators, not by a kernel registered for the CPU: torch.compile takes an operator apart whatever
+    is registered, and would find a Triton launch for which a CPU has no driver.
+    """
+    return x.device.type != "cuda" and not INTERPRETED
+
+
 def launch(kernel: Any, grid: tuple[int, ...]) -> Any:
     """The kernel, ready to be called with its arguments."""
     # The tracer needs the wrapped kernel; the interpreter's stand-in cannot be wrapped.

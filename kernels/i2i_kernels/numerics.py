@@ -43,7 +43,7 @@ a bit for what came before. bfloat16: a whole unit, 7.8e-3, since the interprete
 roundings of 6e-8, the depth of the sums."""
 
 ACCUMULATED = 6e-6
-"""Bound of a parameter's gradient: float32 sums over every pixel and sample of terms that cancel, whatever x's dtype."""
+"""Bound of a parameter's gradient: float32 sums over every pixel and sample of terms that cancel, in any dtype of x."""
 
 FAR_MEAN = 2e-4
 """Bound with a mean a thousand times the spread: float32 holds the mean itself to 6e-5 of the spread, three times."""

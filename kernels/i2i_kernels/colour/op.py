@@ -15,13 +15,15 @@ from i2i_kernels.colour.reference import (
     picture_from_rgb_reference,
     rgb_from_picture_reference,
 )
-from i2i_kernels.launch import INTERPRETED, launch
+from i2i_kernels.launch import is_plain, launch
 
 _BLOCK = 1024
 
 
 @triton_op("i2i::picture_from_rgb", mutates_args=())
 def picture_from_rgb_op(frame: Tensor, dtype: torch.dtype) -> Tensor:
+    if is_plain(frame):
+        return picture_from_rgb_reference(frame, dtype)
     picture = torch.empty(frame.shape, dtype=dtype, device=frame.device)
     count = frame.numel()
     launch(kernel.from_rgb_kernel, (triton.cdiv(count, _BLOCK),))(frame, count, picture, BLOCK=_BLOCK)
@@ -30,6 +32,8 @@ def picture_from_rgb_op(frame: Tensor, dtype: torch.dtype) -> Tensor:
 
 @triton_op("i2i::rgb_from_picture", mutates_args=())
 def rgb_from_picture_op(picture: Tensor) -> Tensor:
+    if is_plain(picture):
+        return rgb_from_picture_reference(picture)
     n, c, h, w = picture.shape
     frame = torch.empty((n, h, w, c), dtype=torch.uint8, device=picture.device)
     count = n * c * h * w
@@ -41,6 +45,8 @@ def rgb_from_picture_op(picture: Tensor) -> Tensor:
 def picture_from_nv12_op(
     frame: Tensor, width: int, standard: str, full_range: bool, dtype: torch.dtype
 ) -> Tensor:
+    if is_plain(frame):
+        return picture_from_nv12_reference(frame, width, _coding(standard, full_range), dtype)
     n, rows, pitch = frame.shape
     height = rows * 2 // 3
     picture = torch.empty((n, height, width, 3), dtype=dtype, device=frame.device)
@@ -52,6 +58,8 @@ def picture_from_nv12_op(
 
 @triton_op("i2i::nv12_from_picture", mutates_args=())
 def nv12_from_picture_op(picture: Tensor, pitch: int, standard: str, full_range: bool) -> Tensor:
+    if is_plain(picture):
+        return nv12_from_picture_reference(picture, pitch, _coding(standard, full_range))
     n, _, height, width = picture.shape
     frame = torch.empty((n, height * 3 // 2, pitch), dtype=torch.uint8, device=picture.device)
     pairs = height // 2 * (pitch // 2)
@@ -69,20 +77,3 @@ def _constants(standard: str, full_range: bool) -> dict[str, float]:
 
 def _coding(standard: str, full_range: bool) -> Coding:
     return Coding("bt601" if standard == "bt601" else "bt709", full_range)
-
-
-def _picture_from_nv12_cpu(
-    frame: Tensor, width: int, standard: str, full_range: bool, dtype: torch.dtype
-) -> Tensor:
-    return picture_from_nv12_reference(frame, width, _coding(standard, full_range), dtype)
-
-
-def _nv12_from_picture_cpu(picture: Tensor, pitch: int, standard: str, full_range: bool) -> Tensor:
-    return nv12_from_picture_reference(picture, pitch, _coding(standard, full_range))
-
-
-if not INTERPRETED:
-    picture_from_rgb_op.register_kernel("cpu")(picture_from_rgb_reference)
-    rgb_from_picture_op.register_kernel("cpu")(rgb_from_picture_reference)
-    picture_from_nv12_op.register_kernel("cpu")(_picture_from_nv12_cpu)
-    nv12_from_picture_op.register_kernel("cpu")(_nv12_from_picture_cpu)

@@ -9,9 +9,8 @@ from torch.library import triton_op
 
 from i2i_kernels.conv_norm import kernel
 from i2i_kernels.conv_norm.reference import conv_norm_reference
-from i2i_kernels.kind import Kind
-from i2i_kernels.launch import INTERPRETED, empty_picture, launch
-from i2i_kernels.norm.op import coefficients_from_partials
+from i2i_kernels.launch import empty_picture, is_plain, launch
+from i2i_kernels.norm.op import coefficients_from_partials, kind_from_fields
 
 BLOCK_M = 128
 MOST_PIXELS = 128 * BLOCK_M
@@ -30,7 +29,10 @@ def conv_norm_op(
     """The result `[N, O, H, W]` and its partials; weight is `[O, C, 3, 3]` channels-last."""
     n, c, h, w = x.shape
     out = weight.shape[0]
-    kind = Kind(eps=eps)
+    kind = kind_from_fields("instance", False, eps, True, activation, slope, 1.0, 0)
+    if is_plain(x):
+        y, made = conv_norm_reference(x, weight, kind, split_count(h * w))
+        return y.clone(memory_format=torch.channels_last), made
     coefficients = coefficients_from_partials(partials, kind, None, None, None, h * w)
     splits = split_count(h * w)
     y = empty_picture(x, h, w, out)
@@ -48,16 +50,3 @@ def conv_norm_op(
         num_stages=2,
     )
     return y, made
-
-
-def _conv_norm_cpu(
-    x: Tensor, partials: Tensor, weight: Tensor, eps: float, activation: str, slope: float
-) -> tuple[Tensor, Tensor]:
-    kind = Kind(eps=eps, activation="relu" if activation == "relu" else "leaky", slope=slope)
-    kind = Kind(eps=eps) if activation == "none" else kind
-    y, made = conv_norm_reference(x, weight, kind, split_count(x.shape[2] * x.shape[3]))
-    return y.clone(memory_format=torch.channels_last), made
-
-
-if not INTERPRETED:
-    conv_norm_op.register_kernel("cpu")(_conv_norm_cpu)

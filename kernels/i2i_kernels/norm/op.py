@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.library import triton_op
 
 from i2i_kernels.kind import Kind
-from i2i_kernels.launch import INTERPRETED, empty_picture, launch
+from i2i_kernels.launch import empty_picture, is_plain, launch
 from i2i_kernels.norm import gradient, kernel
-from i2i_kernels.norm.reference import norm_reference, partials_reference
+from i2i_kernels.norm.reference import norm_gradient_reference, norm_reference, partials_reference
 
 MERGE_LIMIT = 32
 """With more splits than this, merging in every apply program costs more than one small launch."""
@@ -57,6 +57,8 @@ def norm_op(
 ) -> tuple[Tensor, Tensor]:
     """The result and the partial statistics `[N, splits, 2, C]`; `splits` 1 means the slab kernel."""
     kind = kind_from_fields(family, unbiased, eps, eps_inside, activation, slope, residual_scale, pad)
+    if is_plain(x):
+        return _norm_plain(x, weight, bias, mix, residual, kind, splits)
     if splits == 1:
         return _slab(x, weight, bias, residual, kind)
     n, c, h, w = x.shape
@@ -102,16 +104,16 @@ def _slab(
     return y, partials
 
 
-def _norm_cpu(
+def _norm_plain(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     mix: Tensor | None,
     residual: Tensor | None,
-    *fields: Any,
+    kind: Kind,
+    splits: int,
 ) -> tuple[Tensor, Tensor]:
-    *kind_values, splits = fields
-    y = norm_reference(x, kind_from_fields(*kind_values), weight, bias, mix, residual)
+    y = norm_reference(x, kind, weight, bias, mix, residual)
     # An operator's results are new tensors in NHWC, whatever the library handed back.
     return y.clone(memory_format=torch.channels_last), partials_reference(x, splits)
 
@@ -136,6 +138,8 @@ def norm_backward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, the residual (empty unless `fold_residual`), and `[N, 3, C]` of weight, bias and mix."""
     kind = kind_from_fields(family, unbiased, eps, eps_inside, activation, slope, residual_scale, pad)
+    if is_plain(x):
+        return _norm_backward_plain(dy, x, weight, bias, mix, fold_residual, kind)
     n, c, h, w = x.shape
     dy = dy.contiguous(memory_format=torch.channels_last)
     coefficients = coefficients_from_partials(partials, kind, weight, bias, mix, h * w)
@@ -167,38 +171,22 @@ def norm_backward_op(
     return dx, d_residual, grads
 
 
-def _norm_backward_cpu(
+def _norm_backward_plain(
     dy: Tensor,
     x: Tensor,
-    partials: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     mix: Tensor | None,
     fold_residual: bool,
-    *fields: Any,
+    kind: Kind,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kind = kind_from_fields(*fields)
-    n, c = x.shape[:2]
-    inputs = [None if t is None else t.detach() for t in (x, weight, bias, mix)]
-    # Expanded to one row per sample, so that autograd hands back the gradients not yet summed over samples.
-    rows = [torch.ones(n, c) if inputs[1] is None else inputs[1].expand(n, c).clone()]
-    rows.append(torch.zeros(n, c) if inputs[2] is None else inputs[2].expand(n, c).clone())
-    residual = torch.zeros_like(x)
-    grads = torch.zeros(n, 3, c)
-    dx, d_residual = torch.empty_like(x), torch.empty_like(x)
-    for i in range(n):
-        sample = [
-            t[i : i + 1].detach().requires_grad_() for t in (inputs[0], *rows, residual) if t is not None
-        ]
-        leaf_mix = None if mix is None else mix.detach().requires_grad_()
-        with torch.enable_grad():
-            y = norm_reference(sample[0], kind, sample[1], sample[2], leaf_mix, sample[3])
-            wanted = sample if leaf_mix is None else [*sample, leaf_mix]
-            found = torch.autograd.grad(y, wanted, dy[i : i + 1].to(y.dtype))
-        dx[i], grads[i, 0], grads[i, 1], d_residual[i] = found[0][0], found[1][0], found[2][0], found[3][0]
-        if leaf_mix is not None:
-            grads[i, 2] = found[4] if kind.family == "clamp" else found[4][0]
-    return dx, d_residual if fold_residual else x.new_empty(0), grads
+    if kind.pad:
+        dy = torch.ops.aten.reflection_pad2d_backward(dy, torch.empty_like(x), [kind.pad] * 4)
+    dx, grads = norm_gradient_reference(dy, x, kind, weight, bias, mix)
+    d_residual = dy * kind.residual_scale if fold_residual else x.new_empty(0)
+    if fold_residual:
+        d_residual = d_residual.clone(memory_format=torch.channels_last)
+    return dx.to(x.dtype).clone(memory_format=torch.channels_last), d_residual, grads
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -227,9 +215,6 @@ def _gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ..
 
 
 norm_op.register_autograd(_gradient, setup_context=_save)
-if not INTERPRETED:
-    norm_op.register_kernel("cpu")(_norm_cpu)
-    norm_backward_op.register_kernel("cpu")(_norm_backward_cpu)
 
 
 def _blocks(channels: int, elements: int) -> tuple[int, int]:

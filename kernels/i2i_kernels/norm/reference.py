@@ -54,17 +54,63 @@ def partials_reference(x: Tensor, splits: int) -> Tensor:
     return partials
 
 
+def norm_gradient_reference(
+    dy: Tensor, x: Tensor, kind: Kind, weight: Tensor | None, bias: Tensor | None, mix: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradient of x, `[N, C, H, W] float32`, and of weight, bias and mix before their sum over samples, `[N, 3, C]`.
+
+    dy is the gradient before padding. It is what the kernels compute, for where autograd is not at hand.
+    """
+    x, dy = x.float(), dy.float()
+    share = _share(kind, mix, x.shape[1], x.device)
+    dims = ((2, 3), (1, 2, 3))
+    centred = [x - x.mean(d, keepdim=True) for d in dims]
+    seconds = [t.square().sum(d, keepdim=True) for t, d in zip(centred, dims, strict=True)]
+    counts = [x[0, 0].numel(), x[0].numel()]
+    divisors = [count - int(kind.unbiased) for count in counts]
+    stds = [(second / divisor).sqrt() for second, divisor in zip(seconds, divisors, strict=True)]
+    if kind.eps_inside:
+        inverse = [(std.square() + kind.eps).rsqrt() for std in stds]
+        bends = [r**3 / divisor for r, divisor in zip(inverse, divisors, strict=True)]
+    else:
+        inverse = [1 / (std + kind.eps) for std in stds]
+        bends = [r**2 / (d * s).clamp_min(1e-30) for r, d, s in zip(inverse, divisors, stds, strict=True)]
+    scale = torch.ones(1, device=x.device) if weight is None else _broadcast(weight).float()
+    offset = torch.zeros(1, device=x.device) if bias is None else _broadcast(bias).float()
+    normal = [gap * r for gap, r in zip(centred, inverse, strict=True)]
+    mixed = share * normal[0] + (1 - share) * normal[1]
+    if kind.activation != "none":
+        slope = kind.slope if kind.activation == "leaky" else 0.0
+        dy = torch.where(scale * mixed + offset > 0, dy, dy * slope)
+    dx = torch.zeros_like(x)
+    for d, part, gap, r, bend, count in zip(
+        dims, (share, 1 - share), centred, inverse, bends, counts, strict=True
+    ):
+        h = dy * scale * part
+        dx += r * (h - h.sum(d, keepdim=True) / count) - bend * gap * (h * gap).sum(d, keepdim=True)
+    d_mix = (dy * scale * (normal[0] - normal[1])).sum((2, 3))
+    if kind.family == "clamp" and mix is not None:
+        d_mix = d_mix * ((mix >= 0) & (mix <= 1))
+    elif kind.family == "softmax":
+        d_mix = d_mix * (share * (1 - share)).flatten()
+    return dx, torch.stack([(dy * mixed).sum((2, 3)), dy.sum((2, 3)), d_mix], 1)
+
+
+def _share(kind: Kind, mix: Tensor | None, channels: int, device: torch.device) -> Tensor:
+    """Share of instance norm, `[1, C, 1, 1]`."""
+    if mix is None:
+        share = torch.full((channels,), float(kind.family == "instance"), device=device)
+    else:
+        share = mix.clamp(0.0, 1.0) if kind.family == "clamp" else mix.softmax(0)[0]
+    return share.view(1, -1, 1, 1)
+
+
 def _normalised(x: Tensor, kind: Kind, mix: Tensor | None) -> Tensor:
     if kind.family == "instance":
         return _centred(x, (2, 3), kind)
     if kind.family == "layer":
         return _centred(x, (1, 2, 3), kind)
-    if mix is None:
-        raise ValueError(
-            f"a {kind.family} mix of instance and layer norm needs its mixing parameters, mix is None"
-        )
-    share = mix.clamp(0.0, 1.0) if kind.family == "clamp" else mix.softmax(0)[0]
-    share = share.view(1, -1, 1, 1)
+    share = _share(kind, mix, x.shape[1], x.device)
     return share * _centred(x, (2, 3), kind) + (1 - share) * _centred(x, (1, 2, 3), kind)
 
 

@@ -9,9 +9,14 @@ import triton
 from torch import Tensor
 from torch.library import triton_op
 
-from i2i_kernels.launch import INTERPRETED, empty_picture, launch
+from i2i_kernels.launch import empty_picture, is_plain, launch
 from i2i_kernels.pyramid import kernel
-from i2i_kernels.pyramid.reference import down_reference, up_reference
+from i2i_kernels.pyramid.reference import (
+    down_gradient_reference,
+    down_reference,
+    up_gradient_reference,
+    up_reference,
+)
 
 _BLOCK = 128
 
@@ -21,6 +26,8 @@ _BLOCK = 128
 @triton_op("i2i::pyramid_coarse", mutates_args=())
 def coarse_op(x: Tensor, height: int, width: int, scale: float, transposed: bool) -> Tensor:
     """Fine `[N, C, H, W]` to coarse `[N, C, height, width]`: down, or (transposed) the gradient of up."""
+    if is_plain(x):
+        return _coarse_plain(x, height, width, scale, transposed)
     y = empty_picture(x, height, width)
     n, c = x.shape[:2]
     launch(kernel.coarse_kernel, (triton.cdiv(height * width * c, _BLOCK), n))(
@@ -36,6 +43,8 @@ def coarse_op(x: Tensor, height: int, width: int, scale: float, transposed: bool
 @triton_op("i2i::pyramid_fine", mutates_args=())
 def fine_op(x: Tensor, add: Tensor | None, height: int, width: int, scale: float, transposed: bool) -> Tensor:
     """Coarse `[N, C, h, w]` to fine `[N, C, height, width]`: up, or (transposed) the gradient of down."""
+    if is_plain(x):
+        return _fine_plain(x, add, height, width, scale, transposed)
     y = empty_picture(x, height, width)
     n, c = x.shape[:2]
     launch(kernel.fine_kernel, (triton.cdiv(height * width * c, _BLOCK), n))(
@@ -48,30 +57,20 @@ def fine_op(x: Tensor, add: Tensor | None, height: int, width: int, scale: float
     return y
 
 
-def _coarse_cpu(x: Tensor, height: int, width: int, scale: float, transposed: bool) -> Tensor:
-    if transposed:
-        y = _adjoint(lambda t: up_reference(t, None, scale), x, (height, width))
-    else:
-        y = down_reference(x) * scale
-    return y.clone(memory_format=torch.channels_last)
+def _coarse_plain(x: Tensor, height: int, width: int, scale: float, transposed: bool) -> Tensor:
+    y = up_gradient_reference(x) if transposed else down_reference(x)
+    return (y * scale).clone(memory_format=torch.channels_last)
 
 
-def _fine_cpu(
+def _fine_plain(
     x: Tensor, add: Tensor | None, height: int, width: int, scale: float, transposed: bool
 ) -> Tensor:
     if transposed:
-        y = _adjoint(down_reference, x, (height, width)) * scale
+        y = down_gradient_reference(x, height, width) * scale
         y = y if add is None else y + add
     else:
         y = up_reference(x, add, scale)
     return y.clone(memory_format=torch.channels_last)
-
-
-def _adjoint(filtered: Any, x: Tensor, size: tuple[int, int]) -> Tensor:
-    with torch.enable_grad():
-        at = x.new_zeros((*x.shape[:2], *size)).requires_grad_()
-        (gradient,) = torch.autograd.grad(filtered(at), at, x)
-    return gradient
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -93,6 +92,3 @@ def _fine_gradient(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 coarse_op.register_autograd(_coarse_gradient, setup_context=_save)
 fine_op.register_autograd(_fine_gradient, setup_context=_save)
-if not INTERPRETED:
-    coarse_op.register_kernel("cpu")(_coarse_cpu)
-    fine_op.register_kernel("cpu")(_fine_cpu)
