@@ -109,10 +109,6 @@ class PairedAttention(nn.Module):
         logits = torch.cat([self.average(average), self.largest(largest)], dim=1)
         return self.mix(twice_weighted(features, raw_weight(self.average), raw_weight(self.largest))), logits
 
-    def folded(self) -> nn.Conv2d:
-        """The features' path alone, as one 1x1 convolution."""
-        return folded_attention(self.mix, raw_weight(self.average), raw_weight(self.largest))
-
 
 class Modulation(nn.Module):
     """Scale and shift of the adaptive norms, from the features: `[N, C, H, W]` -> two of `[N, C]`.

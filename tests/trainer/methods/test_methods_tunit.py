@@ -241,6 +241,8 @@ def test_average_styles_become_presets(answer) -> None:
     assert forth.presets["cluster-0"] == pytest.approx((0.6, 0.0))
     assert forth.presets["cluster-1"] == forth.default_style == pytest.approx((0.0, 0.4))
     assert back.default_style == pytest.approx((0.6, 0.0))
+    assert method.cluster(torch.cat([green, red])).tolist() == [1, 1, 0, 0]
+    assert not forth.random_styles
 
 
 def test_inference_takes_a_reference(batch) -> None:

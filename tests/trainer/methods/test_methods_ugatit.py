@@ -1,4 +1,4 @@
-"""U-GAT-IT: published sizes, losses by hand, shares of the norms in [0, 1], and the folded attention."""
+"""U-GAT-IT: published sizes, losses by hand, shares of the norms in [0, 1], and its attention as one convolution."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from i2i_trainer.attention import folded_attention
 from i2i_trainer.errors import OptionError
-from i2i_trainer.methods.ugatit import UGATIT, DiscriminatorPair, Generator, UGATITConfig
+from i2i_trainer.methods.ugatit import UGATIT, DiscriminatorPair, Generator, UGATITConfig, UGATITInference
 from i2i_trainer.norms import ClampedMix
 
 TINY = UGATITConfig(width=4, blocks=1, global_depth=6, local_depth=4, image_size=64, load_size=64)
@@ -80,14 +81,28 @@ def test_losses_by_hand(method, answer, flat_batch) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96)])
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
-def test_folded_attention_equals_the_trained_generator(method, direction, size) -> None:
+def test_one_direction_is_its_generator(method, direction, size) -> None:
     trained = {"a2b": method.generator_ab, "b2a": method.generator_ba}[direction]
     picture = torch.rand(2, 3, *size) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(
             method.inference(direction)(picture), trained(picture)[0], atol=1e-5, rtol=0
         )
-    assert trained.attention is not None  # the fold took nothing from the trained network
+
+
+def test_attention_can_be_folded_into_one_convolution(method) -> None:
+    attention = method.generator_ab.attention
+    features = torch.randn(2, 16, 5, 7)
+    with torch.no_grad():
+        folded = folded_attention(attention.mix, attention.average.weight, attention.largest.weight)
+        torch.testing.assert_close(folded(features), attention(features)[0], atol=1e-5, rtol=0)
+
+
+def test_one_direction_has_the_published_size(cost) -> None:
+    with torch.device("meta"):
+        inference = UGATITInference(Generator(64, 4, None), None)
+    parameters, macs = cost(inference, (1, 3, 256, 256))
+    assert (round(parameters / 1e6, 2), round(macs / 1e9, 2)) == (10.59, 52.50)
 
 
 def test_full_variant_is_tied_to_its_size() -> None:

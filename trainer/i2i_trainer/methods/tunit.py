@@ -431,6 +431,13 @@ class TUNIT(Method):
         inference.presets = {f"cluster-{i}": style for i, (style, seen) in enumerate(known) if seen}
         return inference
 
+    @torch.no_grad()
+    def cluster(self, pictures: Tensor) -> Tensor:
+        """Pseudo-domain `[N] int64` of pictures `[N, 3, S, S]`, by the slow copy of the guiding network."""
+        with at_rest(self.slow_guide):
+            logits: Tensor = self.slow_guide(pictures)[1]
+        return logits.argmax(1)
+
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}
 
@@ -444,6 +451,8 @@ class TUNIT(Method):
 
 class TUNITInference(Inference):
     """Content encoder and decoder; the style is a reference's, or the average of a pseudo-domain or a folder."""
+
+    random_styles = False
 
     def __init__(self, generator: Generator, guide: GuidingNetwork, config: TUNITConfig) -> None:
         super().__init__()

@@ -110,16 +110,11 @@ class Generator(nn.Module):
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         attended, logits = self.attention(self.encoder(picture))
-        return self.decode(attended), logits
-
-    def decode(self, attended: Tensor) -> Tensor:
-        """Mixed features of the attention, before their ReLU, -> picture."""
         x = torch.relu(attended)
         modulation = self.modulation(x)
         for block in self.blocks:
             x = block(x, modulation, modulation)
-        picture: Tensor = self.exit(x)
-        return picture
+        return self.exit(x), logits
 
     def clamp_shares(self) -> None:
         """Puts the share of instance norm of every norm back into [0, 1]."""
@@ -257,16 +252,15 @@ class UGATIT(Method):
 
 
 class UGATITInference(Inference):
-    """One generator with its attention folded into one 1x1 convolution; the logits are gone."""
+    """One generator without its logits; export folds the attention into one 1x1 convolution, as it is exact."""
 
     def __init__(self, generator: Generator, side: int | None) -> None:
         super().__init__()
-        self.attention = generator.attention.folded()
         self.generator = generator
-        del generator.attention
         self.fixed_size = None if side is None else (side, side)
         self.notes = {"attention": "folded into one 1x1 convolution"}
         self.eval().requires_grad_(False)
 
     def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        return self.generator.decode(self.attention(self.generator.encoder(picture)))
+        translated: Tensor = self.generator(picture)[0]
+        return translated
