@@ -72,7 +72,7 @@ def test_the_table_names_what_needs_no_training_beside_every_method(
 ) -> None:
     rows = script("rows", monkeypatch)
     score = {"error": 54.4, "edges": 0.45}
-    run = {"preset": "cpu", "steps": 2000, "seconds": 300, "seed": 0}
+    run = {"preset": "cpu", "steps": 2000, "cpu_seconds": 300, "seed": 0}
     nordland = {"experiment": "nordland", "method": "unit", "error": 40.0, "edges": 0.3, **run}
     nordland["references"] = {"the source itself": score}
     digits = {"experiment": "digits", "method": "cogan", "accuracy_last": 80.0, **run}

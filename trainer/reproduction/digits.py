@@ -9,7 +9,6 @@ with the best validation accuracy. Nothing is ever chosen by the test digits.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from i2i_trainer.checkpoint import load_method
 from i2i_trainer.digits import Digits, read_digits
 from i2i_trainer.loop import train
 from i2i_trainer.methods.cogan import CoGAN, CoGANConfig
-from reproduction.rows import RESULTS, provenance, write_row
+from reproduction.rows import RESULTS, Origin, write_row
 
 PAPER_STEPS = 10_000
 HELD_OUT = 1000
@@ -89,7 +88,7 @@ def accuracy(method: CoGAN, digits: Digits, domain: str) -> float:
 
 def main(options: Options) -> None:
     """Trains in pieces, reads validation and test digits after each, and writes the result."""
-    started = time.monotonic()
+    origin = Origin(options.seed)
     name = f"digits_{'cogan' if options.adapt else 'source_only'}_{options.preset}_seed{options.seed}"
     target = split_target(read_digits(options.digits / "usps"), options.seed)
     data = options.work / f"data_seed{options.seed}"
@@ -132,7 +131,7 @@ def main(options: Options) -> None:
         "accuracy_chosen_on_validation": best["test"],
         "chosen_step": best["step"],
         "curve": curve,
-        **provenance(started, options.seed),
+        **origin.finished(),
     }
     if options.preset != "smoke":
         write_row(name, row)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import tarfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from i2i_trainer.loop import train
 from i2i_trainer.method import Inference
 from i2i_trainer.methods import METHODS
 from i2i_trainer.sheets import write_sheet
-from reproduction.rows import RESULTS, provenance, write_row
+from reproduction.rows import RESULTS, Origin, write_row
 
 TEST_FRAMES = 400
 SIZES = {"image_size": 32, "load_size": 32, "log_every": 50, "sample_every": 500, "checkpoint_every": 500}
@@ -159,7 +158,7 @@ def references(source: Tensor, truth: Tensor, train_winters: Tensor) -> dict[str
 
 def main(options: Options) -> None:
     """Prepares the data, trains, scores, and writes the result and a sheet of pictures."""
-    started = time.monotonic()
+    origin = Origin(options.seed)
     name = f"nordland_{options.method}_{options.preset}_seed{options.seed}"
     summers, winters = read_frames(options.pairs)
     data = options.work / f"data_seed{options.seed}"
@@ -192,7 +191,7 @@ def main(options: Options) -> None:
         "test_frames": TEST_FRAMES,
         **scores(translated, truth),
         "references": references(source, truth, train_winters),
-        **provenance(started, options.seed),
+        **origin.finished(),
     }
     if options.preset != "smoke":
         write_row(name, row)
