@@ -1,8 +1,13 @@
-"""Named style codes for methods whose styles are drawn from N(0, I)."""
+"""Style codes by name, and inference of methods that take a style."""
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
+from torch import Tensor, nn
+
+from i2i_trainer.method import Inference
 
 
 def normal_presets(size: int, count: int = 8) -> dict[str, tuple[float, ...]]:
@@ -10,3 +15,42 @@ def normal_presets(size: int, count: int = 8) -> dict[str, tuple[float, ...]]:
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(count, size, generator=generator, device="cpu")
     return {f"style-{index}": tuple(code) for index, code in enumerate(codes.tolist(), start=1)}
+
+
+class StyledInference(Inference):
+    """A generator of (picture, style), and apart from it the network that reads a style off a reference.
+
+    `reader` gives the style as the first of its outputs. Both are copied. The default style is all zeros.
+    """
+
+    def __init__(self, generator: nn.Module, reader: nn.Module, style_size: int, stride: int) -> None:
+        super().__init__()
+        self.generator = deepcopy(generator)
+        self._reference = [
+            _FirstOutput(deepcopy(reader)).eval().requires_grad_(False)
+        ]  # no part of an engine
+        self.style_size = style_size
+        self.default_style = (0.0,) * style_size
+        self.stride = stride
+        self.eval().requires_grad_(False)
+
+    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+        if style is None:
+            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
+        translated: Tensor = self.generator(picture, style)
+        return translated
+
+    def style_encoder(self) -> nn.Module:
+        return self._reference[0]
+
+
+class _FirstOutput(nn.Module):
+    """Picture `[N, 3, S, S]` -> the first of a network's outputs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, picture: Tensor) -> Tensor:
+        first: Tensor = self.network(picture)[0]
+        return first

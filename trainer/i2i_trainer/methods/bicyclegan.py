@@ -7,7 +7,6 @@ cVAE-GAN goes B -> code -> B; cLR-GAN goes code -> B -> code; BicycleGAN does bo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -29,7 +28,7 @@ from i2i_trainer.losses import kl_normal, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
-from i2i_trainer.styles import normal_presets
+from i2i_trainer.styles import StyledInference, normal_presets
 from i2i_trainer.unet import UNet, Upsampling
 
 
@@ -289,41 +288,8 @@ class BicycleGAN(Method):
         }
 
     def inference(self, direction: str = "a2b") -> Inference:
-        return BicycleGANInference(self.generator, self.encoder, self.config)
-
-
-class BicycleGANInference(Inference):
-    """The U-Net without dropout; the style is drawn, fixed, or the mean that the encoder reads off a reference."""
-
-    def __init__(self, generator: UNet, encoder: Encoder, config: BicycleGANConfig) -> None:
-        super().__init__()
-        self.generator = deepcopy(generator)
-        self._reference = [CodeMean(deepcopy(encoder)).eval()]  # in a list: an engine does not carry it
-        self.stride = 2**config.downs
-        self.style_size = config.style_size
-        self.default_style = (0.0,) * config.style_size
-        self.presets = normal_presets(config.style_size)
-        self.notes = {"dropout": "off", "style": f"enters {config.style_place}"}
-        self.eval().requires_grad_(False)
-
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        if style is None:
-            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
-        translated: Tensor = self.generator(picture, style)
-        return translated
-
-    def style_encoder(self) -> nn.Module:
-        return self._reference[0]
-
-
-class CodeMean(nn.Module):
-    """Picture `[N, 3, S, S]` -> the mean of its code `[N, style_size]`."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.requires_grad_(False)
-
-    def forward(self, picture: Tensor) -> Tensor:
-        mean: Tensor = self.encoder(picture)[0]
-        return mean
+        config = self.config
+        inference = StyledInference(self.generator, self.encoder, config.style_size, 2**config.downs)
+        inference.presets = normal_presets(config.style_size)
+        inference.notes = {"dropout": "off", "style": f"enters {config.style_place}"}
+        return inference

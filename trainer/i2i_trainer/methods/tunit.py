@@ -35,6 +35,7 @@ from i2i_trainer.losses import hinge_discriminator, hinge_generator, iic, info_n
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import AdaptiveInstanceNorm, FilterResponseNorm
 from i2i_trainer.steps import SideBySide, detached, frozen, weighted_sum
+from i2i_trainer.styles import StyledInference
 
 RESIDUAL_SCALE = 0.1
 """Of every residual block of the generator; without it the results change."""
@@ -422,7 +423,9 @@ class TUNIT(Method):
         return "a2b", "b2a"
 
     def inference(self, direction: str = "a2b") -> Inference:
-        inference = TUNITInference(self.generator, self.slow_guide, self.config)
+        config = self.config
+        inference = StyledInference(self.generator, self.slow_guide, config.style_size, 2**config.downs)
+        inference.random_styles = False
         if self.styles.is_meta:  # where networks are only counted, there are no styles
             return inference
         *clusters, folder_a, folder_b = (tuple(style) for style in self.styles.tolist())
@@ -447,43 +450,6 @@ class TUNIT(Method):
     def load_extra_state(self, state: dict[str, Tensor]) -> None:
         if state:
             self.queue, self.calls = state["queue"], int(state["calls"])
-
-
-class TUNITInference(Inference):
-    """Content encoder and decoder; the style is a reference's, or the average of a pseudo-domain or a folder."""
-
-    random_styles = False
-
-    def __init__(self, generator: Generator, guide: GuidingNetwork, config: TUNITConfig) -> None:
-        super().__init__()
-        self.generator = deepcopy(generator)
-        self._reference = [StyleReader(deepcopy(guide)).eval()]  # in a list: an engine does not carry it
-        self.stride = 2**config.downs
-        self.style_size = config.style_size
-        self.default_style = (0.0,) * config.style_size
-        self.eval().requires_grad_(False)
-
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        if style is None:
-            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
-        translated: Tensor = self.generator(picture, style)
-        return translated
-
-    def style_encoder(self) -> nn.Module:
-        return self._reference[0]
-
-
-class StyleReader(nn.Module):
-    """Picture `[N, 3, S, S]` -> its style `[N, style_size]`."""
-
-    def __init__(self, guide: GuidingNetwork) -> None:
-        super().__init__()
-        self.guide = guide
-        self.requires_grad_(False)
-
-    def forward(self, picture: Tensor) -> Tensor:
-        style: Tensor = self.guide(picture)[0]
-        return style
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
