@@ -29,7 +29,7 @@ from i2i_export.plan_build import (
 )
 from i2i_export.plan_rewrites import PASSES, rewritten, smallest_rewrite
 from i2i_export.plugin import compile_kernels, plugin_records, register_plugins, why_no_plugins
-from i2i_export.plugin_network import network_with_plugins
+from i2i_export.plugin_network import PluginNetwork, network_with_plugins
 from i2i_export.structure import PlanStructure, structure_from_plan
 from i2i_runtime.cuda import DeviceFacts, find_device_facts
 from i2i_runtime.engines.tensorrt import time_plan_ms
@@ -97,18 +97,19 @@ def plan_from_onnx(
     if plugins == "on" and obstacle:
         raise ExportError(f"--plugins on is not possible ({obstacle}): build with --plugins auto or off.")
     model = engine.to_proto()
+    left_out: list[Candidate] = []
     with BuildBar(console) as bar:
         builder = PlanBuilder(trt, target, architectures, timing_cache=timing_cache, bar=bar)
         if target == TENSORRT_RTX:
             built = [_smallest(builder, _portable(model, profile), profile, str(engine_path))]
         else:
             choice = "off" if obstacle else plugins
-            forms = _forms_to_time(model, profile, architectures[0], choice, kernel_pack)
+            forms, left_out = _forms_to_time(model, profile, architectures[0], choice, kernel_pack)
             built = [_build(builder, form, profile, str(engine_path)) for form in forms]
     if len(built) > 1:
         built = [_timed(trt, target, one, engine.metadata, profile) for one in built]
     best = min(built, key=lambda one: one.candidate.latency_ms or 0.0)
-    candidates = [replace(one.candidate, kept=one is best) for one in built]
+    candidates = [replace(one.candidate, kept=one is best) for one in built] + left_out
     if plugins == "auto" and obstacle:
         candidates.append(Candidate("plugins", kept=False, note=obstacle))
     manifest = PlanManifest(
@@ -201,27 +202,40 @@ def _smallest(builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfil
 
 def _forms_to_time(
     model: onnx.ModelProto, profile: FrameProfile, architecture: str, plugins: PluginChoice, pack: Path | None
-) -> list[_Form]:
-    """What full TensorRT shall try: as it is, rewritten, and with our kernels as plugins."""
+) -> tuple[list[_Form], list[Candidate]]:
+    """What full TensorRT shall try: as it is, rewritten, and with our kernels as plugins.
+
+    Under `auto` a form whose kernels cannot be had is left out and noted.
+    """
     portable = _portable(model, profile)
-    forms = []
+    forms, left_out = [], []
     if plugins != "on":
         forms.append(_Form("plain", portable))
-        names = tuple(PASSES)
-        small = rewritten(portable, names)
+        small = rewritten(portable, tuple(PASSES))
         if small is not None:
-            forms.append(_Form("rewritten", small, rewrites=names))
-    if plugins != "off":
-        network = network_with_plugins(portable)
-        if network is None and plugins == "on":
-            raise ExportError(
-                "--plugins on is not possible (no norm that our kernels do): use --plugins off."
-            )
-        if network is not None:
+            forms.append(_Form("rewritten", small, rewrites=tuple(PASSES)))
+    networks = {} if plugins == "off" else _plugin_networks(portable)
+    if plugins == "on" and not networks:
+        raise ExportError("--plugins on is not possible (no norm that our kernels do): use --plugins off.")
+    for name, network in networks.items():
+        try:
             kernels = compile_kernels(network, architecture, pack)
-            register_plugins(kernels)
-            forms.append(_Form("plugins", network.model, plugins=plugin_records(kernels)))
-    return forms
+        except ExportError as error:
+            if plugins == "on" and name == "plugins":
+                raise
+            left_out.append(Candidate(name, kept=False, note=str(error)))
+            continue
+        register_plugins(network, kernels)
+        forms.append(_Form(name, network.model, plugins=plugin_records(kernels)))
+    return forms, left_out
+
+
+def _plugin_networks(portable: onnx.ModelProto) -> dict[str, PluginNetwork]:
+    found = {
+        "plugins": network_with_plugins(portable),
+        "convolution plugins": network_with_plugins(portable, convolutions=True),
+    }
+    return {name: network for name, network in found.items() if network is not None}
 
 
 def _build(builder: PlanBuilder, form: _Form, profile: FrameProfile, origin: str) -> _Built:

@@ -148,9 +148,13 @@ class PlanBuilder:
         self._log = LogBook(trt)
         self.network_flags = _network_flags(trt)
 
-    def build(self, model: onnx.ModelProto, profile: FrameProfile, *, origin: str) -> bytes:
-        """The plan's bytes. Raises ExportError naming the operator that TensorRT cannot take, or its
-        reason.
+    def build(
+        self, model: onnx.ModelProto, profile: FrameProfile, *, origin: str, channels_last: bool = False
+    ) -> bytes:
+        """The plan's bytes. Raises ExportError naming the operator that TensorRT cannot take, or its reason.
+
+        With `channels_last`, half-precision inputs and outputs of the network lie in memory as `[N, H, W,
+        C]`.
         """
         builder = self._create_builder()
         bits = 0
@@ -158,6 +162,8 @@ class PlanBuilder:
             bits |= 1 << int(self._trt.NetworkDefinitionCreationFlag.__members__[name])
         network = builder.create_network(bits)
         self._parse(network, model, origin)
+        if channels_last:
+            self._lay_channels_last(network)
         config = builder.create_builder_config()
         monitor = progress_monitor(self._trt, self._bar.start, self._bar.step, self._bar.finish)
         config.progress_monitor = monitor
@@ -196,6 +202,15 @@ class PlanBuilder:
             f"{origin} cannot become a TensorRT plan, its operators are not all known to it ({reason}): "
             f"replace that operator, or run the file as it is with `i2i-stream --engine {origin}`."
         )
+
+    def _lay_channels_last(self, network: Network) -> None:
+        half = self._trt.DataType.__members__["HALF"]
+        layout = 1 << int(self._trt.TensorFormat.__members__["HWC8"])
+        ends = [network.get_input(index) for index in range(network.num_inputs)]
+        ends += [network.get_output(index) for index in range(network.num_outputs)]
+        for tensor in ends:
+            if tensor.dtype == half:
+                tensor.allowed_formats = layout
 
     def _add_profile(
         self, builder: Builder, network: Network, config: BuilderConfig, profile: FrameProfile

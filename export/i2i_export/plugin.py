@@ -49,8 +49,8 @@ def compile_kernels(
     """The kernel of every plugin for `sm_87`, out of a pack's folder or compiled here. Raises ExportError."""
     try:
         return {
-            name: pack_entry(op, variant, int(architecture.removeprefix("sm_")), pack)
-            for name, (op, variant) in network.kernels.items()
+            name: pack_entry(kernel.op, kernel.variant, int(architecture.removeprefix("sm_")), pack)
+            for name, kernel in network.kernels.items()
         }
     except PackError as error:
         raise ExportError(f"The plugins' kernels cannot be had: {error}.") from error
@@ -63,7 +63,7 @@ def plugin_records(kernels: Mapping[str, CompiledKernel]) -> tuple[PluginRecord,
     )
 
 
-def register_plugins(kernels: Mapping[str, CompiledKernel]) -> None:
+def register_plugins(network: PluginNetwork, kernels: Mapping[str, CompiledKernel]) -> None:
     """Makes TensorRT's parser know the operators. Never call this in a process that builds with TensorRT
     for RTX.
     """
@@ -71,27 +71,39 @@ def register_plugins(kernels: Mapping[str, CompiledKernel]) -> None:
     quick = importlib.import_module("tensorrt.plugin")
     for name, kernel in kernels.items():
         if name not in _registered:
-            _register(trt, quick, f"{DOMAIN}::{name}", kernel)
+            _register(trt, quick, f"{DOMAIN}::{name}", kernel, network.kernels[name].size)
             _registered.add(name)
 
 
-def _register(trt: Any, quick: Any, plugin_id: str, kernel: CompiledKernel) -> None:
+def _register(
+    trt: Any, quick: Any, plugin_id: str, kernel: CompiledKernel, size: tuple[int, int] | None
+) -> None:
     inputs = [argument for argument in kernel.arguments if argument.role == "input"]
-    (output,) = (argument for argument in kernel.arguments if argument.role == "output")
+    outputs = [argument for argument in kernel.arguments if argument.role == "output"]
     names = [argument.name for argument in inputs]
 
     def sizes_from(tensors: tuple[Any, ...]) -> dict[str, Any]:
         """N, C, H and W of the picture, as TensorRT's symbolic dimensions."""
-        shape = tensors[names.index("x_ptr")].shape_expr
-        return {"N": shape[0], "C": shape[1], "H": shape[2], "W": shape[3], "cdiv": quick.cdiv}
+        sizes = {"cdiv": quick.cdiv}
+        if size is not None:  # the picture is no input: its size is part of the plugin's name
+            moments = tensors[names.index("partials_ptr")].shape_expr
+            return {**sizes, "N": moments[0], "C": moments[3], "H": size[0], "W": size[1]}
+        picture = tensors[names.index("x_ptr")].shape_expr
+        return {**sizes, **{letter: picture[axis] for axis, letter in enumerate("NCHW")}}
 
     def describe(*tensors: Any) -> Any:
         sizes = sizes_from(tensors)
-        extents = tuple(evaluate(extent, sizes) for extent in in_graph_order(output))
-        return quick.from_shape_expr(extents, dtype=getattr(trt.DataType, _TRT_DTYPES[output.dtype]))
+        described = [
+            quick.from_shape_expr(
+                tuple(evaluate(extent, sizes) for extent in in_graph_order(output)),
+                dtype=getattr(trt.DataType, _TRT_DTYPES[output.dtype]),
+            )
+            for output in outputs
+        ]
+        return described[0] if len(described) == 1 else tuple(described)
 
     def tune(*_: Any) -> Any:
-        tensors = (*inputs, output)
+        tensors = (*inputs, *outputs)
         types = ", ".join(_TYPE_WORDS[argument.dtype] for argument in tensors)
         layouts = ", ".join(
             _LAYOUTS[argument.dtype] if argument.name in PICTURES else "LINEAR" for argument in tensors
@@ -110,10 +122,11 @@ def _register(trt: Any, quick: Any, plugin_id: str, kernel: CompiledKernel) -> N
             extra[index] = quick.SymInt32(value)
         return kernel.name, kernel.ptx, parameters, extra
 
-    described = tuple[str, str, quick.KernelLaunchParams, quick.SymIntExprs]
-    _sign(describe, names, (), quick.TensorDesc, returns=quick.TensorDesc)
+    described: Any = tuple[(quick.TensorDesc,) * len(outputs)]  # type: ignore[misc]
+    launched = tuple[str, str, quick.KernelLaunchParams, quick.SymIntExprs]
+    _sign(describe, names, (), quick.TensorDesc, returns=described)
     _sign(tune, names, ("outputs",), quick.TensorDesc, returns=list[quick.AutoTuneCombination])
-    _sign(launch, names, ("outputs", "tactic"), quick.TensorDesc, returns=described)
+    _sign(launch, names, ("outputs", "tactic"), quick.TensorDesc, returns=launched)
     quick.register(plugin_id)(describe)
     quick.autotune(plugin_id)(tune)
     quick.aot_impl(plugin_id)(launch)

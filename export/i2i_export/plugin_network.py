@@ -17,16 +17,19 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.rewrites import constant, nodes_of, only_use, simplify
+from i2i_export.rewrites import add_weight, constant, nodes_of, only_use, simplify
 from i2i_kernels.kind import Activation, Kind
 from i2i_kernels.recipes import CHANNEL_MULTIPLE, Argument, Dtype, Op, Variant, recipe
 
 DOMAIN = "i2i"
 PICTURES = frozenset({"x_ptr", "residual_ptr", "y_ptr"})
-"""Kernel arguments that hold `[N, H, W, C]` in memory; every other tensor is float32 in its own order."""
+"""Kernel arguments that hold `[N, H, W, C]` in memory; every other tensor lies in its own order."""
 
 SLAB_PIXELS = 4096
 """A map this small fits into one block's registers: one launch instead of two."""
+
+CONVOLUTION_PIXELS = 16384
+"""The largest map that the fused convolution takes: 128 pixels a program, 128 partial statistics."""
 
 _SPLITS = 32
 _DTYPES: dict[ir.DataType, Dtype] = {
@@ -36,12 +39,29 @@ _DTYPES: dict[ir.DataType, Dtype] = {
 }
 
 
+@dataclass(frozen=True)
+class PluginKernel:
+    """The kernel behind an operator; `size` (height, width) where it cannot be read off the plugin's
+    inputs.
+    """
+
+    op: Op
+    variant: Variant
+    size: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """The operator's name: `norm_apply_0123456789abcdef`."""
+        stem = self.variant.file_stem(self.op).replace("-", "_")
+        return stem if self.size is None else f"{stem}_{self.size[0]}x{self.size[1]}"
+
+
 @dataclass
 class PluginNetwork:
-    """A model with plugin nodes, and the kernel behind each operator name."""
+    """A model with plugin nodes, and the kernel behind each operator's name."""
 
     model: onnx.ModelProto
-    kernels: dict[str, tuple[Op, Variant]] = field(default_factory=dict)
+    kernels: dict[str, PluginKernel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,28 +76,180 @@ class _Norm:
     nodes: tuple[ir.Node, ...]
 
 
-def plugin_name(op: Op, variant: Variant) -> str:
-    """The operator's name: `norm_apply_0123456789abcdef`."""
-    return variant.file_stem(op).replace("-", "_")
+@dataclass(frozen=True)
+class _Partials:
+    """Statistics of a picture in `splits` parts, `[N, splits, 2, C] float32`."""
+
+    value: ir.Value
+    splits: int
 
 
-def network_with_plugins(model: onnx.ModelProto) -> PluginNetwork | None:
-    """Replaces every norm that our kernels can do; None where there is none. Takes standard operators
-    alone.
+def network_with_plugins(model: onnx.ModelProto, *, convolutions: bool = False) -> PluginNetwork | None:
+    """Replaces every norm that our kernels can do; None where there is none. Takes standard operators alone.
+
+    `convolutions` also replaces reflected 3x3 convolutions between norms by the fused kernel that normalises
+    what it loads and takes statistics of what it stores (half precision, maps of fixed size).
     """
-    graph = ir.from_proto(model)
-    simplify(graph)
-    ShapeInferencePass()(graph)
-    network = PluginNetwork(model)
-    for node in nodes_of(graph, "InstanceNormalization"):
-        norm = _norm_at(node)
-        if norm is not None:
-            _replace(graph, norm, network.kernels)
-    if not network.kernels:
+    lowering = _Lowering(model)
+    if convolutions and not lowering.replace_convolutions():
         return None
-    graph.opset_imports[DOMAIN] = 1
-    network.model = ir.to_proto(graph)
-    return network
+    lowering.replace_norms()
+    if not lowering.kernels:
+        return None
+    return PluginNetwork(lowering.to_proto(), lowering.kernels)
+
+
+class _Lowering:
+    """One graph on its way to plugin nodes."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.graph = ir.from_proto(model)
+        self.kernels: dict[str, PluginKernel] = {}
+        self._partials: dict[ir.Value, _Partials] = {}
+        simplify(self.graph)
+        ShapeInferencePass()(self.graph)
+
+    def to_proto(self) -> onnx.ModelProto:
+        self.graph.opset_imports[DOMAIN] = 1
+        return ir.to_proto(self.graph)
+
+    def replace_norms(self) -> None:
+        for node in nodes_of(self.graph, "InstanceNormalization"):
+            norm = _norm_at(node)
+            if norm is not None:
+                self._replace_norm(norm)
+
+    def _replace_norm(self, norm: _Norm) -> None:
+        last, values, variant = norm.nodes[-1], {"x_ptr": norm.picture}, _variant(norm)
+        if norm.residual is not None:
+            values["residual_ptr"] = norm.residual
+        values |= self._affine(norm, variant, last)
+        known = self._partials.get(norm.picture)
+        size = _fixed_size(norm.picture)
+        if known is None and size is not None and size[0] * size[1] <= SLAB_PIXELS and not norm.kind.pad:
+            whole = replace(variant, block_c=64)  # the slab has a tile of its own: one name for one kernel
+            (result,) = self._insert(last, PluginKernel("norm_slab", whole), values)
+        else:
+            partials = known or self._statistics(norm.picture, variant, last)
+            values["moments_ptr"] = partials.value
+            kernel = PluginKernel("norm_apply", replace(variant, splits=partials.splits))
+            (result,) = self._insert(last, kernel, values)
+        self._put(result, last.outputs[0], norm.nodes)
+
+    def replace_convolutions(self) -> int:
+        """Every 3x3 convolution behind a reflection of 1 whose result only a norm reads; returns how many."""
+        changed = 0
+        for convolution in nodes_of(self.graph, "Conv"):
+            weight, pad = constant(convolution.inputs[1]), _maker(convolution.inputs[0], "Pad")
+            reader = _only_reader(convolution.outputs[0])
+            if weight is None or pad is None or reader is None or reader.op_type != "InstanceNormalization":
+                continue
+            given, size = pad.inputs[0], _fixed_size(pad.inputs[0])
+            if given is None or size is None or size[0] * size[1] > CONVOLUTION_PIXELS or min(size) < 2:
+                continue
+            # The norm behind removes whatever bias the convolution has.
+            is_ours = (
+                weight.shape[2:] == (3, 3)
+                and weight.shape[0] == weight.shape[1]
+                and weight.shape[0] % CHANNEL_MULTIPLE == 0
+                and _reflection_of(pad) == 1
+                and only_use(pad.outputs[0])
+                and list(convolution.attributes.get_ints("pads", [0] * 4)) == [0] * 4
+                and list(convolution.attributes.get_ints("strides", [1, 1])) == [1, 1]
+                and list(convolution.attributes.get_ints("dilations", [1, 1])) == [1, 1]
+                and convolution.attributes.get_int("group", 1) == 1
+                and given.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+            )
+            if is_ours:
+                self._replace_convolution(convolution, pad, given, weight, size)
+                changed += 1
+        return changed
+
+    def _replace_convolution(
+        self,
+        convolution: ir.Node,
+        pad: ir.Node,
+        given: ir.Value,
+        weight: np.ndarray[tuple[int, ...], np.dtype[np.generic]],
+        size: tuple[int, int],
+    ) -> None:
+        assert given.dtype is not None
+        channels, pixels = weight.shape[0], size[0] * size[1]
+        splits = 1 << (-(-pixels // 128) - 1).bit_length()
+        norm = _norm_behind(given)
+        kind = Kind() if norm is None else Kind(activation=norm.kind.activation, slope=norm.kind.slope)
+        variant = Variant(dtype=_DTYPES[given.dtype], kind=kind, splits=splits)
+        name = convolution.outputs[0].name or "convolution"
+        rows = add_weight(self.graph, f"{name}/rows", np.ascontiguousarray(weight.transpose(0, 2, 3, 1)))
+        values = {"x_ptr": given if norm is None else norm.picture, "weight_ptr": rows}
+        if norm is None:
+            as_it_is = np.zeros((1, 3, channels), np.float32)
+            as_it_is[:, 1] = 1
+            values["coefficients_ptr"] = add_weight(self.graph, f"{name}/as_it_is", as_it_is)
+        else:
+            values["coefficients_ptr"] = self._coefficients(norm, size, convolution)
+        result, partials = self._insert(convolution, PluginKernel("conv_norm", variant), values)
+        partials.type, partials.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([1, splits, 2, channels])
+        self._partials[result] = _Partials(partials, splits)
+        self._put(result, convolution.outputs[0], (*(norm.nodes if norm else ()), pad, convolution))
+
+    def _coefficients(self, norm: _Norm, size: tuple[int, int], before: ir.Node) -> ir.Value:
+        """Mean, scale and offset per channel, `[N, 3, C] float32`."""
+        variant = _variant(norm)
+        partials = self._partials.get(norm.picture) or self._statistics(norm.picture, variant, before)
+        plain = Variant(
+            kind=Kind(eps=norm.kind.eps),
+            affine=variant.affine,
+            splits=partials.splits,
+            block_c=variant.block_c,
+        )
+        values = {"partials_ptr": partials.value, **self._affine(norm, variant, before)}
+        (value,) = self._insert(before, PluginKernel("norm_coefficients", plain, size), values)
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        return value
+
+    def _statistics(self, picture: ir.Value, variant: Variant, before: ir.Node) -> _Partials:
+        stats = Variant(dtype=variant.dtype, splits=_SPLITS, block_c=variant.block_c)
+        (value,) = self._insert(before, PluginKernel("norm_stats", stats), {"x_ptr": picture})
+        assert picture.shape is not None
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape([picture.shape[0], _SPLITS, 2, picture.shape[1]])
+        return _Partials(value, _SPLITS)
+
+    def _affine(self, norm: _Norm, variant: Variant, before: ir.Node) -> dict[str, ir.Value]:
+        if variant.affine == "none":
+            return {}
+        return {"weight_ptr": self._wide(norm.scale, before), "bias_ptr": self._wide(norm.bias, before)}
+
+    def _wide(self, vector: ir.Value, before: ir.Node) -> ir.Value:
+        """`[C]` as float32, which is what the kernels read."""
+        if vector.dtype == ir.DataType.FLOAT:
+            return vector
+        node = ir.node("Cast", [vector], attributes={"to": ir.DataType.FLOAT})
+        self.graph.graph.insert_before(before, node)
+        return node.outputs[0]
+
+    def _insert(
+        self, before: ir.Node, kernel: PluginKernel, values: Mapping[str, ir.Value]
+    ) -> tuple[ir.Value, ...]:
+        arguments = recipe(kernel.op, kernel.variant).arguments
+        inputs = [values[argument.name] for argument in arguments if argument.role == "input"]
+        outputs = sum(argument.role == "output" for argument in arguments)
+        self.kernels[kernel.name] = kernel
+        attributes = {"plugin_namespace": DOMAIN, "plugin_version": "1"}
+        node = ir.node(kernel.name, inputs, domain=DOMAIN, attributes=attributes, num_outputs=outputs)
+        node.name = f"{before.outputs[0].name}/{kernel.op}"
+        for index, value in enumerate(node.outputs):
+            value.name = f"{node.name}_{index}"
+        self.graph.graph.insert_before(before, node)
+        return tuple(node.outputs)
+
+    def _put(self, result: ir.Value, old: ir.Value, nodes: tuple[ir.Node, ...]) -> None:
+        """`result` takes the place of `old`, and the nodes that made `old` go."""
+        result.type, result.shape = old.type, old.shape
+        ir.convenience.replace_all_uses_with(old, result)
+        for node in reversed(nodes):
+            self.graph.graph.remove(node, safe=True)
 
 
 def _norm_at(node: ir.Node) -> _Norm | None:
@@ -104,13 +276,41 @@ def _norm_at(node: ir.Node) -> _Norm | None:
         else:
             continue
         nodes.append(reader)
-    kind = Kind(
-        eps=_short(node.attributes.get_float("epsilon", 1e-5)),
-        activation=cast(Activation, activation),
-        slope=slope,
-        pad=pad,
-    )
+    eps = _short(node.attributes.get_float("epsilon", 1e-5))
+    kind = Kind(eps=eps, activation=cast(Activation, activation), slope=slope, pad=pad)
     return _Norm(picture, scale, bias, kind, residual, tuple(nodes))
+
+
+def _norm_behind(value: ir.Value) -> _Norm | None:
+    """The norm whose result, activated or not, this value is and only the next convolution reads."""
+    if not only_use(value):
+        return None
+    activation = _maker(value, "Relu") or _maker(value, "LeakyRelu")
+    normed = value if activation is None else activation.inputs[0]
+    node = _maker(normed, "InstanceNormalization")
+    found = None if node is None else _norm_at(node)
+    if found is None or found.residual is not None or node is None:
+        return None
+    # The pad belongs to the convolution here.
+    nodes = tuple(step for step in found.nodes if step.op_type != "Pad")
+    return replace(found, nodes=nodes) if nodes[-1].outputs[0] is value else None
+
+
+def _variant(norm: _Norm) -> Variant:
+    shape, dtype = norm.picture.shape, norm.picture.dtype
+    assert shape is not None
+    assert dtype is not None
+    assert isinstance(shape[1], int)
+    scale, bias = constant(norm.scale), constant(norm.bias)
+    is_neutral = scale is not None and bias is not None and bool(np.all(scale == 1)) and not np.any(bias)
+    return Variant(
+        dtype=_DTYPES[dtype],
+        kind=norm.kind,
+        affine="none" if is_neutral else "channel",
+        residual=norm.residual is not None,
+        splits=_SPLITS,
+        block_c=next(c for c in (64, 32, 16) if shape[1] % c == 0),
+    )
 
 
 def _short(value: float) -> float:
@@ -118,11 +318,23 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
+def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
+
+
 def _only_reader(value: ir.Value) -> ir.Node | None:
     if not only_use(value):
         return None
     reader = next(iter(value.uses())).node
     return reader if reader.domain in ("", "ai.onnx") else None
+
+
+def _fixed_size(picture: ir.Value | None) -> tuple[int, int] | None:
+    if picture is None or picture.shape is None or len(picture.shape) != 4:
+        return None
+    height, width = picture.shape[2], picture.shape[3]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _residual_of(node: ir.Node, value: ir.Value) -> ir.Value | None:
@@ -146,136 +358,9 @@ def _reflection_of(node: ir.Node) -> int:
     return amount if pads.tolist() == [0, 0, amount, amount] * 2 else 0
 
 
-def _replace(graph: ir.Model, norm: _Norm, kernels: dict[str, tuple[Op, Variant]]) -> None:
-    shape, dtype = norm.picture.shape, norm.picture.dtype
-    assert shape is not None
-    assert dtype is not None
-    assert isinstance(shape[1], int)
-    last = norm.nodes[-1]
-    scale, bias = constant(norm.scale), constant(norm.bias)
-    is_neutral = scale is not None and bias is not None and bool(np.all(scale == 1)) and not np.any(bias)
-    variant = Variant(
-        dtype=_DTYPES[dtype],
-        kind=norm.kind,
-        affine="none" if is_neutral else "channel",
-        residual=norm.residual is not None,
-        splits=_SPLITS,
-        block_c=next(c for c in (64, 32, 16) if shape[1] % c == 0),
-    )
-    values = {"x_ptr": norm.picture}
-    if norm.residual is not None:
-        values["residual_ptr"] = norm.residual
-    if not is_neutral:
-        values["weight_ptr"] = _wide(graph, last, norm.scale)
-        values["bias_ptr"] = _wide(graph, last, norm.bias)
-    height, width = shape[2], shape[3]
-    small = isinstance(height, int) and isinstance(width, int) and height * width <= SLAB_PIXELS
-    if small and not norm.kind.pad:
-        whole = replace(variant, block_c=64)  # the slab has a tile of its own: one name for one kernel
-        result = _insert(graph, last, "norm_slab", whole, values, kernels)
-    else:
-        stats = Variant(dtype=variant.dtype, splits=_SPLITS, block_c=variant.block_c)
-        partials = _insert(graph, last, "norm_stats", stats, values, kernels)
-        partials.type = ir.TensorType(ir.DataType.FLOAT)
-        partials.shape = ir.Shape([shape[0], _SPLITS, 2, shape[1]])
-        values["moments_ptr"] = partials
-        result = _insert(graph, last, "norm_apply", variant, values, kernels)
-    result.type, result.shape = last.outputs[0].type, last.outputs[0].shape
-    ir.convenience.replace_all_uses_with(last.outputs[0], result)
-    for node in reversed(norm.nodes):
-        graph.graph.remove(node, safe=True)
-
-
-def _wide(graph: ir.Model, before: ir.Node, vector: ir.Value) -> ir.Value:
-    """`[C]` as float32, which is what the kernels read."""
-    if vector.dtype == ir.DataType.FLOAT:
-        return vector
-    cast_node = ir.node("Cast", [vector], attributes={"to": ir.DataType.FLOAT})
-    graph.graph.insert_before(before, cast_node)
-    return cast_node.outputs[0]
-
-
-def _insert(
-    graph: ir.Model,
-    before: ir.Node,
-    op: Op,
-    variant: Variant,
-    values: Mapping[str, ir.Value],
-    kernels: dict[str, tuple[Op, Variant]],
-) -> ir.Value:
-    inputs = [values[argument.name] for argument in recipe(op, variant).arguments if argument.role == "input"]
-    name = plugin_name(op, variant)
-    kernels[name] = (op, variant)
-    node = ir.node(
-        name, inputs, domain=DOMAIN, attributes={"plugin_namespace": DOMAIN, "plugin_version": "1"}
-    )
-    node.outputs[0].name = node.name = f"{before.outputs[0].name}/{op}"
-    graph.graph.insert_before(before, node)
-    return node.outputs[0]
-
-
 def in_graph_order(argument: Argument) -> tuple[str, ...]:
     """The argument's dimensions as the graph writes them: pictures NCHW, the rest as the kernel has it."""
     if argument.name not in PICTURES:
         return argument.shape
     batch, height, width, channels = argument.shape
     return batch, channels, height, width
-
-
-def cut_at_plugins(network: PluginNetwork) -> onnx.ModelProto:
-    """What TensorRT itself has left to do: every plugin output becomes an input, every plugin input an
-    output.
-
-    Plugins are opaque to TensorRT's compiler, so the launches of this graph plus one per plugin node are the
-    launches of the whole. Pictures cross the border as `[N, H, W, C]`, the layout that the plugins ask for.
-    """
-    graph = ir.from_proto(network.model)
-    for node in list(graph.graph):
-        if node.domain != DOMAIN:
-            continue
-        for value in node.inputs:
-            maker = value.producer() if value is not None else None
-            if value is None or maker is None or maker.domain == DOMAIN or len(value.shape or ()) != 4:
-                continue
-            out = _transposed(graph, value, [0, 2, 3, 1], after=maker)
-            if out.name not in {entry.name for entry in graph.graph.outputs}:
-                graph.graph.outputs.append(out)
-    for node in list(graph.graph):
-        if node.domain == DOMAIN:
-            _replace_by_input(graph, node)
-    simplify(graph)
-    graph.opset_imports.pop(DOMAIN, None)
-    return ir.to_proto(graph)
-
-
-def _transposed(graph: ir.Model, value: ir.Value, order: list[int], *, after: ir.Node) -> ir.Value:
-    name = f"{value.name}/channels_last"
-    known = next((entry for entry in graph.graph.outputs if entry.name == name), None)
-    if known is not None:
-        return known
-    node = ir.node("Transpose", [value], attributes={"perm": order}, name=name)
-    node.outputs[0].name = name
-    node.outputs[0].type = value.type
-    assert value.shape is not None
-    node.outputs[0].shape = ir.Shape([value.shape[axis] for axis in order])
-    graph.graph.insert_after(after, node)
-    return node.outputs[0]
-
-
-def _replace_by_input(graph: ir.Model, node: ir.Node) -> None:
-    result = node.outputs[0]
-    readers = [use.node for use in result.uses() if use.node.domain != DOMAIN]
-    if readers:
-        assert result.shape is not None
-        batch, channels, height, width = result.shape
-        entry = ir.Value(
-            name=f"{result.name}/given", shape=ir.Shape([batch, height, width, channels]), type=result.type
-        )
-        graph.graph.inputs.append(entry)
-        turn = ir.node("Transpose", [entry], attributes={"perm": [0, 3, 1, 2]}, name=f"{result.name}/turned")
-        turn.outputs[0].name = turn.name
-        graph.graph.insert_before(node, turn)
-        ir.convenience.replace_all_uses_with(result, turn.outputs[0])
-    else:
-        ir.convenience.replace_all_uses_with(result, node.inputs[0] or result)
-    graph.graph.remove(node, safe=True)

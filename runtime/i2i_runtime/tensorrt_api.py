@@ -54,13 +54,16 @@ class OnnxParser(Protocol):
 class NetworkTensor(Protocol):
     name: str
     shape: Sequence[int]
+    dtype: Any
+    allowed_formats: int
 
 
 class Network(Protocol):
     num_inputs: int
-    num_layers: int
+    num_outputs: int
 
     def get_input(self, index: int) -> NetworkTensor: ...
+    def get_output(self, index: int) -> NetworkTensor: ...
 
 
 class OptimizationProfile(Protocol):
@@ -135,8 +138,9 @@ class TensorRT(Protocol):
     __version__: str
     ILogger: type[Any]
     IProgressMonitor: type[Any]
-    BuilderFlag: Enumeration
+    DataType: Enumeration
     NetworkDefinitionCreationFlag: Enumeration
+    TensorFormat: Enumeration
 
     def Builder(self, logger: Any) -> Builder: ...
     def OnnxParser(self, network: Network, logger: Any) -> OnnxParser: ...
