@@ -27,7 +27,7 @@ from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
 from i2i_runtime.meter import Curve, Histogram
 from i2i_runtime.sinks import Sink
-from i2i_runtime.sources import Damaged, Source
+from i2i_runtime.sources import Source
 
 Policy: TypeAlias = Literal["every-frame", "freshest"]
 
@@ -128,7 +128,8 @@ class Pipeline:
     @property
     def losses(self) -> Sequence[str]:
         """What of a damaged input could not be translated."""
-        return self._source.losses if isinstance(self._source, Damaged) else ()
+        losses: Sequence[str] = getattr(self._source, "losses", ())
+        return losses
 
     @property
     def fps(self) -> float:

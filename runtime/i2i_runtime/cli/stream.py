@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.size import parse_size
 from i2i_runtime.uri import redact
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def main() -> None:
         _complain("There is not enough memory for pictures of this size: add --size with a smaller one.")
         sys.exit(1)
     except Exception as error:
-        _complain(f"This is a bug in i2i-stream ({type(error).__name__}: {error}): please report it.")
+        first = str(error).strip().partition("\n")[0]
+        _complain(f"This is a bug in i2i-stream ({type(error).__name__}: {first}): please report it.")
         sys.exit(1)
 
 
@@ -154,7 +156,7 @@ def stream(options: StreamOptions) -> int:
     from i2i_runtime.sources import SourceOptions
 
     input_text = _input(options)
-    size = _size(options.size)
+    size = parse_size(options.size)
     if options.json:
         from i2i_runtime.logs import open_log
 
@@ -314,16 +316,6 @@ def _input(options: StreamOptions) -> str:
     text = options.input if options.input is not None else str(options.camera)
     # Without a clock, a replay is just its clip.
     return text.removeprefix("replay:") if options.policy == "no-clock" else text
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    width, x, height = text.lower().partition("x")
-    numbers = x and width.isdecimal() and height.isdecimal() and len(text) < 12
-    if not numbers or not (0 < int(width) <= 65536 and 0 < int(height) <= 65536):
-        raise UsageError(f"--size {text} is no size: write WIDTHxHEIGHT, for example 1280x720.")
-    return int(width), int(height)
 
 
 def _encoder_options(pairs: list[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from i2i_runtime.access import ServerOptions, open_access
-from i2i_runtime.errors import UsageError
+from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.uri import Uri, parse_uri
 
@@ -77,7 +77,13 @@ def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
             f"No output is called {uri.scheme}: (known are {', '.join(sorted(_OPENERS))}); "
             "a path with a colon is written file:PATH."
         )
-    return opener(uri, options or SinkOptions())
+    try:
+        return opener(uri, options or SinkOptions())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SinkError(
+            f"{uri.shown} cannot be written ({reason}): see that it is spelled right and yours."
+        ) from error
 
 
 def _open_path(uri: Uri, options: SinkOptions) -> Sink:

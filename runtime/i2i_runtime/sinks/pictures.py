@@ -83,7 +83,9 @@ class PictureSink:
             path = self._folder / f"{index:06d}{_LOSSLESS}"
         else:
             suffix = origin.path.suffix.lower()
-            path = self._folder / f"{origin.path.stem}{suffix if suffix in _KEPT_SUFFIXES else _LOSSLESS}"
+            # OpenCV writes no colour profile into TIFF.
+            kept = suffix in _KEPT_SUFFIXES and not (origin.icc is not None and suffix.startswith(".tif"))
+            path = self._folder / f"{origin.path.stem}{suffix if kept else _LOSSLESS}"
             if path.resolve() == origin.path.resolve():
                 raise SinkError(f"{path} would overwrite its own source: choose another folder as --output.")
             if path.name in self._written:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
-from i2i_runtime.errors import UsageError
+from i2i_runtime.errors import SourceError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.uri import Uri, parse_uri
 
@@ -15,7 +15,8 @@ class Source(Protocol):
     """Delivers frames in order.
 
     `live` sources go on whether or not they are read, so that stale frames are dropped; others wait.
-    `frame_count` is the expected number of frames, None where the source cannot know.
+    `frame_count` is the expected number of frames, None where the source cannot know. One that can lose part of what
+    it reads and go on also has `losses`: one sentence for each.
     """
 
     name: str
@@ -27,14 +28,6 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Releases the device or file; a blocked `read` in another thread returns soon after."""
-
-
-@runtime_checkable
-class Damaged(Protocol):
-    """A source that can lose part of what it reads and goes on: one sentence for each loss, none on a whole one."""
-
-    @property
-    def losses(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,13 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
             f"No input is called {uri.scheme}: (known are {', '.join(sorted(_OPENERS))}); "
             "a path with a colon is written file:PATH."
         )
-    return opener(uri, options or SourceOptions())
+    try:
+        return opener(uri, options or SourceOptions())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(
+            f"{uri.shown} cannot be read ({reason}): see that it is spelled right and yours."
+        ) from error
 
 
 def _open_path(uri: Uri, options: SourceOptions) -> Source:

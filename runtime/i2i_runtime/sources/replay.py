@@ -9,7 +9,7 @@ from fractions import Fraction
 from threading import Event
 
 from i2i_runtime.frame import Frame
-from i2i_runtime.sources import Damaged, Source
+from i2i_runtime.sources import Source
 
 
 class ReplaySource:
@@ -26,7 +26,8 @@ class ReplaySource:
 
     @property
     def losses(self) -> Sequence[str]:
-        return self._source.losses if isinstance(self._source, Damaged) else ()
+        losses: Sequence[str] = getattr(self._source, "losses", ())
+        return losses
 
     def read(self) -> Frame | None:
         frame = self._source.read()
