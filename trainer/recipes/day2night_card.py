@@ -1,0 +1,186 @@
+"""Figures and contact sheet of the engine day2night, each against other ways to make night.
+
+    python trainer/recipes/day2night_card.py DATA RUN CLIP [--others NAME=RUN ...]
+
+DATA is what day2night.py laid out, RUN the trained run, CLIP a driving clip by day. Everything is measured on cameras
+that training never saw: distance to their real night pictures (kernel distance on random patch features, which
+compares rows of this table with each other and with nothing else), agreement of the edges with the source, and
+flicker on the clip. The gamma curve darkens each channel by one power, fitted on the training pictures so that mean and
+spread of the night are met best. Writes day2night_card.json and day2night_card.png beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import torch
+import tyro
+
+from i2i_trainer.checkpoint import load_method
+from i2i_trainer.features import RandomPatches
+from i2i_trainer.metrics import flicker, kernel_distance
+from i2i_trainer.pictures import PictureFile, Pixels, frames_of_clip
+
+HERE = Path(__file__).parent
+SIDE = 360
+CLIP_FRAMES = 60
+SHEET_ROWS = 6
+
+Translate = Callable[[Pixels], Pixels]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Measure the engine day2night against other ways to make night."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """Folder laid out by day2night.py."""
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder of the engine."""
+    clip: Annotated[Path, tyro.conf.Positional]
+    """Driving clip by day."""
+    others: tuple[str, ...] = ()
+    """NAME=RUN of further runs to compare."""
+    drives: tuple[Path, ...] = field(default_factory=tuple)
+    """Further clips whose middle frame joins the contact sheet."""
+
+
+def main() -> None:
+    card = tyro.cli(Card)
+    days, nights = (read_folder(card.data / f"test{domain}") for domain in "AB")
+    clip = [frame.pixels for frame in frames_of_clip(card.clip, 1000.0, SIDE)[:CLIP_FRAMES]]
+    ways: dict[str, Translate] = {
+        "source unchanged": lambda picture: picture,
+        "gamma curve": fitted_gamma(*(read_folder(card.data / f"train{domain}") for domain in "AB")),
+        "day2night": translator(card.run),
+    }
+    for other in card.others:
+        name, _, run = other.partition("=")
+        ways[name] = translator(Path(run))
+    rows = {name: measure(way, days, nights, clip) for name, way in ways.items()}
+    (HERE / "day2night_card.json").write_text(
+        json.dumps(
+            {"test_days": len(days), "test_nights": len(nights), "clip": card.clip.name, "rows": rows},
+            indent=2,
+        )
+        + "\n"
+    )
+    drives = [clip[len(clip) // 2]]
+    for path in card.drives:
+        frames = frames_of_clip(path, 1.0, SIDE)
+        drives.append(frames[len(frames) // 2].pixels)
+    write_sheet([*drives, *days[:: max(1, len(days) // SHEET_ROWS)]][:SHEET_ROWS], ways)
+    print(markdown(rows))
+
+
+def read_folder(folder: Path) -> list[Pixels]:
+    """Every picture with its shorter side at 360 pixels, cut to multiples of 16."""
+    pictures = (PictureFile(path).read(SIDE) for path in sorted(folder.iterdir()) if path.is_file())
+    return [picture[: picture.shape[0] // 16 * 16, : picture.shape[1] // 16 * 16] for picture in pictures]
+
+
+def translator(run: Path) -> Translate:
+    """The trained network as a function on `[H, W, 3] uint8`."""
+    network = load_method(run).inference("a2b")
+
+    @torch.inference_mode()
+    def translate(picture: Pixels) -> Pixels:
+        height, width = (side // network.stride * network.stride for side in picture.shape[:2])
+        cut = np.array(picture[:height, :width])
+        translated = network(torch.from_numpy(cut).permute(2, 0, 1)[None].float() / 127.5 - 1)[0]
+        return np.asarray(((translated.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte())
+
+    return translate
+
+
+def fitted_gamma(days: Sequence[Pixels], nights: Sequence[Pixels]) -> Translate:
+    """`255 (x / 255)^g` per channel, with the g that meets mean and spread of the night pictures best."""
+    thumbs = [
+        np.stack([cv2.resize(p, (32, 32), interpolation=cv2.INTER_AREA) for p in ps]) / 255
+        for ps in (days, nights)
+    ]
+    day, night = (t.reshape(-1, 3) for t in thumbs)
+    powers = np.linspace(1, 8, 141)
+    chosen = []
+    for channel in range(3):
+        target = night[:, channel]
+        misses = [
+            abs((day[:, channel] ** g).mean() - target.mean())
+            + abs((day[:, channel] ** g).std() - target.std())
+            for g in powers
+        ]
+        chosen.append(powers[int(np.argmin(misses))])
+    table = np.round(255 * (np.arange(256)[:, None] / 255) ** np.asarray(chosen)).astype(np.uint8)
+    return lambda picture: np.stack([table[picture[..., c], c] for c in range(3)], axis=-1)
+
+
+def measure(
+    way: Translate, days: Sequence[Pixels], nights: Sequence[Pixels], clip: Sequence[Pixels]
+) -> dict[str, Any]:
+    translated = [way(day) for day in days]
+    kept = [edge_agreement(day, night) for day, night in zip(days, translated, strict=True)]
+    mean, spread = kernel_distance(features(nights), features(translated))
+    moving = [way(frame) for frame in clip]
+    height, width = moving[0].shape[:2]
+    steadiness = flicker([frame[:height, :width] for frame in clip], moving)
+    return {
+        "distance_to_night": round(mean, 4),
+        "distance_spread": round(spread, 4),
+        "edge_agreement": round(float(np.mean(kept)), 3),
+        "flicker": round(steadiness.translated, 3),
+        "flicker_of_source": round(steadiness.source, 3),
+        "mean_level": round(float(np.mean([t.mean() for t in translated])), 1),
+        "mean_level_of_night": round(float(np.mean([n.mean() for n in nights])), 1),
+    }
+
+
+def features(pictures: Sequence[Pixels]) -> torch.Tensor:
+    squares = np.stack([cv2.resize(p, (256, 256), interpolation=cv2.INTER_AREA) for p in pictures])
+    with torch.inference_mode():
+        return RandomPatches()(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 127.5 - 1).float()
+
+
+def edge_agreement(source: Pixels, translated: Pixels) -> float:
+    """Correlation of the logarithms of both gradients' lengths: 1 where every edge stayed, whatever its strength."""
+    height, width = translated.shape[:2]
+    strengths = []
+    for picture in (source[:height, :width], translated):
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        strengths.append(
+            np.log1p(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))).ravel()
+        )
+    return float(np.corrcoef(*strengths)[0, 1])
+
+
+def write_sheet(pictures: Sequence[Pixels], ways: dict[str, Translate]) -> None:
+    tile = (320, 200)
+    columns = []
+    for name, way in ways.items():
+        cells = [cv2.resize(way(picture), tile, interpolation=cv2.INTER_AREA) for picture in pictures]
+        head = np.full((24, tile[0], 3), 255, np.uint8)
+        cv2.putText(head, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+        columns.append(np.vstack([head, *cells]))
+    cv2.imwrite(str(HERE / "day2night_card.png"), np.hstack(columns)[:, :, ::-1])
+
+
+def markdown(rows: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| way | distance to real night | edge agreement | flicker (source's) | mean level (night's) |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {r['distance_to_night']:.4f} ± {r['distance_spread']:.4f} | {r['edge_agreement']:.3f} | "
+        f"{r['flicker']:.2f} ({r['flicker_of_source']:.2f}) | {r['mean_level']:.0f} ({r['mean_level_of_night']:.0f}) |"
+        for name, r in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
