@@ -193,10 +193,18 @@ def rtx() -> Any:
 def build(rtx: Any) -> Callable[..., bytes]:
     """Builds an RTX plan of a model, fixed at its own size unless told otherwise."""
 
-    def build(model: onnx.ModelProto, arch: str = "sm_89", profile: FrameProfile | None = None) -> bytes:
+    def build(
+        model: onnx.ModelProto,
+        arch: str = "sm_89",
+        profile: FrameProfile | None = None,
+        *,
+        channels_last: bool = False,
+    ) -> bytes:
         builder = PlanBuilder(rtx, TENSORRT_RTX, (arch,), timing_cache=None, bar=BuildBar(None))
         fixed = FrameProfile((1, 1), (1, 1), (1, 1))
-        return builder.build(model, profile or fixed, origin="the test's network")
+        return builder.build(
+            model, profile or fixed, origin="the test's network", channels_last=channels_last
+        )
 
     return build
 

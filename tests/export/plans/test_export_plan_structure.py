@@ -13,7 +13,8 @@ import onnxruntime
 import pytest
 
 from i2i_export.plan_rewrites import PASSES, rewritten, smallest_rewrite
-from i2i_export.plugin_network import cut_at_plugins, network_with_plugins
+from i2i_export.plugin_count import cut_at_plugins, structure_with_plugins
+from i2i_export.plugin_network import network_with_plugins
 from i2i_export.structure import Launch, PlanStructure, structure_from_plan
 
 Count = Callable[[onnx.ModelProto], PlanStructure | None]
@@ -170,11 +171,35 @@ def test_a_network_without_the_pattern_is_left_alone(network: Any, bodies: Any) 
     assert rewritten(network().engine(bodies["student"](1, 16), 64, 64), tuple(PASSES)) is None
 
 
-def test_plugins_leave_convolutions_and_ends_to_tensorrt(network: Any, bodies: Any) -> None:
-    found = network_with_plugins(network().engine(bodies["resnet"](), 256, 256))
+@pytest.mark.parametrize(("convolutions", "launches", "megabytes"), [(False, 72, 394), (True, 54, 296)])
+def test_the_plugin_forms_stay_in_their_budgets(
+    convolutions: bool,
+    launches: int,
+    megabytes: int,
+    network: Any,
+    bodies: Any,
+    build: Callable[..., bytes],
+) -> None:
+    found = network_with_plugins(network().engine(bodies["resnet"](), 256, 256), convolutions=convolutions)
+    assert found is not None
+    counted = structure_with_plugins(
+        found, lambda model: structure_from_plan(build(model, channels_last=True))
+    )
+    assert counted is not None
+    assert counted.launch_count <= launches
+    assert round(counted.megabytes) <= megabytes
+    kinds = counted.kinds()
+    assert kinds["convolution"] == (6 if convolutions else 24)
+    assert not any("Inor" in name or name == "__myl_Tran" for name in kinds), (
+        "no norm and no transpose is left"
+    )
+
+
+def test_a_network_cut_at_its_plugins_is_whole_in_itself(network: Any, bodies: Any) -> None:
+    found = network_with_plugins(network().engine(bodies["resnet"](1, 16), 64, 64))
     assert found is not None
     cut = cut_at_plugins(found)
     onnx.checker.check_model(cut, full_check=True)
-    kinds = {node.op_type for node in cut.graph.node}
-    assert "InstanceNormalization" not in kinds
-    assert "Relu" not in kinds
+    assert {node.domain for node in cut.graph.node} == {""}
+    assert len(cut.graph.input) > 1
+    assert structure_with_plugins(found, lambda _: None) is None

@@ -3,7 +3,7 @@ answers.
 
 python drive_plugins.py FOLDER-WITH-tensorrt/plugin PACK ARCH N C H W < kernels.json
 
-The input names each plugin's kernel as `[[operator, op, variant], ...]`, pickle-free.
+The input names each plugin's kernel as `[[op, variant, size], ...]`, pickle-free.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import fake_core
 
 from i2i_export.plugin import compile_kernels, register_plugins
-from i2i_export.plugin_network import PluginNetwork, in_graph_order
+from i2i_export.plugin_network import PluginKernel, PluginNetwork, in_graph_order
 from i2i_kernels.compile import CompiledKernel, evaluate
 from i2i_kernels.kind import Kind
 from i2i_kernels.recipes import Variant
@@ -49,23 +49,25 @@ def life_of(trt: Any, name: str, kernel: CompiledKernel, sizes: dict[str, int]) 
     builder = trt.IExprBuilder()
     expressions = [[trt.IDimensionExpr(extent) for extent in shape] for shape in shapes]
     output_types = plugin.get_output_data_types(types, [len(shape) for shape in shapes])
-    (extents,) = plugin.get_output_shapes(expressions, [], builder)
-    out = tuple(extent.value for extent in extents)
-    descriptors = [trt.DynamicPluginTensorDesc(shape) for shape in (*shapes, out)]
-    combination = plugin.get_supported_format_combinations(descriptors, len(inputs))
+    answered = plugin.get_output_shapes(expressions, [], builder)
+    outs = [tuple(extent.value for extent in extents) for extents in answered]
+    count = len(inputs)
+    descriptors = [trt.DynamicPluginTensorDesc(shape) for shape in (*shapes, *outs)]
+    combination = plugin.get_supported_format_combinations(descriptors, count)
     for descriptor, wanted in zip(descriptors, combination, strict=True):
         descriptor.desc.type, descriptor.desc.format = wanted.type, wanted.format
-    plugin.configure_plugin(descriptors[:-1], descriptors[-1:])
+    plugin.configure_plugin(descriptors[:count], descriptors[count:])
     tactics = plugin.get_valid_tactics()
     plugin.set_tactic(0)
     launch, extra = Launch(), Expressions()
-    plugin.get_launch_params(expressions, descriptors, len(inputs), launch, extra, builder)
+    plugin.get_launch_params(expressions, descriptors, count, launch, extra, builder)
     entry, ptx = plugin.clone().get_kernel(
-        [descriptor.desc for descriptor in descriptors[:-1]], [descriptors[-1].desc]
+        [descriptor.desc for descriptor in descriptors[:count]],
+        [descriptor.desc for descriptor in descriptors[count:]],
     )
     return {
         "output_types": [kind.name for kind in output_types],
-        "output_shape": out,
+        "output_shapes": outs,
         "types": [wanted.type.name for wanted in combination],
         "formats": [wanted.format.name for wanted in combination],
         "tactics": tactics,
@@ -85,12 +87,14 @@ def main() -> None:
     trt = fake_core.install(Path(folder) / "plugin")
     sizes = dict(zip("NCHW", map(int, extents), strict=True))
     network = PluginNetwork(None)  # type: ignore[arg-type]
-    for name, op, variant in json.load(sys.stdin):
+    for op, variant, size in json.load(sys.stdin):
         variant["kind"] = Kind(**variant["kind"])
-        network.kernels[name] = (op, Variant(**variant))
+        kernel = PluginKernel(op, Variant(**variant), tuple(size) if size else None)
+        if kernel.size in (None, (sizes["H"], sizes["W"])):
+            network.kernels[kernel.name] = kernel
     kernels = compile_kernels(network, arch, Path(pack))
-    register_plugins(kernels)
-    register_plugins(kernels)
+    register_plugins(network, kernels)
+    register_plugins(network, kernels)
     print(json.dumps({name: life_of(trt, name, kernel, sizes) for name, kernel in kernels.items()}))
 
 

@@ -23,36 +23,41 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from i2i_export.plugin_network import DOMAIN, PICTURES
+from i2i_export.plugin_network import DOMAIN, PICTURES, PluginKernel
 from i2i_kernels.kind import Kind
-from i2i_kernels.recipes import Recipe, Variant, recipe
+from i2i_kernels.recipes import Variant, recipe
 
 
-def plugin_class(name: str, plan: Recipe, answers: dict[str, Any]) -> type:
+def plugin_class(kernel: PluginKernel, answers: dict[str, Any]) -> type:
     """An operator of the reference evaluator that launches one kernel."""
-    kernel = getattr(importlib.import_module(plan.module), plan.function)
+    plan = recipe(kernel.op, kernel.variant)
+    function = getattr(importlib.import_module(plan.module), plan.function)
     inputs = [argument for argument in plan.arguments if argument.role == "input"]
     integers = [argument for argument in plan.arguments if argument.role == "int32"]
-    (output,) = (argument for argument in plan.arguments if argument.role == "output")
+    outputs = [argument for argument in plan.arguments if argument.role == "output"]
 
-    def run(self: Any, *arrays: np.ndarray, **_: Any) -> tuple[np.ndarray]:
-        height, width = arrays[0].shape[2:]
-        answer = answers[f"{name} {height}x{width}"]
+    def run(self: Any, *arrays: np.ndarray, **_: Any) -> tuple[np.ndarray, ...]:
+        height, width = kernel.size or arrays[0].shape[2:]
+        answer = answers[f"{kernel.name} {height}x{width}"]
         given: dict[str, Any] = dict.fromkeys(plan.absent)
         for argument, array in zip(inputs, arrays, strict=True):
             tensor = torch.from_numpy(array.copy())
-            given[argument.name] = (
-                tensor.permute(0, 2, 3, 1).contiguous() if argument.name in PICTURES else tensor
-            )
+            if argument.name in PICTURES:
+                tensor = tensor.permute(0, 2, 3, 1).contiguous()
+            given[argument.name] = tensor
         given |= {argument.name: value for argument, value in zip(integers, answer["extra"], strict=True)}
-        shape = answer["output_shape"]
-        is_picture = output.name in PICTURES
-        result = torch.zeros([shape[0], *shape[2:], shape[1]] if is_picture else shape)
-        given[output.name] = result
-        kernel[tuple(answer["grid"])](**given, **plan.constants)
-        return ((result.permute(0, 3, 1, 2) if is_picture else result).contiguous().numpy(),)
+        for argument, shape in zip(outputs, answer["output_shapes"], strict=True):
+            is_picture = argument.name in PICTURES
+            extents = [shape[0], *shape[2:], shape[1]] if is_picture else shape
+            given[argument.name] = torch.zeros(extents, dtype=getattr(torch, argument.dtype))
+        function[tuple(answer["grid"])](**given, **plan.constants)
+        results = []
+        for argument in outputs:
+            result = given[argument.name]
+            results.append(result.permute(0, 3, 1, 2) if argument.name in PICTURES else result)
+        return tuple(result.contiguous().numpy() for result in results)
 
-    return type(name, (OpRun,), {"op_domain": DOMAIN, "_run": run})
+    return type(kernel.name, (OpRun,), {"op_domain": DOMAIN, "_run": run})
 
 
 def main() -> None:
@@ -62,9 +67,10 @@ def main() -> None:
     with open(grids, encoding="utf-8") as file:
         answers = json.load(file)
     operators = []
-    for name, op, variant in listed:
+    for op, variant, size in listed:
         variant["kind"] = Kind(**variant["kind"])
-        operators.append(plugin_class(name, recipe(op, Variant(**variant)), answers))
+        kernel = PluginKernel(op, Variant(**variant), tuple(size) if size else None)
+        operators.append(plugin_class(kernel, answers))
     evaluator = ReferenceEvaluator(onnx.load(model), new_ops=operators)
     (translated,) = evaluator.run(None, {"frame": np.load(frame)})
     np.save(out, translated)
