@@ -130,6 +130,16 @@ def test_own_losses_count_a_tenth_once_all_learn_together(listen, batch) -> None
         )
 
 
+def test_half_precision_keeps_the_mutual_information(listen, batch) -> None:
+    nearly_even = []
+    for enabled in (False, True):
+        method = make(clustering_weight=1.0)
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            nearly_even.append(method.step(batch(2, 32), listen)["clustering"].item())
+    assert nearly_even == pytest.approx([0.0, 0.0], abs=1e-4)
+
+
 def test_generator_losses_by_hand(answer) -> None:
     # Two pictures, 0.5 and -0.5, each the other's reference; the style is the mean, twice; content is the picture.
     method = make(style_size=2, queue=1)
