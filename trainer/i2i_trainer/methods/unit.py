@@ -274,10 +274,10 @@ class UNIT(Method):
         self.dec_shared = res_blocks(config, config.share_blocks)
         self.disc_a, self.disc_b = discriminator(config), discriminator(config)
         self.disc_shared = discriminator_trunk(config)
-        for network in self._generators():
-            init_normal(network) if paper else init_kaiming(network)
-        for network in self._discriminators():
-            init_normal(network)
+        init_normal(self)
+        if not paper:
+            for network in self._generators():
+                init_kaiming(network)
         self.perceptual = PerceptualLoss(config.perceptual_weights) if config.perceptual_weights else None
 
     def _generators(self) -> tuple[nn.Module, ...]:
