@@ -13,9 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from i2i_trainer.blocks import Norm, conv
+from i2i_trainer.errors import OptionError
 
 CodePlace = Literal["nowhere", "input", "all"]
 Upsampling = Literal["transposed", "bilinear"]
+
+
+def check_unet_size(image_size: int, downs: int) -> None:
+    """Raises OptionError unless pictures of this size can be halved `downs` times."""
+    if downs < 5:
+        raise OptionError(f"--downs is {downs} but the U-Net needs at least 5 halvings.")
+    if image_size % 2**downs:
+        raise OptionError(
+            f"--image-size {image_size} is no multiple of {2**downs}, which a U-Net of --downs {downs} needs."
+        )
 
 
 class UNet(nn.Module):

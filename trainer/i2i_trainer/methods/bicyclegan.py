@@ -29,7 +29,7 @@ from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
 from i2i_trainer.styles import StyledInference, normal_presets
-from i2i_trainer.unet import UNet, Upsampling
+from i2i_trainer.unet import UNet, Upsampling, check_unet_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +94,7 @@ class BicycleGANConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.downs < 5 or self.image_size % 2**self.downs:
-            raise OptionError(
-                f"--image-size {self.image_size} is no multiple of {2**self.downs}, or --downs {self.downs} is "
-                "below 5, which the U-Net needs."
-            )
+        check_unet_size(self.image_size, self.downs)
         if self.objective == "bicycle" and self.batch % 2:
             raise OptionError(
                 f"--batch is {self.batch} but bicyclegan splits it in half: use an even number."

@@ -200,7 +200,7 @@ class NICEGAN(Method):
     alone, its gradient passing through frozen encoders and heads.
     """
 
-    summary = "unpaired; the discriminator's trunk is the encoder, so the model is small"
+    summary = "Unpaired, both directions; the discriminator's trunk is the encoder, so the model is small."
     config: NICEGANConfig
 
     def __init__(self, config: NICEGANConfig) -> None:

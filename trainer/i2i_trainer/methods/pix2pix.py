@@ -16,11 +16,10 @@ from torch.nn import functional as F
 
 from i2i_trainer.blocks import PatchDiscriminator, init_normal
 from i2i_trainer.config import Schedule, TrainConfig
-from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import nsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.steps import adam, detached, frozen
-from i2i_trainer.unet import UNet
+from i2i_trainer.unet import UNet, check_unet_size
 
 BatchNorm = Literal["instance", "running"]
 
@@ -65,16 +64,6 @@ class Pix2PixConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_unet_size(self.image_size, self.downs)
-
-
-def check_unet_size(image_size: int, downs: int) -> None:
-    """Raises OptionError unless pictures of this size can be halved `downs` times."""
-    if downs < 5:
-        raise OptionError(f"--downs is {downs} but the U-Net needs at least 5 halvings.")
-    if image_size % 2**downs:
-        raise OptionError(
-            f"--image-size {image_size} is no multiple of {2**downs}, which a U-Net of --downs {downs} needs."
-        )
 
 
 def init_pix2pix(network: nn.Module) -> None:

@@ -165,7 +165,7 @@ class DiscriminatorPair(nn.Module):
 class UGATIT(Method):
     """Both directions of U-GAT-IT: discriminators, then generators, then their norms' shares into [0, 1]."""
 
-    summary = "unpaired; attention by class activation maps, strong on changes of shape (selfie to anime)"
+    summary = "Unpaired, both directions, attention by class activation maps, for changes of shape too."
     config: UGATITConfig
 
     def __init__(self, config: UGATITConfig) -> None:
