@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -153,20 +153,34 @@ class AverageDownsample(nn.Module):
         return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
 
 
-class MultiScaleDiscriminator(nn.Module):
+class MultiScale(nn.Module):
+    """One network per scale of a picture; returns what each says, from the finest scale to the coarsest."""
+
+    def __init__(self, scales: Iterable[nn.Module], downsample: nn.Module) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(scales)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [self.scales[0](x)]
+        for scale in self.scales[1:]:
+            x = self.downsample(x)
+            maps.append(scale(x))
+        return maps
+
+
+class MultiScaleDiscriminator(MultiScale):
     """One chain of stride-2 convolutions per scale, separate weights, no norm (UNIT, MUNIT, DRIT).
 
     Per scale: `layers` reflect-padded 4x4 convolutions of doubling width, LeakyReLU(slope), then 1x1 to one
-    logit map. Returns the maps from the finest scale to the coarsest. At 256: 16 x 16, 8 x 8, 4 x 4.
+    logit map. At 256: 16 x 16, 8 x 8, 4 x 4.
     """
 
     def __init__(
         self, channels: int = 3, *, width: int = 64, layers: int = 4, scales: int = 3, slope: float = 0.2
     ) -> None:
-        super().__init__()
-        self.downsample = AverageDownsample()
         widths = [channels] + [width * 2**i for i in range(layers)]
-        self.scales = nn.ModuleList(
+        chains = (
             nn.Sequential(
                 *(
                     nn.Sequential(conv(before, after, 4, stride=2, pad=1), nn.LeakyReLU(slope))
@@ -176,18 +190,12 @@ class MultiScaleDiscriminator(nn.Module):
             )
             for _ in range(scales)
         )
+        super().__init__(chains, AverageDownsample())
 
     @staticmethod
     def smallest_side(layers: int, scales: int) -> int:
         """Smallest side of a picture in which the coarsest scale's last layer still has something to reflect."""
         return int(2 ** (layers + scales - 1))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
-        for scale in self.scales:
-            maps.append(scale(x))
-            x = self.downsample(x)
-        return maps
 
 
 class BlurDownsample(nn.Module):

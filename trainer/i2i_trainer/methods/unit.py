@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from i2i_trainer.blocks import (
+    MultiScale,
     MultiScaleDiscriminator,
     ResBlock,
     content_encoder,
@@ -46,7 +47,8 @@ CURRENT: dict[str, Any] = {
     "steps": 1_000_000,
     "schedule": "halve",
 }
-CURRENT_DISC_LAYERS = 4
+MULTI_DISC_LAYERS = 4
+"""Halving layers per scale of both discriminators with several scales."""
 SMALL: dict[str, Any] = {
     "width": 16,
     "disc_width": 16,
@@ -121,7 +123,7 @@ class UNITConfig(TrainConfig):
             raise OptionError(
                 "--dropout belongs to the paper's network: leave it at 0 with --variant current."
             )
-        smallest = MultiScaleDiscriminator.smallest_side(CURRENT_DISC_LAYERS, self.disc_scales)
+        smallest = MultiScaleDiscriminator.smallest_side(MULTI_DISC_LAYERS, self.disc_scales)
         if self.variant == "current" and self.image_size < smallest:
             raise OptionError(
                 f"--image-size {self.image_size} leaves the coarsest discriminator nothing to look at: "
@@ -188,6 +190,12 @@ def halving_chain(widths: list[int], first_kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def judge(width: int, layers: int) -> nn.Sequential:
+    """The paper's chain of halvings with one logit map at its end."""
+    widths = [3] + [width * 2**i for i in range(layers)]
+    return nn.Sequential(halving_chain(widths), conv(widths[-1], 1, 1))
+
+
 class GaussianDownsample(nn.Module):
     """3x3 Gaussian [1, 2, 1] / 4 both ways over replicated borders, then every second pixel of both axes."""
 
@@ -197,36 +205,18 @@ class GaussianDownsample(nn.Module):
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, groups=x.shape[1])
 
 
-class PaperMultiScale(nn.Module):
-    """Four halvings per scale, separate weights; returns one logit map per scale, finest first."""
-
-    def __init__(self, width: int, scales: int) -> None:
-        super().__init__()
-        widths = [3] + [width * 2**i for i in range(4)]
-        self.downsample = GaussianDownsample()
-        self.scales = nn.ModuleList(
-            nn.Sequential(halving_chain(widths), conv(widths[-1], 1, 1)) for _ in range(scales)
-        )
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
-        for scale in self.scales:
-            maps.append(scale(x))
-            x = self.downsample(x)
-        return maps
-
-
 def discriminator(config: UNITConfig) -> nn.Module:
     """One domain's own discriminator; its end is in `discriminator_trunk` where the domains share layers."""
     width = config.disc_width
     if config.variant == "current":
-        return MultiScaleDiscriminator(width=width, layers=CURRENT_DISC_LAYERS, scales=config.disc_scales)
+        return MultiScaleDiscriminator(width=width, layers=MULTI_DISC_LAYERS, scales=config.disc_scales)
     if config.discriminator == "multi":
-        return PaperMultiScale(width, config.disc_scales)
+        return MultiScale(
+            (judge(width, MULTI_DISC_LAYERS) for _ in range(config.disc_scales)), GaussianDownsample()
+        )
     if config.discriminator == "shared":
         return halving_chain([3, width, 2 * width], first_kernel=7)
-    widths = [3] + [width * 2**i for i in range(config.disc_layers)]
-    return nn.Sequential(halving_chain(widths), conv(widths[-1], 1, 1))
+    return judge(width, config.disc_layers)
 
 
 def discriminator_trunk(config: UNITConfig) -> nn.Sequential:
