@@ -101,7 +101,8 @@ def plan_from_onnx(
     with BuildBar(console) as bar:
         builder = PlanBuilder(trt, target, architectures, timing_cache=timing_cache, bar=bar)
         if target == TENSORRT_RTX:
-            built = [_smallest(builder, _portable(model, profile), profile, str(engine_path))]
+            smallest, left_out = _smallest(builder, _portable(model, profile), profile, str(engine_path))
+            built = [smallest]
         else:
             choice = "off" if obstacle else plugins
             forms, left_out = _forms_to_time(model, profile, architectures[0], choice, kernel_pack)
@@ -180,8 +181,13 @@ def _portable(model: onnx.ModelProto, profile: FrameProfile) -> onnx.ModelProto:
     return pinned_to_size(model, *profile.largest) if profile.is_fixed else model
 
 
-def _smallest(builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfile, origin: str) -> _Built:
-    """The form whose launches or bytes are fewest; a dynamic network is counted at its usual size."""
+def _smallest(
+    builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfile, origin: str
+) -> tuple[_Built, list[Candidate]]:
+    """The form whose launches or bytes are fewest, and the plain one where that is another.
+
+    A dynamic network is counted at its usual size.
+    """
     counted = FrameProfile(profile.usual, profile.usual, profile.usual)
     fixed_plans: dict[int, tuple[bytes, float]] = {}
 
@@ -195,9 +201,10 @@ def _smallest(builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfil
 
     found = smallest_rewrite(model, count)
     form = _Form("rewritten" if found.kept else "plain", found.model, rewrites=found.kept)
+    left_out = [_candidate("plain", found.before)] if found.kept else []
     if found.after is None or not profile.is_fixed:
-        return _build(builder, form, profile, origin)
-    return _built(form, *fixed_plans[id(found.after)])
+        return _build(builder, form, profile, origin), left_out
+    return _built(form, *fixed_plans[id(found.after)]), left_out
 
 
 def _forms_to_time(
@@ -245,14 +252,13 @@ def _build(builder: PlanBuilder, form: _Form, profile: FrameProfile, origin: str
 
 
 def _built(form: _Form, plan: bytes, build_s: float) -> _Built:
-    structure = structure_from_plan(plan)
-    candidate = Candidate(
-        form=form.name,
-        kept=False,
-        launches=structure.launch_count if structure else None,
-        megabytes=round(structure.megabytes, 2) if structure else None,
-    )
-    return _Built(form, plan, build_s, candidate)
+    return _Built(form, plan, build_s, _candidate(form.name, structure_from_plan(plan)))
+
+
+def _candidate(form: str, structure: PlanStructure | None) -> Candidate:
+    if structure is None:
+        return Candidate(form, kept=False)
+    return Candidate(form, False, structure.launch_count, round(structure.megabytes, 2))
 
 
 def plan_summary(path: Path) -> str:

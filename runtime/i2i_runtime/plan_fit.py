@@ -82,7 +82,7 @@ def rebuilt(
             "rebuilt, or give that file to --engine."
         )
     command = rebuild_command(plan, engine, manifest.flavour, metadata)
-    logger.info("%s does not fit: %s; building it again from %s", plan.name, reason, engine.name)
+    logger.warning("%s does not fit: %s; building it again from %s", plan.name, reason, engine.name)
     try:
         done = run(command)
     except FileNotFoundError as error:
