@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -156,3 +158,17 @@ def test_choice_of_back_end_is_explained(engines: Any) -> None:
     assert engine.backend.split()[0] in engine.backend
     assert engine.reason
     assert open_engine(engines.identity, "onnxruntime").reason == "--backend onnxruntime"
+
+
+def test_opening_an_engine_reports_to_nobody(engines: Any) -> None:
+    """OpenVINO's telemetry would fork this process and call a server; a fresh process must never load it."""
+    script = (
+        "import sys, multiprocessing\n"
+        "def refuse(self): raise SystemExit('a process was started')\n"
+        "multiprocessing.Process.start = refuse\n"
+        "import numpy as np\n"
+        "from i2i_runtime.engines import open_engine\n"
+        "open_engine(sys.argv[1], 'openvino').infer(np.zeros((8, 8, 3), np.uint8))\n"
+        "assert 'openvino_telemetry' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(engines.identity)], check=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -27,9 +30,7 @@ class OpenVinoEngine:
     slots = 1
 
     def __init__(self, path: Path, reason: str = "chosen by the caller", threads: int | None = None) -> None:
-        import openvino
-
-        self._core = openvino.Core()
+        self._core = _openvino().Core()
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
@@ -98,6 +99,31 @@ class OpenVinoEngine:
         wanted = self.metadata.notes.get("openvino_precision", "bf16")
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return "bf16" if wanted == "bf16" and "BF16" in capabilities else "f32"
+
+
+def _openvino() -> Any:
+    """The library, imported without its telemetry.
+
+    That package forks the process and reports to a server each time a network is read: nothing for a program with
+    threads, and nothing that a translator of people's cameras may do. OpenVINO takes its own stub where it is missing.
+    """
+    with _module_missing("openvino_telemetry"):
+        import openvino
+
+    return openvino
+
+
+@contextmanager
+def _module_missing(name: str) -> Iterator[None]:
+    """Makes `import name` fail inside the block, as if it were not installed."""
+    loaded = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if loaded is not None:
+            sys.modules[name] = loaded
 
 
 def _metadata_text(model: Any) -> str | None:
