@@ -74,7 +74,7 @@ def test_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
     for package in packages:
         assert f"{package}/py.typed" in names
     assert "i2i_runtime/models/day2night.onnx" in names
-    assert not any("benchmark" in name or "/tests/" in name for name in names)
+    assert not any("benchmarks/" in name or "tests/" in name for name in names)
 
 
 def test_top_level_holds_only_what_the_house_names() -> None:

@@ -7,7 +7,7 @@ Unknown keys are ignored, so that an old runtime runs newer engines; a higher sc
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from i2i_runtime.errors import EngineError
@@ -126,7 +126,13 @@ class EngineMetadata:
 
 
 def _metadata_from_dict(raw: dict[str, Any]) -> EngineMetadata:
-    size = SizePolicy(**_known(SizePolicy, raw["size"], int))
+    size = SizePolicy(
+        **{
+            entry.name: int(raw["size"][entry.name])
+            for entry in fields(SizePolicy)
+            if entry.name in raw["size"]
+        }
+    )
     if not (
         0 < size.stride <= 4096
         and 0 < size.min_height <= size.max_height <= 65536
@@ -174,10 +180,6 @@ def _provenance(raw: dict[str, Any]) -> Provenance:
         pictures_seen=int(raw.get("pictures_seen", 0)),
         source_file=str(raw.get("source_file", "")),
     )
-
-
-def _known(kind: type, raw: dict[str, Any], cast: type) -> dict[str, Any]:
-    return {name: cast(raw[name]) for name in kind.__dataclass_fields__ if name in raw}
 
 
 def _floats(values: Any) -> tuple[float, ...]:
