@@ -53,6 +53,7 @@ FAR_MEAN = 2e-4
 class Case:
     """One call of one op with random inputs, and the bounds per output."""
 
+    op: str
     name: str
     run: Callable[[torch.device], Errors]
     bounds: Errors
@@ -121,7 +122,7 @@ def norm_case(
 
     stored = FAR_MEAN if mean else ROUNDING[dtype]
     bounds = {"y": stored, "dx": stored, "dresidual": ROUNDING[dtype]}
-    return Case(name, run, bounds | dict.fromkeys(("dweight", "dbias", "dmix"), ACCUMULATED))
+    return Case("norm", name, run, bounds | dict.fromkeys(("dweight", "dbias", "dmix"), ACCUMULATED))
 
 
 def pyramid_case(
@@ -149,7 +150,7 @@ def pyramid_case(
         torch.autograd.backward(want, dy.double())
         return {"y": _error(y, want)} | _gradient_errors(["x", "add"][: len(leaves)], leaves, exact)
 
-    return Case(name, run, dict.fromkeys(("y", "dx", "dadd"), ROUNDING[dtype]))
+    return Case("pyramid", name, run, dict.fromkeys(("y", "dx", "dadd"), ROUNDING[dtype]))
 
 
 def rgb_case(name: str, shape: tuple[int, int, int], dtype: str) -> Case:
@@ -170,7 +171,7 @@ def rgb_case(name: str, shape: tuple[int, int, int], dtype: str) -> Case:
         return {"picture": _error(picture, want), "bytes": float((back.double() - clamped).abs().max())}
 
     # Half a byte is the rounding itself; what stands past it is one float32 step at 255.
-    return Case(name, run, {"picture": ROUNDING[dtype], "bytes": 0.5 + 2e-5})
+    return Case("colour", name, run, {"picture": ROUNDING[dtype], "bytes": 0.5 + 2e-5})
 
 
 def nv12_case(name: str, size: tuple[int, int, int, int], coding: Coding, dtype: str) -> Case:
@@ -188,7 +189,7 @@ def nv12_case(name: str, size: tuple[int, int, int, int], coding: Coding, dtype:
         return {"picture": _error(picture, want), "bytes": float((back.int() - plain.int()).abs().max())}
 
     # A value that lies on a rounding boundary may fall either way: one byte.
-    return Case(name, run, {"picture": ROUNDING[dtype], "bytes": 1.0})
+    return Case("colour", name, run, {"picture": ROUNDING[dtype], "bytes": 1.0})
 
 
 def conv_case(name: str, shape: tuple[int, int, int, int], out: int, kind: Kind, dtype: str) -> Case:
@@ -204,7 +205,7 @@ def conv_case(name: str, shape: tuple[int, int, int, int], out: int, kind: Kind,
         return {"y": _error(y, want), "partials": _error(partials, made)}
 
     # The normalised input is rounded to the dtype before the product: many small roundings on top of the store.
-    return Case(name, run, {"y": 3 * ROUNDING[dtype], "partials": ACCUMULATED})
+    return Case("conv_norm", name, run, {"y": 3 * ROUNDING[dtype], "partials": ACCUMULATED})
 
 
 def cases() -> list[Case]:
@@ -282,6 +283,8 @@ class NumericsCommand:
 
     device: str = "cpu"
     """`cuda`, or `cpu` under Triton's interpreter."""
+    op: str | None = None
+    """Only the cases of this op: norm, pyramid, colour or conv_norm."""
     serve: bool = False
     """Answer case names from stdin instead."""
 
@@ -296,7 +299,7 @@ def main() -> int:
         return 0
     complaints: list[str] = []
     print("| case | errors |\n|---|---|")
-    for case in cases():
+    for case in [case for case in cases() if options.op in (None, case.op)]:
         errors = case.run(device)
         complaints += broken(case, errors)
         print(f"| {case.name} | {', '.join(f'{k} {v:.1e}' for k, v in errors.items())} |", flush=True)

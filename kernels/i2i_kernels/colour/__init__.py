@@ -23,6 +23,7 @@ from i2i_kernels.machine import DTYPES, HAS_TRITON, require_kernel_input, requir
 
 __all__ = [
     "Coding",
+    "Impl",
     "Standard",
     "nv12_from_picture",
     "picture_from_nv12",
