@@ -26,6 +26,7 @@ from i2i_export.frames import fit_all, read_frames
 from i2i_export.macs import count_macs
 from i2i_export.optimise import notes_from_changes, optimise
 from i2i_export.sizes import FRAMES_IN_GATE, dynamic_size, gate_sizes, size_from_text
+from i2i_export.translations import TRANSLATIONS
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy, StyleSpec
@@ -293,6 +294,7 @@ def _trace(
                 dynamo=True,
                 opset_version=OPSET,
                 dynamic_shapes=dynamic,
+                custom_translation_table=TRANSLATIONS,
                 input_names=inputs,
                 output_names=[output],
                 external_data=False,

@@ -11,6 +11,7 @@ from i2i_export import phases, rewrites
 
 _PASSES: dict[str, Callable[[ir.Model], int]] = {
     "written-out norms collapsed": rewrites.collapse_written_norms,
+    "channel orders folded into convolutions": rewrites.fold_channel_order,
     "attention maps folded": rewrites.fold_attention_maps,
     "scales and batch norms folded into convolutions": rewrites.fold_into_convolution,
     "constant AdaIN folded": rewrites.fold_adain,

@@ -181,6 +181,29 @@ def fold_attention_maps(model: ir.Model) -> int:
     return changed
 
 
+def fold_channel_order(model: ir.Model) -> int:
+    """A reordering of channels before a convolution becomes a reordering of its weights (torch's pixel unshuffle)."""
+    changed = 0
+    for gather in nodes_of(model, "Gather"):
+        order, readers = constant(gather.inputs[1]), gather.outputs[0].consumers()
+        if order is None or order.ndim != 1 or gather.attributes.get_int("axis", 0) != 1:
+            continue
+        if sorted(order.tolist()) != list(range(order.size)) or gather.inputs[0] is None:
+            continue
+        weights = [constant(reader.inputs[1]) for reader in readers]
+        if any(reader.op_type != "Conv" or reader.attributes.get_int("group", 1) != 1 for reader in readers):
+            continue
+        if any(weight is None for weight in weights) or gather.outputs[0].is_graph_output():
+            continue
+        for reader, weight in zip(readers, weights, strict=True):
+            reordered = np.empty_like(weight)
+            reordered[:, order] = weight
+            reader.replace_input_with(1, add_weight(model, f"{reader.outputs[0].name}.weight", reordered))
+        _skip(model, gather, gather.inputs[0])
+        changed += 1
+    return changed
+
+
 def collapse_written_norms(model: ir.Model) -> int:
     """Instance norm written out in nine or more operators, as older exporters did, becomes the one operator.
 

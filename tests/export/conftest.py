@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from i2i_export.enginefile import EngineFile
 from i2i_export.frames import read_frames
 from i2i_export.onnx import Origin, engine_from_inference
@@ -19,10 +23,6 @@ from i2i_export.sizes import dynamic_size
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import Provenance
 from i2i_trainer.method import Inference
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 Array = NDArray[Any]
 Network = Callable[..., ir.Model]
@@ -86,7 +86,9 @@ class Plain(Inference):
 
 @pytest.fixture(scope="session")
 def origin() -> Origin:
-    return Origin("little", "painter", "day -> night", Provenance(checkpoint_sha256="00ff", data="streets"), "MIT")
+    return Origin(
+        "little", "painter", "day -> night", Provenance(checkpoint_sha256="00ff", data="streets"), "MIT"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +133,9 @@ def network() -> Network:
         width: int | str = "width",
         opset: int = 18,
     ) -> ir.Model:
-        nodes = [helper.make_node(op, inputs, [output], **attributes) for op, inputs, output, attributes in rows]
+        nodes = [
+            helper.make_node(op, inputs, [output], **attributes) for op, inputs, output, attributes in rows
+        ]
         picture = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, channels, height, width])
         result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * 4)
         tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]

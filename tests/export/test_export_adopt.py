@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import helper, numpy_helper
+
 from i2i_export.adopt import Answers, check_against_original, engine_from_foreign
 from i2i_export.enginefile import check_contract, write_engine
 from i2i_export.errors import ForeignNetworkError
@@ -17,7 +19,6 @@ from i2i_export.parity import OnnxTranslator
 from i2i_export.wrapping import Channels, Interface, Layout, Range
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
-from onnx import helper, numpy_helper
 
 LUMA = np.asarray([0.299, 0.587, 0.114])
 
@@ -141,7 +142,10 @@ def test_a_size_that_the_network_cannot_take_is_refused(network: Any, tmp_path: 
     )
     with pytest.raises(ForeignNetworkError, match="does not run at 16x16"):
         engine_from_foreign(
-            saved(tmp_path, model), Answers(range="0,1", channels="rgb", size="16x16"), name="x", direction="a -> b"
+            saved(tmp_path, model),
+            Answers(range="0,1", channels="rgb", size="16x16"),
+            name="x",
+            direction="a -> b",
         )
 
 
@@ -152,7 +156,9 @@ def test_operators_of_one_back_end_are_refused(network: Any, tmp_path: Path) -> 
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(proto, tmp_path / "third.onnx")
     with pytest.raises(ForeignNetworkError, match=r"com\.microsoft"):
-        engine_from_foreign(tmp_path / "third.onnx", Answers(range="0,1", channels="rgb"), name="x", direction="a")
+        engine_from_foreign(
+            tmp_path / "third.onnx", Answers(range="0,1", channels="rgb"), name="x", direction="a"
+        )
 
 
 def test_operators_of_the_experimental_years_become_standard(tmp_path: Path, street: list[Picture]) -> None:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+
 from i2i_export import parity
 from i2i_export.enginefile import EngineFile, check_contract, read_engine, write_engine
 from i2i_export.errors import ExportError
@@ -166,7 +167,9 @@ def test_a_network_that_cannot_be_traced_is_refused_in_a_sentence(origin: Origin
         engine_from_inference(Fickle(), dynamic_size(4), origin)
 
 
-def test_an_engine_that_breaks_the_contract_is_not_written(tmp_path: Path, painter_engine: EngineFile) -> None:
+def test_an_engine_that_breaks_the_contract_is_not_written(
+    tmp_path: Path, painter_engine: EngineFile
+) -> None:
     model = ir.from_proto(painter_engine.to_proto())
     model.graph.inputs[0].name = "picture"
     path = tmp_path / "bad.onnx"
@@ -180,7 +183,7 @@ def test_files_that_are_no_engine_are_named(tmp_path: Path, content: bytes | Non
     path = tmp_path / "engine.onnx"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ExportError, match="engine.onnx"):
+    with pytest.raises(ExportError, match=r"engine\.onnx"):
         read_engine(path)
 
 

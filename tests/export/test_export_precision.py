@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+
 from i2i_export import parity
 from i2i_export.calibration import measure_limits
 from i2i_export.enginefile import EngineFile, check_contract, default_style, write_engine
@@ -50,7 +51,9 @@ def test_half_precision_is_in_the_types_of_the_graph(
     engine, _ = half
     check_contract(engine.to_proto(), origin="half")
     assert {array.dtype for array in weights_of(engine.model, "Conv")} == {np.dtype(np.float16)}
-    assert {array.dtype for array in weights_of(engine.model, "InstanceNormalization")} == {np.dtype(np.float16)}
+    assert {array.dtype for array in weights_of(engine.model, "InstanceNormalization")} == {
+        np.dtype(np.float16)
+    }
     path, master = tmp_path / "half.onnx", tmp_path / "master.onnx"
     write_engine(engine, path)
     write_engine(painter_engine, master)
@@ -145,7 +148,9 @@ def test_int8_is_refused_with_the_figures(origin: Origin, street: list[Picture])
     torch.manual_seed(0)
     engine = engine_from_inference(Delicate(), dynamic_size(4), origin)
     frames = fit_all(street, [(64, 64)])
-    with pytest.raises(parity.ParityError, match=r"PSNR \d+\.\d dB, asked for PSNR >= 38 dB.*use fp16") as caught:
+    with pytest.raises(
+        parity.ParityError, match=r"PSNR \d+\.\d dB, asked for PSNR >= 38 dB.*use fp16"
+    ) as caught:
         int8_from_engine(engine, frames, frames)
     assert caught.value.report.psnr_db < 38
 

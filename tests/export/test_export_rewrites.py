@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes.common import ShapeInferencePass
+
 from i2i_export import phases, rewrites
 from i2i_export.macs import node_macs
 from i2i_export.optimise import optimise
-from onnx_ir.passes.common import ShapeInferencePass
 
 RANDOM = np.random.default_rng(7)
 PADS_1 = np.asarray([0, 0, 1, 1] * 2)
@@ -29,13 +30,20 @@ def macs(model: ir.Model) -> int:
     ShapeInferencePass(data_prop=True)(model)
     proto = ir.to_proto(model)
     known = {value.name: value for node in model.graph for value in (*node.inputs, *node.outputs) if value}
-    shapes = {name: tuple(value.shape.numpy()) for name, value in known.items() if value.shape and value.shape.is_static()}
+    shapes = {
+        name: tuple(value.shape.numpy())
+        for name, value in known.items()
+        if value.shape and value.shape.is_static()
+    }
     return sum(node_macs(node, shapes) for node in proto.graph.node)
 
 
 def test_a_bias_before_instance_norm_cancels(network: Any, run: Any) -> None:
     model = network(
-        [("Conv", ["x", "w", "b"], "c", {}), ("InstanceNormalization", ["c", "s", "t"], "y", {"epsilon": 1e-5})],
+        [
+            ("Conv", ["x", "w", "b"], "c", {}),
+            ("InstanceNormalization", ["c", "s", "t"], "y", {"epsilon": 1e-5}),
+        ],
         {"w": normal(6, 4, 3, 3), "b": normal(6) * 10, "s": normal(6), "t": normal(6)},
         4,
     )
@@ -116,6 +124,19 @@ def test_attention_maps_fold_into_their_convolution(network: Any, run: Any) -> N
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
 
+def test_a_channel_order_becomes_an_order_of_weights(network: Any, run: Any) -> None:
+    model = network(
+        [("Gather", ["x", "order"], "z", {"axis": 1}), ("Conv", ["z", "w"], "y", {"pads": [1] * 4})],
+        {"order": RANDOM.permutation(7), "w": normal(5, 7, 3, 3)},
+        7,
+    )
+    x = normal(1, 7, 6, 5)
+    before = run(model, x)
+    assert rewrites.fold_channel_order(model) == 1
+    assert model.graph.num_nodes() == 1
+    np.testing.assert_allclose(run(model, x), before, atol=1e-5)
+
+
 @pytest.mark.parametrize("square", ["Mul", "Pow"])
 def test_written_out_norms_become_one_operator(network: Any, run: Any, square: str) -> None:
     other = "centred" if square == "Mul" else "two"
@@ -177,7 +198,9 @@ PHASES: dict[int, Callable[[ir.Model], int]] = {
 
 def doubled(network: Any, kernel: int, border: str, **size: int) -> ir.Model:
     reach = kernel // 2
-    rows = [("Resize", ["x", "", "scales"], "big", {"mode": "nearest", "nearest_mode": "floor", **ASYMMETRIC})]
+    rows = [
+        ("Resize", ["x", "", "scales"], "big", {"mode": "nearest", "nearest_mode": "floor", **ASYMMETRIC})
+    ]
     source, pads = "big", [reach] * 4
     if border == "reflect":
         rows.append(("Pad", ["big", "pads"], "padded", {"mode": "reflect"}))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
+
 from i2i_export.enginefile import EngineFile, write_engine
 from i2i_export.errors import ExportError
 from i2i_export.serving import config_from_metadata, repository_from_engine
@@ -31,7 +32,9 @@ def test_the_repository_holds_what_the_server_reads(
 ) -> None:
     write_engine(painter_engine, tmp_path / "little.onnx")
     folder = repository_from_engine(tmp_path / "little.onnx", tmp_path / "repository")
-    files = sorted(str(path.relative_to(tmp_path / "repository")) for path in folder.rglob("*") if path.is_file())
+    files = sorted(
+        str(path.relative_to(tmp_path / "repository")) for path in folder.rglob("*") if path.is_file()
+    )
     assert files == ["little/1/model.onnx", "little/client.py", "little/config.pbtxt"]
     assert (folder / "1" / "model.onnx").read_bytes() == (tmp_path / "little.onnx").read_bytes()
     config = parsed(schema, (folder / "config.pbtxt").read_text())
