@@ -67,7 +67,15 @@ def run(engine: Path, source: Path, output: Path, **more: Any) -> int:
 
 @pytest.mark.parametrize(
     ("where", "turn"),
-    [("write", 3), ("write", 30), ("record", 3), ("_append", 4), ("assemble", 1), ("replace", 1)],
+    [
+        ("_append", 1),
+        ("write", 3),
+        ("write", 30),
+        ("record", 3),
+        ("_append", 4),
+        ("assemble", 1),
+        ("replace", 1),
+    ],
 )
 def test_killed_at_any_point_the_result_is_the_same(
     engines: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, turn: int
@@ -221,5 +229,6 @@ def test_a_journal_of_noise_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "film.mp4", {"engine": "e"})
     journal.begin()
     (journal.folder / "journal.jsonl").write_bytes(b"\xff\x00noise")
+    (journal.folder / "000000.nut").write_bytes(b"six hours")
     with pytest.raises(I2IError, match="--restart"):
         Journal(tmp_path / "film.mp4", {"engine": "e"}).resume()

@@ -53,6 +53,9 @@ class Journal:
             self.begin()
             return
         lines = self._lines()
+        if not lines and not any(self.folder.glob("*.nut")):
+            self.begin()  # the earlier run ended before it had done anything
+            return
         if not lines or lines[0].get("job") != self._job:
             changed = _difference(lines[0].get("job", {}) if lines else {}, self._job)
             raise UsageError(
@@ -114,5 +117,8 @@ def _sync(path: Path) -> None:
 
 def _difference(before: object, now: dict[str, str]) -> str:
     was = before if isinstance(before, dict) else {}
-    changed = [f"{key} {was.get(key, 'unset')}" for key in {**was, **now} if was.get(key) != now.get(key)]
-    return ", ".join(changed) or "another job"
+    if not was:
+        return "another job, as its journal cannot be read"
+    return ", ".join(
+        f"{key} {was.get(key, 'unset')}" for key in {**was, **now} if was.get(key) != now.get(key)
+    )
