@@ -18,6 +18,7 @@ from i2i_runtime.engines.contract import pad, padded_size
 from i2i_runtime.errors import EngineError, I2IError
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
+from i2i_runtime.sources import open_source
 
 BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
@@ -172,3 +173,14 @@ def test_opening_an_engine_reports_to_nobody(engines: Any) -> None:
         "assert 'openvino_telemetry' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script, str(engines.identity)], check=True)
+
+
+def test_the_shipped_engine_keeps_40_db_on_real_frames(real_videos: Path) -> None:
+    reference, picked = open_engine("day2night", "onnxruntime"), open_engine("day2night")
+    for clip in ("tmo324__countryroad.mp4", "udacity__solidWhiteRight.mp4"):
+        source = open_source(str(real_videos / clip))
+        frame = source.read()
+        source.close()
+        assert frame is not None
+        error = np.mean((reference.infer(frame.pixels).astype(float) - picked.infer(frame.pixels)) ** 2)
+        assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 40

@@ -232,3 +232,34 @@ def test_a_journal_of_noise_is_refused(tmp_path: Path) -> None:
     (journal.folder / "000000.nut").write_bytes(b"six hours")
     with pytest.raises(I2IError, match="--restart"):
         Journal(tmp_path / "film.mp4", {"engine": "e"}).resume()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_ctrl_c_leaves_a_film_that_plays(engines: Any, clip: Path, tmp_path: Path, live: bool) -> None:
+    """130 either way; a recording is whole, a file job is partial and can be resumed."""
+    output = tmp_path / "out.mp4"
+    script = (
+        "import sys, threading\n"
+        "from i2i_runtime.cli.stream import main\n"
+        "from i2i_runtime.sinks.video import VideoSink\n"
+        "write, seen = VideoSink.write, []\n"
+        "def held(self, translated, source):\n"
+        "    write(self, translated, source)\n"
+        "    seen.append(source.index)\n"
+        "    if len(seen) == 10:\n"
+        "        print('ten', flush=True)\n"
+        "        threading.Event().wait(0.5)\n"
+        "VideoSink.write = held\n"
+        "main()\n"
+    )
+    source = f"replay:{clip}" if live else str(clip)
+    job = ["-m", str(engines.invert), "-i", source, "-o", str(output), "--quiet", "--policy", "every-frame"]
+    with subprocess.Popen([sys.executable, "-c", script, *job], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ten\n"
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 130
+    film = output if live else tmp_path / "out.partial.mp4"
+    assert len(pictures_of(film)) >= 10
+    assert output.exists() is live
