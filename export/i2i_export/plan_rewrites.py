@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
 from i2i_export.phases import _doubled_convolution
-from i2i_export.rewrites import Writer, constant, nodes_of, simplify
+from i2i_export.rewrites import Writer, constant, nodes_of, only_use, simplify
 from i2i_export.structure import PlanStructure
 
 Pass = Callable[[ir.Model], int]
@@ -211,8 +211,63 @@ def _scalar(build: Writer, value: float) -> ir.Value:
     return build.weight("scalar", np.asarray([value], np.float32))
 
 
+def write_pixel_shuffle_last(model: ir.Model) -> int:
+    """DepthToSpace moves behind the arithmetic that follows it and becomes one with the turn to NHWC.
+
+    Arithmetic with constants of one value does not care where a pixel stands, and fuses with the convolution
+    or the kernel before while the channels are still deep.
+    """
+    changed = 0
+    for shuffle in nodes_of(model, "DepthToSpace"):
+        deep, factor = shuffle.inputs[0], shuffle.attributes.get_int("blocksize", 1)
+        chain, value = [], shuffle.outputs[0]
+        while (reader := _pixelwise_reader(value)) is not None:
+            chain.append(reader)
+            value = reader.outputs[0]
+        turn = next(iter(value.uses())).node if only_use(value) else None
+        if deep is None or deep.shape is None or turn is None or turn.op_type != "Transpose":
+            continue
+        batch, channels, height, width = deep.shape
+        sizes = [extent for extent in (batch, channels, height, width) if isinstance(extent, int)]
+        if len(sizes) != 4 or list(turn.attributes.get_ints("perm", [])) != [0, 2, 3, 1]:
+            continue
+        build = Writer(model, turn)
+        colours = sizes[1] // factor**2
+        for node in chain:
+            node.outputs[0].shape = None
+        ir.convenience.replace_all_uses_with(shuffle.outputs[0], deep)
+        end = chain[-1].outputs[0] if chain else deep
+        is_crd = shuffle.attributes.get_string("mode", "DCR") == "CRD"
+        split = [colours, factor, factor] if is_crd else [factor, factor, colours]
+        parted = build("Reshape", [end, build.integers(sizes[0], *split, *sizes[2:])])
+        down, right, colour = (2, 3, 1) if is_crd else (1, 2, 3)
+        turned = build("Transpose", [parted], perm=[0, 4, down, 5, right, colour])
+        shape = build.integers(sizes[0], sizes[2] * factor, sizes[3] * factor, colours)
+        build.finish(build("Reshape", [turned, shape]))
+        model.graph.remove(shuffle, safe=True)
+        changed += 1
+    return changed
+
+
+_PIXELWISE = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Clip", "Round", "Tanh", "Sigmoid", "Relu", "Cast", "Max", "Min"}
+)
+
+
+def _pixelwise_reader(value: ir.Value) -> ir.Node | None:
+    """The only reader, where it does the same to every pixel and channel."""
+    if not only_use(value):
+        return None
+    reader = next(iter(value.uses())).node
+    others = [other for other in reader.inputs if other is not None and other is not value]
+    numbers = [constant(other) for other in others]
+    is_same = all(number is not None and number.size == 1 for number in numbers)
+    return reader if reader.op_type in _PIXELWISE and reader.domain in ("", "ai.onnx") and is_same else None
+
+
 PASSES: dict[str, Pass] = {
     "upsampled convolutions as transposed ones": write_upsampled_convolution_as_transposed,
     "norms in NHWC": write_norms_in_nhwc,
     "reflection as gather": write_reflection_as_gather,
+    "pixel shuffle last": write_pixel_shuffle_last,
 }
