@@ -41,7 +41,6 @@ _HARDWARE = {
 _NVIDIA_VENDOR = "0x10de"
 _EXTRAS = {
     "serve": ("starlette", "uvicorn", "prometheus_client", "mss"),
-    "webrtc": ("aiortc",),
     "export": ("onnx", "torch"),
 }
 
