@@ -1,0 +1,78 @@
+"""The fused graph, its operators' bodies executed by ONNX Runtime, against the master it was made from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+import pytest
+
+from i2i_export.fusion import model_with_functions
+from i2i_export.plugin_network import network_with_plugins
+
+RANDOM = np.random.default_rng(11)
+
+
+def normal(*shape: int) -> np.ndarray[Any, Any]:
+    return RANDOM.standard_normal(shape).astype(np.float32)
+
+
+def residual_block(network: Any, side: int, dtype: type = np.float32) -> ir.Model:
+    """pad, conv, norm, ReLU, pad, conv, norm, + x, pad, conv: what nine of the methods are made of."""
+    one = {"pads": np.asarray([0, 0, 1, 1] * 2)}
+    rows = [
+        ("Cast", ["x"], "x0", {"to": onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))}),
+        ("Conv", ["x0", "w0"], "c0", {"pads": [1] * 4}),
+        ("InstanceNormalization", ["c0", "s", "t"], "n0", {"epsilon": 1e-3}),
+        ("LeakyRelu", ["n0"], "h", {"alpha": 0.2}),
+        ("Pad", ["h", "pads"], "p1", {"mode": "reflect"}),
+        ("Conv", ["p1", "w1"], "c1", {}),
+        ("InstanceNormalization", ["c1", "s", "t"], "n1", {}),
+        ("Relu", ["n1"], "r1", {}),
+        ("Pad", ["r1", "pads"], "p2", {"mode": "reflect"}),
+        ("Conv", ["p2", "w2"], "c2", {}),
+        ("InstanceNormalization", ["c2", "u", "z"], "n2", {}),
+        ("Add", ["n2", "c0"], "sum", {}),
+        ("Pad", ["sum", "pads"], "p3", {"mode": "reflect"}),
+        ("Conv", ["p3", "w3"], "c3", {}),
+        ("Cast", ["c3"], "y", {"to": onnx.TensorProto.FLOAT}),
+    ]
+    weights = {f"w{index}": normal(32, 3 if index == 0 else 32, 3, 3) / 12 for index in range(4)}
+    affine = {"s": normal(32), "t": normal(32), "u": np.ones(32, np.float32), "z": np.zeros(32, np.float32)}
+    typed = {name: array.astype(dtype) for name, array in (weights | affine).items()}
+    return network(rows, typed | one, 3, height=side, width=side)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("side", [24, 72])
+def test_fused_norms_give_the_master_s_picture(network: Any, run: Any, side: int) -> None:
+    master = residual_block(network, side)
+    x = normal(1, 3, side, side)
+    wanted = run(master, x)
+    fused = network_with_plugins(ir.to_proto(master))
+    assert fused is not None
+    model = model_with_functions(fused)
+    onnx.checker.check_model(model)
+    calls = [node for node in model.graph.node if node.domain == "i2i"]
+    assert {node.op_type for node in calls} == {function.name for function in model.functions}
+    assert all(any(entry.name == "plugin_namespace" for entry in node.attribute) for node in calls)
+    assert "InstanceNormalization" not in {node.op_type for node in model.graph.node}
+    np.testing.assert_allclose(run(ir.from_proto(model), x), wanted, atol=2e-5)
+    inlined = onnx.inliner.inline_local_functions(model)
+    assert not inlined.functions
+    assert {node.domain for node in inlined.graph.node} == {""}
+    np.testing.assert_allclose(run(ir.from_proto(inlined), x), wanted, atol=2e-5)
+
+
+def test_convolutions_that_normalise_what_they_load_give_the_master_s_picture(network: Any, run: Any) -> None:
+    master = residual_block(network, 24, np.float16)
+    x = normal(1, 3, 24, 24)
+    wanted = run(master, x)
+    fused = network_with_plugins(ir.to_proto(master), convolutions=True)
+    assert fused is not None
+    assert {kernel.op for kernel in fused.kernels.values()} >= {"conv_norm", "norm_coefficients"}
+    got = run(ir.from_proto(model_with_functions(fused)), x)
+    # Half precision keeps 11 bits of values up to about 4.
+    np.testing.assert_allclose(got, wanted, atol=2e-2)
