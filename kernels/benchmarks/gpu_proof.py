@@ -2,7 +2,8 @@
 
 Numerics and gradients on the device, every kernel at its shapes against eager torch, torch.compile and the copy
 bandwidth, whole generators in six ways, and training steps with and without our kernels. What the machine lacks is
-left out with the reason. Rows go to `results.jsonl`, the table to the terminal. Exit status 1 where a numeric bound is broken.
+left out with the reason. Rows go to `results.jsonl`, the table to the terminal. Exit status 1 where a numeric bound is
+broken.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def generator_benches(device: torch.device) -> list[Bench]:
 
 def training_benches(device: torch.device) -> list[Bench]:
     """A training step at 256, batch 1: as the trainer runs it, and with our kernels; float32 and bfloat16."""
-    from networks import METHODS, training_step
+    from i2i_trainer.methods import METHODS
+    from networks import training_step
 
     return [
         Bench(

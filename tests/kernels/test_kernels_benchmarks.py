@@ -46,7 +46,7 @@ def test_network_with_our_kernels_is_the_same_function(networks: ModuleType, met
 
 def test_training_step_with_our_kernels_has_the_same_losses(networks: ModuleType) -> None:
     cpu = torch.device("cpu")
-    config = UNITConfig(image_size=64, width=8)
+    config = UNITConfig(image_size=64, width=4, blocks=2, disc_width=4, disc_layers=3)
     steps = [networks.training_step("unit", config, cpu, ours=ours, autocast=False) for ours in (False, True)]
     losses = []
     for step in steps:

@@ -69,6 +69,8 @@ def norm(
     _check_kernel(x, kind, residual, impl)
     from i2i_kernels.norm import op
 
+    # Rows of a style are often slices of one vector; the kernels read them as rows of their own.
+    weight, bias, mix = (None if p is None else p.contiguous() for p in (weight, bias, mix))
     splits = 1 if impl == "slab" else op.split_count(x.shape[2] * x.shape[3])
     y: Tensor = op.norm_op(x, weight, bias, mix, residual, *op.kind_fields(kind), splits)[0]
     return y
