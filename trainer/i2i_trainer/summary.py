@@ -80,11 +80,14 @@ def parameters_of(module: nn.Module) -> int:
 
 @torch.no_grad()
 def macs_of(inference: Inference, size: tuple[int, int]) -> int:
-    """Multiply-adds of convolutions, transposed convolutions (by input size) and linear layers for one picture."""
+    """Multiply-adds of convolutions, transposed convolutions (by input size) and linear layers for one picture.
+
+    Fixed filters (buffers: a pyramid, a blur) are no layers and are left out, as the published figures do.
+    """
     device = next(inference.parameters()).device
     picture = torch.empty(1, 3, *size, device=device)
     style = torch.empty(1, inference.style_size, device=device) if inference.style_size else None
-    with _Counter() as counter:
+    with _Counter(inference) as counter:
         inference(picture, style)
     return int(counter.macs)
 
@@ -92,9 +95,10 @@ def macs_of(inference: Inference, size: tuple[int, int]) -> int:
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts multiply-adds by torch's own formulas; a value that a meta tensor is asked for is 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs: int = 0
+        self._fixed = {id(buffer) for buffer in network.buffers()}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -111,14 +115,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype, device=kwargs["device"]
             )
         result = func(*args, **kwargs)
-        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None and not any(id(arg) in self._fixed for arg in args):
             self.macs += formula(*args, **kwargs, out_val=result) // 2
         return result
 
 
 def _training_macs(method: Method) -> dict[str, int]:
     """Multiply-adds of every child network for one picture: each layer's first call in a step counts once."""
-    counter = _Counter()
+    counter = _Counter(method)
     before: dict[nn.Module, int] = {}
     macs: dict[nn.Module, int] = {}
 
