@@ -208,8 +208,10 @@ def test_slow_copy_follows_by_a_thousandth(record, batch) -> None:
     fast = dict(method.guide.named_parameters())
     for name, value in method.slow_guide.named_parameters():
         torch.testing.assert_close(value, 0.999 * slow[name] + 0.001 * fast[name])
-    for kept, present in zip(method.slow_guide.buffers(), method.guide.buffers(), strict=True):
-        assert torch.equal(kept, present)
+    # Its batch norms know its own activations, not those of the weights that run ahead.
+    own, ahead = method.slow_guide.features[1].running_mean, method.guide.features[1].running_mean
+    assert own.abs().sum() > 0
+    assert not torch.equal(own, ahead)
 
 
 def test_queue_keeps_the_newest_and_survives_a_restart(record, batch) -> None:

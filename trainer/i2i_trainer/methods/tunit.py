@@ -344,10 +344,9 @@ class TUNIT(Method):
 
     @torch.no_grad()
     def _follow_guide(self) -> None:
+        # Weights only: the statistics of the fast network's batch norms would not fit weights that lag behind.
         for slow, fast in zip(self.slow_guide.parameters(), self.guide.parameters(), strict=True):
             slow.lerp_(fast, 1 - self.config.momentum)
-        for kept, present in zip(self.slow_guide.buffers(), self.guide.buffers(), strict=True):
-            kept.copy_(present)
 
     def _learn_translation(self, batch: Pictures, update: Update) -> Losses:
         """Discriminator, then generator; where it may learn, the guiding network moves with the generator."""
@@ -378,7 +377,7 @@ class TUNIT(Method):
         fake = self.generator.decoder(content, style[references])
         again = self.generator.decoder(content, style)
         fake_style, _ = self.guide(fake)
-        with torch.no_grad(), at_rest(self.slow_guide):
+        with torch.no_grad():
             aim = self.slow_guide(x)[0][references]
         return {
             "gan": hinge_generator(self.disc(fake, labels[references]))
