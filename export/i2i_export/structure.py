@@ -25,6 +25,9 @@ _TYPE_BYTES = {
     "float": 4,
     "int64": 8,
 }
+_EVENTS = frozenset({"signal", "wait"})
+"""Order between two streams: they start nothing."""
+
 _DYNAMIC = 'region="shape_system_hmem"'
 
 _TENSOR = re.compile(
@@ -98,6 +101,8 @@ def structure_from_plan(plan: bytes) -> PlanStructure | None:
     end = program.find("\n}")
     launches = []
     for kind, name, rest in _STATEMENT.findall(program[:end] if end >= 0 else program):
+        if kind in _EVENTS:
+            continue
         touched = _names(_INPUTS, rest), _names(_OUTPUTS, rest)
         byte_count = sum(sizes.get(tensor, 0) for side in touched for tensor in side)
         launches.append(Launch(kind, name, byte_count / 1e6))
