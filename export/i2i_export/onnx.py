@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from i2i_export import parity
@@ -248,12 +250,17 @@ def _write_style_encoder(engine: EngineFile, inference: Inference, output: Path)
 
 
 def _provenance(run: Path, method: Method) -> Provenance:
-    digest = hashlib.sha256()
-    with (run / CHECKPOINT).open("rb") as stream:
+    digest, path, config = hashlib.sha256(), run / CHECKPOINT, method.config
+    with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
+    with safe_open(path, framework="pt") as checkpoint:
+        steps = int(json.loads(checkpoint.metadata()["state"]).get("step", 0))
     return Provenance(
-        checkpoint_sha256=digest.hexdigest(), data=method.config.data.name, source_file=run.name
+        checkpoint_sha256=digest.hexdigest(),
+        data=config.data.name,
+        pictures_seen=steps * 2 * config.batch * config.accumulate,
+        source_file=run.name,
     )
 
 

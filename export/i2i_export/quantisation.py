@@ -52,7 +52,7 @@ def int8_from_engine(
             f"this engine is already {engine.metadata.precision}: give the float32 one that it was made from."
         )
     candidates, total = _candidates(engine)
-    if _macs(candidates) < LEAST_SHARE * total:
+    if not candidates or _macs(candidates) < LEAST_SHARE * total:
         raise ExportError(
             "less than half of this network's work is in convolutions that int8 suits: use fp16."
         )
@@ -95,7 +95,8 @@ def _candidates(engine: EngineFile) -> tuple[list[_Candidate], int]:
         weight, source, output = constant(node.inputs[1]), node.inputs[0], node.outputs[0]
         if weight is None or source is None or weight.shape[0] <= 3 or weight.shape[1] <= 3:
             continue
-        found.append(_Candidate(str(output.name), str(source.name), macs[str(output.name)]))
+        if macs[str(output.name)]:
+            found.append(_Candidate(str(output.name), str(source.name), macs[str(output.name)]))
     return found, sum(macs.values())
 
 

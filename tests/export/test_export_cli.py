@@ -59,6 +59,8 @@ def test_a_run_becomes_an_engine_with_its_style_encoder(run_folder: Path, tmp_pa
     assert metadata.licence == "CC0-1.0"
     assert metadata.provenance.data == "nordland", "no path of the trainer's machine"
     assert len(metadata.provenance.checkpoint_sha256) == 64
+    config = METHODS["munit"].config(**METHODS["munit"].config.presets["small"])
+    assert metadata.provenance.pictures_seen == 7 * 2 * config.batch
     assert metadata.parity["max_abs"] <= 1e-3
     assert metadata.style is not None
     assert metadata.style.encoder == "winter.style.onnx"
