@@ -19,6 +19,7 @@ from i2i_runtime.uri import redact
 
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
 _MILLISECOND = Fraction(1, 1000)
+_TOLERATED_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class StreamTimeouts:
 
     open_s: float = 10.0
     read_s: float = 5.0
+
+    def for_playlist(self) -> StreamTimeouts:
+        """HLS comes in pieces of many seconds, and nothing in between."""
+        return StreamTimeouts(max(self.open_s, 20.0), max(self.read_s, 30.0))
 
 
 class StreamSource:
@@ -44,6 +49,8 @@ class StreamSource:
     ) -> None:
         """Raises SourceError where nothing answers in time or the stream holds no picture."""
         timeouts = timeouts or StreamTimeouts()
+        if is_playlist(uri):
+            timeouts = timeouts.for_playlist()
         self.name = redact(uri)
         self._closed = False
         self._index = 0
@@ -68,6 +75,7 @@ class StreamSource:
         self._stream.thread_type = "SLICE"
         self._frames = self._container.decode(self._stream)
         self._converter: ColourConverter | None = None
+        self._began_s = float("-inf")
 
     def read(self) -> Frame | None:
         """The next picture; None where the peer ended the stream. Raises SourceError after a loss or
@@ -82,6 +90,8 @@ class StreamSource:
             raise SourceError(f"{self.name} {reason}: check the network and the sender.") from error
         if decoded is None:
             return None
+        if self._container.format.name == "hls":
+            self._hold_back(decoded)
         captured_s = time.monotonic()
         index, self._index = self._index, self._index + 1
         pts = decoded.pts if decoded.pts is not None else index
@@ -91,6 +101,19 @@ class StreamSource:
         return Frame(
             self._converter.rgb_from_frame(decoded), index, pts, decoded.time_base or _MILLISECOND, captured_s
         )
+
+    def _hold_back(self, decoded: av.VideoFrame) -> None:
+        """A piece of a playlist arrives all at once; its frames are let go one by one, when they are due."""
+        if decoded.pts is None:
+            return
+        now_s = time.monotonic()
+        due_s = self._began_s + decoded.time
+        if (
+            not -_TOLERATED_S < due_s - now_s < _TOLERATED_S
+        ):  # the first frame, a jump, or a piece that came late
+            self._began_s = now_s - decoded.time
+        elif due_s > now_s:
+            time.sleep(due_s - now_s)
 
     def close(self) -> None:
         """Ends the connection; call it from the thread that reads."""
@@ -109,9 +132,15 @@ def open_network_source(
     rtsp_transport: str = "tcp",
 ) -> ReconnectingSource:
     """A network stream that comes back by itself. Raises SourceError where the first connection fails."""
+    if patience is None and is_playlist(uri):
+        patience = Patience(stall_s=45.0)
     return ReconnectingSource(
         lambda: StreamSource(uri, timeouts, rtsp_transport=rtsp_transport), backoff=backoff, patience=patience
     )
+
+
+def is_playlist(uri: str) -> bool:
+    return urlsplit(uri).path.endswith(".m3u8")
 
 
 def _timed_out(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import select
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -189,6 +191,31 @@ def ffmpeg() -> str:
     if found is None:
         pytest.skip("ffmpeg is not installed")
     return found
+
+
+@pytest.fixture
+def repeat() -> Iterator[Callable[[float, Callable[[int], None], Callable[[], None]], None]]:
+    """Calls something with 0, 1, 2 ... every `period_s` until the test ends, then `afterwards`, on a
+    thread each.
+    """
+    stop = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def begin(period_s: float, action: Callable[[int], None], afterwards: Callable[[], None]) -> None:
+        def work() -> None:
+            for number in itertools.count():
+                if stop.wait(period_s):
+                    break
+                action(number)
+            afterwards()
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+
+    yield begin
+    stop.set()
+    for thread in threads:
+        thread.join()
 
 
 @pytest.fixture

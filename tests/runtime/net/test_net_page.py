@@ -6,8 +6,7 @@ import http.client
 import json
 import ssl
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,33 +31,21 @@ TOKEN = "0123456789abcdef0123"
 
 
 @pytest.fixture
-def served(paint: Callable[..., Frame]) -> Iterator[Callable[..., MjpegSink]]:
+def served(paint: Callable[..., Frame], repeat: Callable[..., None]) -> Callable[..., MjpegSink]:
     """Opens the page and shows blue sources with red translations on it until the test ends."""
-    stop = threading.Event()
-    threads: list[threading.Thread] = []
 
     def start(access: Access | None = None, **extra: Any) -> MjpegSink:
         sink = MjpegSink(access or Access("127.0.0.1", 0))
 
-        def write() -> None:
-            index = 0
-            while not stop.wait(0.03):
-                source = replace(paint(index, BLUE), extra=extra)
-                translated = replace(
-                    source, pixels=paint(index, RED).pixels, extra={**extra, ENGINE_MS: 12.5}
-                )
-                sink.write(translated, source)
-                index += 2  # every second picture is missing
-            sink.close()
+        def write(number: int) -> None:
+            source = replace(paint(2 * number, BLUE), extra=extra)  # every second picture is missing
+            translated = replace(source, pixels=paint(0, RED).pixels, extra={**extra, ENGINE_MS: 12.5})
+            sink.write(translated, source)
 
-        threads.append(threading.Thread(target=write))
-        threads[-1].start()
+        repeat(0.03, write, sink.close)
         return sink
 
-    yield start
-    stop.set()
-    for thread in threads:
-        thread.join()
+    return start
 
 
 def ask(
