@@ -20,6 +20,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 
@@ -66,8 +67,10 @@ def engine_of(method: str, size: int) -> EngineFile:
     height, width = inference.fixed_size or (size, size)
     origin = Origin(method, method, "source -> target", Provenance())
     engine = engine_from_inference(inference, SizePolicy.fixed(height, width), origin)
+    spec = engine.metadata.style
+    style = None if spec is None else np.asarray([spec.default], np.float32)
     try:
-        return half_from_engine(engine, fit_all(read_frames(None, 1), [(height, width)]))[0]
+        return half_from_engine(engine, fit_all(read_frames(None, 1), [(height, width)]), style)[0]
     except ParityError as error:
         print(f"{method} stays fp32: {error}", file=sys.stderr)
         return engine
@@ -130,7 +133,8 @@ def plugin_forms(path: Path, architecture: str) -> dict[str, list[float]]:
 def table_of(rows: list[dict[str, object]]) -> str:
     """Markdown: one line per method, the spread over architectures in the last columns."""
     lines = [
-        "| method | size | GMAC | plain | rewritten | with plugins | with convolution plugins | plan MB | built in, CPU s |",
+        "| method | size | GMAC | plain | rewritten | with plugins | with convolution plugins | plan MB | "
+        "command, CPU s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(str(row["method"]) for row in rows):

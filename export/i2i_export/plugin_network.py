@@ -225,7 +225,11 @@ class _Lowering:
         """`[C]` as float32, which is what the kernels read."""
         if vector.dtype == ir.DataType.FLOAT:
             return vector
+        array = constant(vector)
+        if array is not None:
+            return add_weight(self.graph, f"{vector.name}/float32", array.astype(np.float32))
         node = ir.node("Cast", [vector], attributes={"to": ir.DataType.FLOAT})
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), vector.shape
         self.graph.graph.insert_before(before, node)
         return node.outputs[0]
 
