@@ -4,6 +4,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # A clip, camera number or URI to translate instead of the rendered street scene.
 INPUT ?= test://street
+# TensorRT's Python bindings, without its libraries: what our calls are held against (skipped where there are none).
+BINDINGS = tests/export/plans/trt_stub/wheels
+TENSORRT_RELEASES = tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.9.0.34 \
+	tensorrt-cu13-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
 # Processes that share the tests.
 WORKERS ?= 2
 
@@ -39,6 +43,10 @@ gpu-proof: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	for release in $(TENSORRT_RELEASES); do \
+		.venv/bin/python -m pip download -q --disable-pip-version-check --no-deps -d $(BINDINGS) $$release \
+		|| echo "tests that need $$release will skip"; \
+	done
 	touch $@
 
 clean:
