@@ -94,8 +94,9 @@ def generator_benches(device: torch.device) -> list[Bench]:
 
 def training_benches(device: torch.device) -> list[Bench]:
     """A training step at 256, batch 1: as the trainer runs it, and with our kernels; float32 and bfloat16."""
-    from i2i_trainer.methods import METHODS
     from networks import training_step
+
+    from i2i_trainer.methods import METHODS
 
     return [
         Bench(
