@@ -123,8 +123,8 @@ def test_int8_keeps_a_plain_translator_s_picture(plain_engine: EngineFile, stree
     codes = [stored[node.input[0]] for node in readers if node.input[0] in stored]
     assert codes
     assert {entry.data_type for entry in codes} == {onnx.TensorProto.INT8}
-    steps = {tuple(stored[node.input[1]].dims) for node in readers if node.input[0] in stored}
-    assert steps == {(32,)}, "one step per output channel"
+    weights = [node for node in readers if node.input[0] in stored]
+    assert all(list(stored[node.input[1]].dims) == stored[node.input[0]].dims[:1] for node in weights)
     check_contract(quantised.to_proto(), origin="int8")
 
 
