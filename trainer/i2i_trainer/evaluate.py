@@ -25,7 +25,7 @@ from i2i_trainer.errors import DataError, OptionError, TrainError
 from i2i_trainer.features import FeatureNetwork, RandomPatches, Range, load_features, load_network
 from i2i_trainer.layouts import Domains, find_domains, has_split
 from i2i_trainer.method import Inference, Method
-from i2i_trainer.pictures import Pixels, frames_of_clip
+from i2i_trainer.pictures import Picture, Pixels, frames_of_clip
 from i2i_trainer.sheets import bytes_from_tensor, sheet_from_columns, write_png
 
 SHEET_ROWS = 8
@@ -153,14 +153,22 @@ def _material(options: Options, config: TrainConfig, method: Method, inference: 
     side = options.size or (inference.fixed_size or (config.image_size,))[0]
     if side % inference.stride:
         raise OptionError(f"--size {side} must be a multiple of {inference.stride} for this method.")
-    a, kept_a = squares_from_pictures(domains.a[: options.limit], side)
-    b, kept_b = squares_from_pictures(domains.b[: options.limit], side)
+    a, kept_a = _squares(domains.a, options.limit, side)
+    b, kept_b = _squares(domains.b, options.limit, side)
     if domains.paired:  # a pair counts where both of its pictures can be read
         both = sorted(set(kept_a) & set(kept_b))
         a, b = a[[kept_a.index(i) for i in both]], b[[kept_b.index(i) for i in both]]
         kept_a = kept_b = both
     labels_a, labels_b = _kept(domains.labels_a, kept_a), _kept(domains.labels_b, kept_b)
     return Material(domains, split, _tensor(a), _tensor(b), labels_a, labels_b, domains.paired)
+
+
+def _squares(pictures: Sequence[Picture], limit: int, side: int) -> tuple[Pixels, list[int]]:
+    """At most `limit` readable pictures, spread over the domain, and their indices."""
+    count = min(limit, len(pictures))
+    spread = [i * len(pictures) // count for i in range(count)]
+    squares, kept = squares_from_pictures([pictures[i] for i in spread], side)
+    return squares, [spread[i] for i in kept]
 
 
 def _tensor(pixels: Pixels) -> Tensor:
