@@ -108,6 +108,9 @@ def require_green(op: str, device: torch.device) -> None:
 
 def measure(bench: Bench, device: torch.device, repeats: int = 50) -> Timing:
     """Times the call over as many input sets as it takes to leave the cache."""
+    if device.type == "cuda":
+        # torch.compile gives up on a function after eight shapes, and would then time eager code under its name.
+        torch.compiler.reset()
     calls = [bench.make() for _ in range(_input_sets(bench.moved, device))]
     for call in (*calls, *calls):
         call()
