@@ -184,3 +184,25 @@ def test_the_shipped_engine_keeps_40_db_on_real_frames(real_videos: Path) -> Non
         assert frame is not None
         error = np.mean((reference.infer(frame.pixels).astype(float) - picked.infer(frame.pixels)) ** 2)
         assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 40
+
+
+def test_ctrl_c_after_an_engine_was_closed_is_a_plain_interrupt(engines: Any) -> None:
+    """OpenVINO would leave the thread with a stack for signals that is no longer there."""
+    script = (
+        "import gc, signal, sys\n"
+        "import numpy as np\n"
+        "from i2i_runtime.engines import open_engine\n"
+        "engine = open_engine(sys.argv[1], 'openvino')\n"
+        "engine.infer(np.zeros((9, 7, 3), np.uint8))\n"
+        "engine.close()\n"
+        "del engine\n"
+        "gc.collect()\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(engines.invert)], capture_output=True, check=True
+    )
+    assert done.stdout == b"interrupted\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -30,7 +31,7 @@ class OpenVinoEngine:
     slots = 1
 
     def __init__(self, path: Path, reason: str = "chosen by the caller", threads: int | None = None) -> None:
-        self._core = _openvino().Core()
+        self._core = _core()
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
@@ -81,7 +82,7 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         self._requests.clear()
-        del self._model, self._core
+        del self._model
 
     def _request(self, height: int, width: int) -> Any:
         """The compiled network for one padded size: a shape known in advance runs a fifth to a third faster."""
@@ -101,16 +102,20 @@ class OpenVinoEngine:
         return "bf16" if wanted == "bf16" and "BF16" in capabilities else "f32"
 
 
-def _openvino() -> Any:
-    """The library, imported without its telemetry.
+@cache
+def _core() -> Any:
+    """OpenVINO itself, imported without its telemetry and kept until the process ends.
 
-    That package forks the process and reports to a server each time a network is read: nothing for a program with
-    threads, and nothing that a translator of people's cameras may do. OpenVINO takes its own stub where it is missing.
+    Its processor plugin gives the opening thread a stack for signals and unmaps it when the last core goes, without
+    telling the kernel: the next Ctrl-C would end in a segmentation fault.
+
+    The telemetry package forks the process and reports to a server each time a network is read: nothing for a program
+    with threads, and nothing that a translator of people's cameras may do. OpenVINO takes its own stub without it.
     """
     with _module_missing("openvino_telemetry"):
         import openvino
 
-    return openvino
+    return openvino.Core()
 
 
 @contextmanager
