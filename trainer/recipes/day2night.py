@@ -5,6 +5,7 @@
 DATA holds `daynight_webcams.tar` (folders `day` and `night`) and `videos/` with the driving clips; OUT becomes an
 unpaired folder: trainA and trainB, and testA and testB with the cameras that training never sees. OUT/pairs holds
 known translations for `--pairs`: streets rendered by day and by night, and pictures of one fixed camera at both times.
+Frames of `test://street`, which the demo translates, are among the day.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ import cv2
 import numpy as np
 import tyro
 
+from i2i_runtime.sources.street import Street
 from i2i_trainer.scenes import render, scene_from_seed
 
 HELD_BACK_SIZES = {(439, 640), (593, 800), (555, 800)}
 """Height and width tell the fixed cameras apart; pictures of these go to the test folders only."""
+STREET_FRAMES = range(0, 1000, 25)
+"""Frames of `test://street` that join the day."""
 SAME_PLACE = 0.35
 """Least correlation of the edges of two pictures that are taken to show the same place."""
 CLIPS = {
@@ -55,6 +59,9 @@ def prepare(recipe: Recipe) -> dict[str, int]:
     _webcams(recipe.data / "daynight_webcams.tar", recipe.out)
     for clip, (folder, every) in CLIPS.items():
         _frames(recipe.data / "videos" / clip, recipe.out / folder, every)
+    street = Street(640, 360)
+    for index in STREET_FRAMES:
+        cv2.imwrite(str(recipe.out / "trainA" / f"street_{index:04d}.png"), street.draw(index)[:, :, ::-1])
     for folder in (recipe.out / "pairs" / "trainA", recipe.out / "pairs" / "trainB"):
         folder.mkdir(parents=True)
     _rendered_pairs(recipe.out / "pairs", recipe.scenes)

@@ -6,7 +6,7 @@ DATA is what day2night.py laid out, RUN the trained run, CLIP a driving clip by 
 that training never saw: distance to their real night pictures (kernel distance on random patch features, which
 compares rows of this table with each other and with nothing else), agreement of the edges with the source, and
 flicker on the clip. The gamma curve darkens each channel by one power, fitted on the training pictures so that mean and
-spread of the night are met best. Writes day2night_card.json and day2night_card.png beside this file.
+spread of the night are met best. Writes day2night_card.json and day2night_card.jpg beside this file.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def write_sheet(pictures: Sequence[Pixels], ways: dict[str, Translate]) -> None:
         head = np.full((24, tile[0], 3), 255, np.uint8)
         cv2.putText(head, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         columns.append(np.vstack([head, *cells]))
-    cv2.imwrite(str(HERE / "day2night_card.png"), np.hstack(columns)[:, :, ::-1])
+    cv2.imwrite(str(HERE / "day2night_card.jpg"), np.hstack(columns)[:, :, ::-1])
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
