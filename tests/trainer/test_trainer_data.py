@@ -132,6 +132,8 @@ def test_single_folder_when_asked(tmp_path: Path) -> None:
 
 
 def test_splits_are_found(streets: Path) -> None:
+    assert find_domains(config(streets)).layout == "unpaired"  # four folders, and no classes
+    assert len(find_domains(config(streets)).a) == 6
     assert has_split(config(streets), "test")
     assert not has_split(config(streets), "val")
     assert len(find_domains(config(streets), "test", paired=True).a) == 3

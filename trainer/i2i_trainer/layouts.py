@@ -104,13 +104,6 @@ class _Finder:
         if folders is not None:
             if layout == "auto" and all(holds_digits(folder) for folder, _ in folders):
                 return self._digits()
-            if (
-                layout == "auto"
-                and not paired
-                and self._many_classes()
-                and self.config.domains == DEFAULT_DOMAINS
-            ):
-                return self._class_folders()
             (a, name_a), (b, name_b) = folders
             domains = Domains("unpaired", (name_a, name_b), self._pictures(a), self._pictures(b))
             return self._matched(domains, paired)
