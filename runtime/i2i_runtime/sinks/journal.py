@@ -82,6 +82,9 @@ class Journal:
         self.segments.append(segment)
 
     def discard(self) -> None:
+        """Removes all of it, the journal last: killed on the way, what is left is still true."""
+        for segment in self.folder.glob("*.nut"):
+            segment.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
