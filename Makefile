@@ -43,6 +43,8 @@ gpu-proof: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	# The server's client pins an old protobuf; its schema alone is read here, and that works with a new one.
+	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps tritonclient==2.73.0 grpcio python-rapidjson
 	for release in $(TENSORRT_RELEASES); do \
 		.venv/bin/python -m pip download -q --disable-pip-version-check --no-deps -d $(BINDINGS) $$release \
 		|| echo "tests that need $$release will skip"; \
