@@ -10,8 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from i2i_trainer import norms
+from i2i_trainer.methods import METHODS
 from i2i_trainer.norms import (
     AdaptiveInstanceNorm,
+    AffineInstanceNorm,
     BatchNormBias,
     FilterResponseNorm,
     InstanceNorm,
@@ -162,3 +165,71 @@ def test_half_precision_is_normalised_with_float32_statistics(make: Callable[[in
     half = norm.half()(x)
     assert half.dtype == torch.float16
     torch.testing.assert_close(half.float(), wide, rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("gradient_layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("make", [InstanceNorm, AffineInstanceNorm, AdaptiveInstanceNorm])
+def test_gradients_hold_in_every_layout_and_at_batch_1(
+    make: Callable[[int], torch.nn.Module],
+    layout: torch.memory_format,
+    gradient_layout: torch.memory_format,
+    batch: int,
+) -> None:
+    """A norm right before an addition gets the layout of the next convolution's gradient, not that of its own output."""
+    torch.manual_seed(0)
+    norm = make(4)
+    style = (torch.randn(batch, 4), torch.randn(batch, 4)) if make is AdaptiveInstanceNorm else ()
+    x, dy = torch.randn(batch, 4, 6, 5), torch.randn(batch, 4, 6, 5)
+    wide = x.double().requires_grad_()
+    variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
+    expected = (wide - mean) / (variance + 1e-5).sqrt()
+    if style:
+        expected = expected * style[0][..., None, None].double()
+    expected.backward(dy.double())
+    given = x.contiguous(memory_format=layout).requires_grad_()
+    norm(given, *style).backward(dy.contiguous(memory_format=gradient_layout))
+    torch.testing.assert_close(given.grad.double(), wide.grad, rtol=1e-4, atol=1e-5, check_stride=False)
+
+
+@pytest.mark.parametrize("make", [LayerNormOverStd, LayerNorm, lin, iln, ada_lin, ada_iln])
+def test_the_branch_for_a_gpu_is_the_same_function(
+    make: Callable[[int], torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and every gradient of the call that takes a kernel on a GPU, through its CPU implementation."""
+    torch.manual_seed(0)
+    norm = make(4).double()
+    for parameter in norm.parameters():
+        parameter.data = torch.rand_like(parameter)
+    adaptive = make in (ada_lin, ada_iln)
+    arguments = [torch.randn(2, 4, 3, 5, dtype=torch.float64) * 1e-2]
+    arguments += [torch.randn(2, 4, dtype=torch.float64) for _ in range(2 * adaptive)]
+    leaves = [*(argument.requires_grad_() for argument in arguments), *norm.parameters()]
+
+    def run() -> list[Tensor]:
+        y = norm(*arguments)
+        weights = torch.arange(y.numel(), dtype=torch.float64).cos().reshape(y.shape)
+        return [y, *torch.autograd.grad((y * weights).sum(), leaves)]
+
+    plain = run()
+    monkeypatch.setattr(norms, "kernels_fit", lambda _: True)
+    for ours, theirs in zip(run(), plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("method", "network"), [("lptn", "critic"), ("tunit", "disc")])
+def test_what_a_gradient_penalty_reaches_holds_no_norm_with_a_kernel(method: str, network: str) -> None:
+    config = METHODS[method].config
+    judge = getattr(METHODS[method].method(config(**config.presets["small"])), network)
+    twice = (AffineInstanceNorm, norms.FilterResponseNorm)
+    own = [module for module in judge.modules() if type(module).__module__ == norms.__name__]
+    assert own
+    assert all(isinstance(module, twice) for module in own)
+
+
+def test_the_norm_of_critics_differentiates_twice() -> None:
+    torch.manual_seed(0)
+    norm = AffineInstanceNorm(2).double()
+    x = torch.randn(1, 2, 3, 3, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    assert torch.autograd.gradgradcheck(norm, x.requires_grad_())

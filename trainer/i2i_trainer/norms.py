@@ -2,13 +2,18 @@
 
 All take `[N, C, H, W]` of any floating dtype and return the same. Half-precision input is normalised with
 float32 statistics: at 64 x 256 x 256 a half-precision mean of squares is useless.
+
+On a GPU they run as kernels where those fit (`kernels_fit`), elsewhere as plain torch. A kernel differentiates once;
+a network that a gradient penalty reaches takes AffineInstanceNorm or FilterResponseNorm.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from i2i_kernels import norm as kernels
+from i2i_kernels.machine import kernels_fit
 
 
 def accumulable(x: Tensor) -> Tensor:
@@ -45,7 +50,23 @@ class InstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.instance_norm(x, eps=self.eps)
+        return kernels.instance_norm(x, eps=self.eps)
+
+
+class AffineInstanceNorm(nn.Module):
+    """Instance norm with a scale (1) and shift (0) per channel; plain torch on every device.
+
+    For critics under a gradient penalty, whose input gradients are differentiated once more.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.instance_norm(x, self.weight, self.bias, eps=self.eps, impl="reference")
 
 
 class AdaptiveInstanceNorm(nn.Module):
@@ -61,7 +82,7 @@ class AdaptiveInstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        return F.instance_norm(x, eps=self.eps) * per_channel(scale) + per_channel(shift)
+        return kernels.adain(x, scale, shift, eps=self.eps)
 
 
 class LayerNormOverStd(nn.Module):
@@ -77,6 +98,8 @@ class LayerNormOverStd(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels_fit(x):
+            return kernels.layer_norm_munit(x, self.weight, self.bias, eps=self.eps)
         wide = accumulable(x)
         std, mean = torch.std_mean(wide, dim=(1, 2, 3), correction=1, keepdim=True)
         normal = ((wide - mean) / (std + self.eps)).to(x.dtype)
@@ -93,6 +116,8 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels_fit(x):
+            return kernels.layer_norm(x, self.weight, self.bias, eps=self.eps)
         normal = centred_by_sample(accumulable(x), self.eps, correction=0).to(x.dtype)
         return normal * per_channel(self.weight) + per_channel(self.bias)
 
@@ -117,6 +142,10 @@ class ClampedMix(nn.Module):
         """Shares of instance and layer norm, `[C]` each."""
         return self.rho, 1 - self.rho
 
+    def on_gpu(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        """The mix of `x` times scale plus shift (`[C]` or `[N, C]`), as one kernel."""
+        return kernels.lin(x, self.rho, scale, shift, eps=eps)
+
     @torch.no_grad()
     def clamp_(self) -> None:
         """Puts every share back into [0, 1]."""
@@ -135,6 +164,10 @@ class SoftmaxMix(nn.Module):
         instance, layer = torch.softmax(self.logits, dim=0).unbind(0)
         return instance, layer
 
+    def on_gpu(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
+        """The mix of `x` times scale plus shift (`[C]` or `[N, C]`), as one kernel."""
+        return kernels.iln(x, self.logits, scale, shift, eps=eps)
+
 
 class InstanceLayerNorm(nn.Module):
     """LIN of U-GAT-IT and ILN of NICE-GAN: the mix, with a scale (1) and shift (0) of its own per channel."""
@@ -147,6 +180,8 @@ class InstanceLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if kernels_fit(x):
+            return self.mix.on_gpu(x, self.weight, self.bias, self.eps)
         mixed = instance_layer_mix(x, *self.mix.shares(), self.eps)
         return mixed * per_channel(self.weight) + per_channel(self.bias)
 
@@ -161,6 +196,8 @@ class AdaptiveInstanceLayerNorm(nn.Module):
         self.mix = mix
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        if kernels_fit(x):
+            return self.mix.on_gpu(x, scale, shift, self.eps)
         return instance_layer_mix(x, *self.mix.shares(), self.eps) * per_channel(scale) + per_channel(shift)
 
 

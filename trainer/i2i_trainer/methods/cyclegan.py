@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from i2i_trainer.config import Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
+from i2i_trainer.norms import InstanceNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class CycleGANConfig(TrainConfig):
 
 
 def _conv_in_relu(conv: nn.Module, channels: int) -> list[nn.Module]:
-    return [conv, nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)]
+    return [conv, InstanceNorm(channels), nn.ReLU(inplace=True)]
 
 
 class ResBlock(nn.Module):
@@ -81,7 +82,7 @@ class ResBlock(nn.Module):
         self.layers = nn.Sequential(
             *_conv_in_relu(nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"), channels),
             nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"),
-            nn.InstanceNorm2d(channels),
+            InstanceNorm(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class PatchDiscriminator(nn.Sequential):
             stride = 2 if layer < layers else 1
             modules += [
                 nn.Conv2d(channels, wider, 4, stride=stride, padding=1),
-                nn.InstanceNorm2d(wider),
+                InstanceNorm(wider),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             channels = wider

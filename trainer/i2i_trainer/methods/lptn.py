@@ -20,7 +20,7 @@ from i2i_trainer.config import Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import gradient_penalty, hinge_generator, wasserstein_discriminator
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
-from i2i_trainer.norms import InstanceNorm
+from i2i_trainer.norms import AffineInstanceNorm, InstanceNorm
 from i2i_trainer.steps import adam, detached, frozen
 
 Variant = Literal["improved", "paper"]
@@ -237,7 +237,7 @@ class Critic(nn.Module):
         layers: list[nn.Module] = [
             conv(3, width, 3, stride=2, padding="zeros"),
             nn.LeakyReLU(0.2),
-            nn.InstanceNorm2d(width, affine=True),
+            AffineInstanceNorm(width),
         ]
         for before, after in ((1, 2), (2, 4), (4, 8), (8, 8)):
             layers += [
