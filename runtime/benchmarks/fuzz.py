@@ -13,6 +13,7 @@ folder. Exit code 1 where anything was wrong.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import multiprocessing
@@ -191,7 +192,7 @@ def _bent(value: Any, rng: random.Random) -> Any:
             if key is None:
                 break
             if not isinstance(spot[key], (dict, list)) or rng.random() < 0.4:
-                spot[key] = rng.choice(odd)
+                spot[key] = copy.deepcopy(rng.choice(odd))
                 break
             spot = spot[key]
     return value
