@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 
 from i2i_trainer.checkpoint import write_atomically
@@ -81,38 +83,41 @@ class Log:
 
 
 class Screen:
-    """A progress bar on a terminal; elsewhere one line per print."""
+    """A progress bar with the losses below it on a terminal; elsewhere one line per print."""
 
     def __init__(self, method: str, steps: int, done: int, shown: bool) -> None:
         self._console = Console(quiet=not shown)
         self._steps = steps
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._live: Live | None = None
+        self._losses = Text(style="dim")
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[speed]}"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(method, total=steps, completed=done, speed="")
         if self._console.is_terminal and shown:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[said]}"),
-                console=self._console,
-            )
-            self._task = self._bar.add_task(method, total=steps, completed=done, said="")
-            self._bar.start()
+            self._live = Live(Group(self._bar, self._losses), console=self._console)
+            self._live.start()
 
     def advance(self, step: int) -> None:
         """Moves the bar."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
+        self._bar.update(self._task, completed=step)
 
     def say(self, row: dict[str, Any]) -> None:
         """Shows the losses and the speed of one print."""
         losses = " ".join(f"{name} {value:.4g}" for name, value in row["losses"].items())
-        said = f"{row['pictures_per_s']:.1f} pictures/s  {losses}"
-        if self._bar is not None:
-            self._bar.update(self._task, said=said)
+        speed = f"{row['pictures_per_s']:.1f} pictures/s"
+        if self._live is not None:
+            self._bar.update(self._task, speed=speed)
+            self._losses.plain = losses
         else:
-            self._console.print(f"step {row['step']}/{self._steps}  {said}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"step {row['step']}/{self._steps}  {speed}  {losses}", highlight=False, soft_wrap=True
+            )
 
     def note(self, text: str) -> None:
         """Prints one line above the bar."""
@@ -120,8 +125,8 @@ class Screen:
 
     def close(self) -> None:
         """Leaves the bar on the screen as it stands."""
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
 
 class Speed:
