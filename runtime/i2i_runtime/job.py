@@ -175,7 +175,7 @@ def clips_of(location: str) -> list[Path]:
     folder = Path(location)
     if not folder.is_dir() or picture_paths(location):
         return []
-    known = {*CONTAINERS, ".avi", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
+    known = {*CONTAINERS, ".ts", ".avi", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
 
 

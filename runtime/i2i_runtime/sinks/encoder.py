@@ -27,7 +27,6 @@ CONTAINERS = {
     ".mov": "mov",
     ".mkv": "matroska",
     ".webm": "webm",
-    ".ts": "mpegts",
 }
 """The endings that a video is written to, and FFmpeg's name of each."""
 _DEFAULTS: dict[str, dict[str, str]] = {
