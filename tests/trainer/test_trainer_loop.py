@@ -74,6 +74,7 @@ def test_loaded_weights_are_the_averaged_ones(tiny: CycleGANConfig) -> None:
 def test_two_processes_reach_the_weights_of_one(
     tiny: CycleGANConfig, tmp_path: Path, clean_environment: dict[str, str]
 ) -> None:
+    tiny = replace(tiny, steps=2, decay_from=1)
     one = train("cyclegan", replace(tiny, batch=4, pool=50))
     flags = {
         "--data": tiny.data,
@@ -100,20 +101,21 @@ def test_two_processes_reach_the_weights_of_one(
     assert done.returncode == 0, done.stderr
     ours, theirs = weights(one, "model/"), weights(tmp_path / "two", "model/")
     assert ours.keys() == theirs.keys()
-    # Adam's first steps amplify the order of float sums where a gradient is nearly zero (a bias before a norm).
+    # Two steps: the order of float sums grows with every step. A bias before a norm has no gradient but noise.
     for name, value in ours.items():
         if name.endswith("weight"):
-            torch.testing.assert_close(theirs[name], value, rtol=0, atol=2e-5)
+            torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-6)
     logs = [json.loads((run / "log.jsonl").read_text().splitlines()[-1]) for run in (one, tmp_path / "two")]
     assert logs[1]["losses"] == pytest.approx(logs[0]["losses"], rel=1e-3)
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny: CycleGANConfig, tmp_path: Path) -> None:
+    tiny = replace(tiny, steps=2, decay_from=1)
     whole = train("cyclegan", replace(tiny, batch=4, pool=50, out=tmp_path / "whole"))
     parts = train("cyclegan", replace(tiny, batch=2, accumulate=2, pool=50, out=tmp_path / "parts"))
     for name, value in weights(whole, "model/").items():
         if name.endswith("weight"):
-            torch.testing.assert_close(weights(parts)[name], value, rtol=0, atol=2e-5)
+            torch.testing.assert_close(weights(parts)[name], value, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "16"])
