@@ -118,7 +118,7 @@ class EngineMetadata:
             )
         try:
             return _metadata_from_dict(raw)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise EngineError(
                 f"{origin} carries metadata with a missing or wrong field ({error}): "
                 "export it again with i2i-export."

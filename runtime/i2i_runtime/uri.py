@@ -13,7 +13,7 @@ from pathlib import Path
 
 # A scheme has two letters or more, so that `C:\clip.mp4` stays a path.
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(//)?(.*)$", re.DOTALL)
-_CREDENTIALS = re.compile(r"(?<=//)[^/@]*@")
+_CREDENTIALS = re.compile(r"(?<=//)[^/@]+@")
 _SECRET_PARAMETER = re.compile(
     r"(?i)\b(token|password|passwd|pass|pwd|key|secret|auth|signature|sig)=[^&#\s]*"
 )

@@ -29,6 +29,13 @@ class OnnxRuntimeEngine:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            described = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+            inputs = {
+                entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_inputs()
+            }
+            outputs = {
+                entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_outputs()
+            }
         except (
             Exception
         ) as error:  # onnxruntime raises a class of its own per status code, without a common base
@@ -36,15 +43,8 @@ class OnnxRuntimeEngine:
                 f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}): "
                 "it is damaged, no network, or of a format this version does not read."
             ) from error
-        self.metadata = contract.parse_metadata(
-            self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY), path
-        )
-        contract.check_interface(
-            path,
-            self.metadata,
-            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_inputs()},
-            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_outputs()},
-        )
+        self.metadata = contract.parse_metadata(described, path)
+        contract.check_interface(path, self.metadata, inputs, outputs)
         self._defaults = contract.default_inputs(self.metadata)
         self.backend = f"onnxruntime {self.metadata.precision}"
         self.reason = reason
