@@ -20,9 +20,11 @@ from i2i_runtime.frame import Picture
 UNSPECIFIED = 2
 LIMITED, FULL = 1, 2
 
-_EXACT = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
-_TO_RGB = int(_EXACT | Interpolation.POINT)
-_FROM_RGB = int(_EXACT | Interpolation.AREA)
+# libswscale's flags as numbers, because PyAV names them from version 18 on: accurate rounding, and full chroma in
+# both directions; repeated over the pixels it covers on the way in, averaged on the way back.
+EXACT = 0x40000 | 0x2000 | 0x4000
+_TO_RGB = EXACT | int(Interpolation.POINT)
+_FROM_RGB = EXACT | int(Interpolation.AREA)
 
 # H.273 matrix coefficients -> the coefficients swscale knows by the same name.
 _SWSCALE_MATRIX = {0: 1, 1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}

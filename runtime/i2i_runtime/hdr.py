@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
+from i2i_runtime.colour import EXACT
 from i2i_runtime.frame import Picture
 
 PQ, HLG = 16, 18
@@ -44,9 +45,7 @@ class ToneMapper:
             format="rgb48le",
             src_colorspace=_BT2020,
             dst_colorspace=_BT2020,
-            interpolation=int(
-                Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-            ),
+            interpolation=EXACT | int(Interpolation.BILINEAR),
             src_color_range=self._range,
             dst_color_range=2,
             threads=1,
