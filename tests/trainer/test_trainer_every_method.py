@@ -69,7 +69,7 @@ def tiny(name: str, options: dict[str, object]) -> TrainConfig:
 def test_method_trains_resumes_and_translates(
     name: str, request: pytest.FixtureRequest, streets: Path, digits: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, object] = {"data": digits if name == "cogan" else streets}
+    options: dict[str, object] = {"data": digits if name in ("cogan", "unit-digits") else streets}
     if name == "distill":
         options["teacher"] = request.getfixturevalue("teacher")
     config = tiny(name, options)
