@@ -84,6 +84,15 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
     assert find_domains(config(tmp_path, layout="class-folders")).classes == ("cat", "dog")
 
 
+def test_unlabelled_pictures_belong_to_no_class(tmp_path: Path) -> None:
+    for name in ("cat", "unlabelled", "wild", "dog"):
+        picture(tmp_path / "train" / name / f"{name}.png")
+    domains = find_domains(config(tmp_path))
+    assert domains.classes == ("cat", "dog", "wild")
+    named = {p.name: label for p, label in zip(domains.a, domains.labels_a or (), strict=True)}
+    assert named == {"cat.png": 0, "dog.png": 1, "wild.png": 2, "unlabelled.png": -1}
+
+
 def test_side_by_side_pictures_are_pairs(tmp_path: Path) -> None:
     both = np.zeros((20, 48, 3), np.uint8)
     both[:, :24], both[:, 24:] = (255, 0, 0), (0, 0, 255)

@@ -168,4 +168,6 @@ def test_learning_rates_follow_the_step() -> None:
     assert [lr_factor(linear, step) for step in (0, 100, 150, 200)] == [1.0, 1.0, 0.5, 0.0]
     halve = TrainConfig(schedule="halve", decay_every=10)
     assert [lr_factor(halve, step) for step in (0, 9, 10, 25)] == [1.0, 1.0, 0.5, 0.25]
+    steps = TrainConfig(schedule="milestones", milestones=(10, 30))
+    assert [lr_factor(steps, step) for step in (0, 9, 10, 29, 30)] == [1.0, 1.0, 0.5, 0.5, 0.25]
     assert lr_factor(TrainConfig(), 10**6) == 1.0

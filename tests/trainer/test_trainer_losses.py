@@ -195,3 +195,11 @@ def test_half_precision_logits_give_float32_losses() -> None:
     logits = torch.tensor([300.0]).half()
     assert number(lsgan([logits], 0.0)) == 90_000  # beyond float16
     assert number(sum_of_squares(logits[None], -logits[None])) == 360_000
+
+
+def test_contrastive_losses_are_as_exact_under_autocast() -> None:
+    torch.manual_seed(0)
+    query, key, negatives = torch.randn(6, 8), torch.randn(6, 8), torch.randn(20, 8)
+    exact = info_nce(query, key, negatives)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(info_nce(query, key, negatives), exact)

@@ -11,7 +11,7 @@ from i2i_trainer.errors import OptionError
 
 Precision = Literal["32", "bf16", "16"]
 Layout = Literal["auto", "unpaired", "paired", "class-folders", "lists", "digits", "single"]
-Schedule = Literal["constant", "linear", "halve"]
+Schedule = Literal["constant", "linear", "halve", "milestones"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,12 @@ class TrainConfig:
     betas: tuple[float, float] = (0.5, 0.999)
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
-    """`linear`: constant until `decay_from`, then linearly to 0; `halve`: times 0.5 every `decay_every` steps."""
+    """`linear`: constant until `decay_from`, then linearly to 0; `halve`: times 0.5 every `decay_every` steps;
+    `milestones`: times 0.5 at each of them."""
     decay_from: int = 100_000
     decay_every: int = 100_000
+    milestones: tuple[int, ...] = ()
+    """Steps at which the schedule `milestones` halves the learning rates."""
     clip_norm: float = 0.0
     """Largest gradient norm, 0 for none."""
     accumulate: int = 1

@@ -30,6 +30,8 @@ from i2i_trainer.pictures import (
 
 DEFAULT_DOMAINS = ("A", "B")
 SPLITS = ("train", "val", "test")
+UNLABELLED_FOLDER, UNLABELLED = "unlabelled", -1
+"""Among class folders: pictures of no known class, for semi-supervised training, and the label they get."""
 
 
 @dataclass(frozen=True)
@@ -233,11 +235,12 @@ class _Finder:
             raise DataError(f"{self.root} holds no class folders: make one folder of pictures per class.")
         pictures: list[Picture] = []
         labels: list[int] = []
-        for label, folder in enumerate(folders):
+        classes = tuple(folder.name for folder in folders if folder.name != UNLABELLED_FOLDER)
+        for folder in folders:
             members = self._pictures(folder)
             pictures += members
+            label = UNLABELLED if folder.name == UNLABELLED_FOLDER else classes.index(folder.name)
             labels += [label] * len(members)
-        classes = tuple(folder.name for folder in folders)
         return Domains(
             "class-folders",
             self.config.domains,

@@ -94,6 +94,12 @@ def mode_seeking(x1: Tensor, x2: Tensor, z1: Tensor, z2: Tensor, eps: float = 1e
     return 1 / (ratio + eps)
 
 
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    """Matrix product in float32 under autocast too, which would round it to half precision."""
+    with torch.autocast(first.device.type, enabled=False):
+        return first @ second
+
+
 def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: float = 0.07) -> Tensor:
     """Cross entropy of finding the positive. query, positive `[N, D]`; negatives `[K, D]`, for every query.
 
@@ -101,7 +107,7 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
     """
     query = query.float()
     right = (query * positive.float()).sum(dim=1, keepdim=True)
-    wrong = query @ negatives.float().T
+    wrong = _product(query, negatives.float().T)
     logits = torch.cat([right, wrong], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
@@ -111,14 +117,14 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
 
     The keys get no gradient.
     """
-    logits = torch.bmm(query.float(), key.detach().float().transpose(1, 2)) / temperature
+    logits = _product(query.float(), key.detach().float().transpose(1, 2)) / temperature
     own = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
     return F.cross_entropy(logits.flatten(0, 1), own.flatten())
 
 
 def iic(first: Tensor, second: Tensor, eps: float = 1e-10) -> Tensor:
     """Minus the mutual information between class posteriors `[N, K]` of pictures and their augmentations."""
-    joint = first.float().T @ second.float()
+    joint = _product(first.float().T, second.float())
     joint = ((joint + joint.T) / 2 / joint.sum()).clamp_min(eps)
     rows, columns = joint.sum(dim=1, keepdim=True), joint.sum(dim=0, keepdim=True)
     return -(joint * (joint.log() - rows.log() - columns.log())).sum()

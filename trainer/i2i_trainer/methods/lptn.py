@@ -52,7 +52,8 @@ class LPTNConfig(TrainConfig):
     steps: int = 300_000
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
-    schedule: Schedule = "halve"
+    schedule: Schedule = "milestones"
+    milestones: tuple[int, ...] = (50_000, 100_000, 200_000, 300_000)
 
     variant: Variant = "improved"
     """`improved` is the network of the released weights, `paper` the one of the text."""

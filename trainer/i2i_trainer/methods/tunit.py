@@ -327,12 +327,10 @@ class TUNIT(Method):
         changed_logits = self.guide(changed)[1]
         with torch.no_grad():
             keys = self.slow_guide(changed)[0].float()
-        # At first the mutual information is smaller than what half precision rounds off a product.
-        with torch.autocast(keys.device.type, enabled=False):
-            terms = {
-                "contrast": info_nce(style, keys, self.queue.to(keys.device), TEMPERATURE),
-                "clustering": iic(logits.float().softmax(1), changed_logits.float().softmax(1)),
-            }
+        terms = {
+            "contrast": info_nce(style, keys, self.queue.to(keys.device), TEMPERATURE),
+            "clustering": iic(logits.float().softmax(1), changed_logits.float().softmax(1)),
+        }
         weights = {"contrast": config.contrast_weight, "clustering": config.clustering_weight, "classes": 1.0}
         if config.semi_supervised:
             terms["classes"] = class_loss(logits, batch.labels)
