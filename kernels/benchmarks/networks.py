@@ -26,10 +26,41 @@ GENERATORS = ("cyclegan", "munit", "realtime")
 
 
 def generator(method: str) -> nn.Module:
-    """One direction of the method at its published size, untrained, in evaluation mode."""
+    """One direction of the method at its published size, untrained, in evaluation mode, its norms in plain torch."""
     entry = METHODS[method]
     torch.manual_seed(0)
-    return entry.method(entry.config()).inference("a2b").eval()
+    network = entry.method(entry.config()).inference("a2b").eval()
+    leave_kernels(network)
+    return network
+
+
+class PlainInstanceNorm(norms.InstanceNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return norm(x, Kind(eps=self.eps), impl="reference")
+
+
+class PlainAdaptiveInstanceNorm(norms.AdaptiveInstanceNorm):
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return norm(x, Kind(eps=self.eps), weight=scale, bias=shift, impl="reference")
+
+
+class PlainLayerNormOverStd(norms.LayerNormOverStd):
+    def forward(self, x: Tensor) -> Tensor:
+        kind = Kind("layer", True, self.eps, False)
+        return norm(x, kind, weight=self.weight, bias=self.bias, impl="reference")
+
+
+PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    norms.InstanceNorm: PlainInstanceNorm,
+    norms.AdaptiveInstanceNorm: PlainAdaptiveInstanceNorm,
+    norms.LayerNormOverStd: PlainLayerNormOverStd,
+}
+
+
+def leave_kernels(network: nn.Module) -> None:
+    """Makes the network's norms plain torch on every device: on a GPU the trainer's own pick kernels."""
+    for module in network.modules():
+        module.__class__ = PLAIN.get(type(module), type(module))
 
 
 class FusedNorm(nn.Module):
@@ -160,6 +191,8 @@ def training_step(
     model = METHODS[method].method(config)
     if ours:
         replace_norms(model)
+    else:
+        leave_kernels(model)
     to_channels_last(model.to(device))
     optimisers = model.optimisers()
     side = config.image_size
