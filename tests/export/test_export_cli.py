@@ -31,9 +31,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     method = entry.method(config)
     write_config(folder, "munit", config)
-    write_checkpoint(
-        folder, "munit", {f"model/{name}": value for name, value in method.state_dict().items()}, {}
-    )
+    tensors = {f"model/{name}": value for name, value in method.state_dict().items()}
+    write_checkpoint(folder, "munit", tensors, {"step": 7})
     return folder
 
 

@@ -61,7 +61,9 @@ def test_training_step_with_our_kernels_has_the_same_losses(networks: ModuleType
 
 def test_a_row_says_what_was_timed_where_and_when(harness: ModuleType, tmp_path: Path) -> None:
     benches = [
-        harness.Bench("add", "eager", "8", "float32", lambda: lambda: torch.ones(8) + 1, moved=64),
+        harness.Bench(
+            "add", "eager", "1M", "float32", lambda: lambda: torch.ones(1 << 20) + 1, moved=1 << 23
+        ),
         harness.Bench("add", "broken", "8", "float32", lambda: lambda: torch.ones(8) + torch.ones(7)),
     ]
     rows = harness.run_ungated(benches, torch.device("cpu"), tmp_path / "rows.jsonl")
@@ -86,7 +88,7 @@ def test_a_red_gate_is_not_timed(
         "import sys\nsys.exit('x is off by 1.0e+00, the bound is 2.0e-06')\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    bench = harness.Bench("norm", "eager", "8", "float32", lambda: pytest.fail("it was timed"))
+    bench = harness.Bench("norm", "eager", "1M", "float32", lambda: pytest.fail("it was timed"))
     with pytest.raises(harness.RedGateError, match=r"norm is not timed.*off by 1"):
         harness.run([bench], torch.device("cpu"), tmp_path / "rows.jsonl")
     assert not (tmp_path / "rows.jsonl").exists()

@@ -121,7 +121,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pytest.importorskip("mss", reason="mss is not installed")
     if shutil.which("Xvfb") is None:
         pytest.skip("Xvfb is not installed")
-    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp"]
+    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-noreset"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         assert server.stdout is not None
         monkeypatch.setenv("DISPLAY", f":{int(server.stdout.readline())}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from i2i_trainer.errors import OptionError
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig, Generator, ImagePool, PatchDiscriminator
+from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.summary import macs_of, parameters_of, summarise
 
 
@@ -57,9 +58,7 @@ def test_size_of_the_networks() -> None:
 def test_a_score_of_the_discriminator_sees_70_pixels() -> None:
     torch.manual_seed(0)
     # Instance norm sees the whole map, so the field of view is that of the convolutions alone.
-    disc = nn.Sequential(
-        *(layer for layer in PatchDiscriminator(4) if not isinstance(layer, nn.InstanceNorm2d))
-    )
+    disc = nn.Sequential(*(layer for layer in PatchDiscriminator(4) if not isinstance(layer, InstanceNorm)))
     picture = torch.rand(1, 3, 256, 256, requires_grad=True)
     scores = disc(picture)
     assert scores.shape == (1, 1, 30, 30)
