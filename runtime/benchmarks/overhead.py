@@ -1,0 +1,236 @@
+"""What the pipeline costs around its stages: time of a file job, of a second output, and memory.
+
+    python runtime/benchmarks/overhead.py time ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
+    python runtime/benchmarks/overhead.py memory ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
+
+`time` does the work of every stage alone (decode and to RGB; engine; from RGB, encode and put together), on the very
+pictures of the job, and then the whole job, in turn, `repeats` times, so that a busy machine slows all of them alike.
+Processor time is that of the whole process, all threads. Ratios are made within one round; medians of them count:
+
+- wall: the job over the slowest stage alone. Stages that share cores with the engine cannot run in its shadow, so the
+  same is measured with an engine that only waits, as one on another device does.
+- processor: the job over the sum of its stages. What is above 1 is the pipeline's own.
+
+`memory` runs i2i-stream as a user does, on the clip and on the clip four times over (ffmpeg joins it).
+Each adds one row to overhead.jsonl beside this file and prints the README's table.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rows import append_row
+from soak import StandInEngine
+
+from i2i_runtime.access import Access
+from i2i_runtime.engines import Engine, open_engine
+from i2i_runtime.frame import Frame
+from i2i_runtime.pipeline import Pipeline
+from i2i_runtime.sinks import Sink, SinkOptions, open_sink
+from i2i_runtime.sinks.mjpeg import MjpegSink
+from i2i_runtime.sinks.null import NullSink
+from i2i_runtime.sources import open_source
+
+ROWS = Path(__file__).with_name("overhead.jsonl")
+STAGES = ("source alone", "engine alone", "file alone")
+JOB, WAITING = "job", "job, waiting engine"
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One way through the frames: wall and processor seconds."""
+
+    wall_s: float
+    processor_s: float
+
+
+@dataclass(frozen=True)
+class Time:
+    """Cost of a file job over its stages, and of a second output."""
+
+    clip: Annotated[Path, tyro.conf.Positional]
+    engine: str = "day2night"
+    repeats: int = 5
+    frames: int = 100
+    waiting_ms: float = 80.0
+    """What the engine that only waits takes; more than the slowest other stage needs."""
+
+    def run(self) -> dict[str, Any]:
+        engine = open_engine(self.engine)
+        waiting = StandInEngine(self.waiting_ms)
+        sources = _frames(self.clip, self.frames)
+        made = [frame.with_pixels(engine.infer(frame.pixels)) for frame in sources]
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "out.mp4"
+            ways: dict[str, Callable[[], None]] = {
+                "source alone": lambda: _read(self.clip, self.frames),
+                "engine alone": lambda: _infer(engine, sources),
+                "file alone": lambda: _write(_file(file), sources, made),
+                JOB: lambda: self._job(engine, [_file(file)]),
+                "job and null:": lambda: self._job(engine, [_file(file), NullSink()]),
+                "job and page": lambda: self._job(engine, [_file(file), _page()]),
+                "job and page, watched": lambda: self._watched(engine, file),
+                WAITING: lambda: self._job(waiting, [_file(file)]),
+            }
+            rounds = [{name: _spent(way) for name, way in ways.items()} for _ in range(self.repeats)]
+        ratios = [_ratios(one, self.frames * self.waiting_ms / 1000) for one in rounds]
+        return {
+            "clip": self.clip.name,
+            "engine": self.engine,
+            "backend": engine.backend,
+            "frames": self.frames,
+            "wall_ms_per_frame": _per_frame(rounds, lambda spent: spent.wall_s, self.frames),
+            "processor_ms_per_frame": _per_frame(rounds, lambda spent: spent.processor_s, self.frames),
+            "ratios": {name: [round(one[name], 4) for one in ratios] for name in ratios[0]},
+        }
+
+    def _job(self, engine: Engine, sinks: list[Sink]) -> None:
+        Pipeline(open_source(str(self.clip)), engine, sinks, limit=self.frames).run()
+
+    def _watched(self, engine: Engine, file: Path) -> None:
+        page = _page()
+        with _viewer(f"{page.url}pair.mjpg"):
+            self._job(engine, [_file(file), page])
+
+    def table(self, row: dict[str, Any]) -> str:
+        lines = ["| way | wall ms per frame | processor ms per frame |", "|---|---|---|"]
+        for name, wall in row["wall_ms_per_frame"].items():
+            busy = statistics.median(row["processor_ms_per_frame"][name])
+            lines.append(f"| {name} | {statistics.median(wall):.1f} | {busy:.1f} |")
+        lines += ["", "| ratio | median | lowest to highest |", "|---|---|---|"]
+        for name, values in row["ratios"].items():
+            lines.append(
+                f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} to {max(values):.3f} |"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of i2i-stream, and whether it grows with the clip."""
+
+    clip: Annotated[Path, tyro.conf.Positional]
+    engine: str = "day2night"
+    times: int = 4
+
+    def run(self) -> dict[str, Any]:
+        peaks: dict[str, float] = {}
+        with tempfile.TemporaryDirectory() as scratch:
+            long = Path(scratch) / "long.mp4"
+            join = ["ffmpeg", "-v", "error", "-stream_loop", str(self.times - 1), "-i", str(self.clip)]
+            subprocess.run([*join, "-c", "copy", str(long)], check=True)
+            for name, clip in (("once", self.clip), (f"{self.times} times", long)):
+                peaks[name] = self._peak_mb(clip, Path(scratch) / "out.mp4")
+        return {"clip": self.clip.name, "engine": self.engine, "peak_mb": peaks}
+
+    def _peak_mb(self, clip: Path, output: Path) -> float:
+        """The child's highest resident memory in 10**6 bytes, as the kernel counts it."""
+        command = [sys.executable, "-c", "from i2i_runtime.cli.stream import main; main()", "--quiet"]
+        command += ["--engine", self.engine, "--input", str(clip), "--output", str(output), "--restart"]
+        with subprocess.Popen(command) as child:
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0, f"i2i-stream ended with {child.returncode}"
+        return round(usage.ru_maxrss * 1024 / 1e6, 1)
+
+    def table(self, row: dict[str, Any]) -> str:
+        lines = ["| the clip | peak memory, MB |", "|---|---|"]
+        return "\n".join([*lines, *(f"| {name} | {peak:.0f} |" for name, peak in row["peak_mb"].items())])
+
+
+def main() -> None:
+    options: Time | Memory = tyro.cli(Time | Memory)
+    began_load = round(os.getloadavg()[0], 2)
+    row = options.run()
+    append_row(ROWS, {"measured": type(options).__name__.lower(), "load_average": began_load, **row})
+    print(options.table(row))
+
+
+def _frames(clip: Path, count: int) -> list[Frame]:
+    source = open_source(str(clip))
+    frames = [source.read() for _ in range(count)]
+    source.close()
+    whole = [frame for frame in frames if frame is not None]
+    assert len(whole) == count, f"{clip} has {len(whole)} frames only"
+    return whole
+
+
+def _read(clip: Path, count: int) -> None:
+    source = open_source(str(clip))
+    for _ in range(count):
+        source.read()
+    source.close()
+
+
+def _infer(engine: Engine, sources: list[Frame]) -> None:
+    for frame in sources:
+        engine.infer(frame.pixels)
+
+
+def _write(sink: Sink, sources: list[Frame], made: list[Frame]) -> None:
+    for source, translated in zip(sources, made, strict=True):
+        sink.write(translated, source)
+    sink.finish()
+    sink.close()
+
+
+def _file(path: Path) -> Sink:
+    return open_sink(str(path), SinkOptions(restart=True))
+
+
+def _page() -> MjpegSink:
+    return MjpegSink(Access("127.0.0.1", 0))
+
+
+@contextmanager
+def _viewer(address: str) -> Iterator[None]:
+    """Somebody who looks, in a process of his own, whose time is not counted."""
+    look = "import sys, urllib.request as u\nr = u.urlopen(sys.argv[1])\nwhile r.read(65536): pass"
+    with subprocess.Popen([sys.executable, "-c", look, address]) as viewer:
+        try:
+            yield
+        finally:
+            viewer.kill()
+
+
+def _spent(way: Callable[[], None]) -> Spent:
+    wall_s, processor_s = time.perf_counter(), time.process_time()
+    way()
+    return Spent(time.perf_counter() - wall_s, time.process_time() - processor_s)
+
+
+def _ratios(spent: dict[str, Spent], waiting_s: float) -> dict[str, float]:
+    job = spent[JOB]
+    added = {
+        f"processor, {name} over {JOB}": spent[name].processor_s / job.processor_s
+        for name in ("job and null:", "job and page", "job and page, watched")
+    }
+    return {
+        "processor, job over the sum of its stages": job.processor_s
+        / sum(spent[stage].processor_s for stage in STAGES),
+        "wall, job over its slowest stage alone": job.wall_s / max(spent[stage].wall_s for stage in STAGES),
+        "wall, job over its slowest stage alone, the engine only waiting": spent[WAITING].wall_s
+        / max(waiting_s, spent["source alone"].wall_s, spent["file alone"].wall_s),
+        **added,
+    }
+
+
+def _per_frame(
+    rounds: list[dict[str, Spent]], kind: Callable[[Spent], float], frames: int
+) -> dict[str, list[float]]:
+    return {name: [round(1000 * kind(one[name]) / frames, 2) for one in rounds] for name in rounds[0]}
+
+
+if __name__ == "__main__":
+    main()
