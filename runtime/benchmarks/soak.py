@@ -3,9 +3,11 @@
     python runtime/benchmarks/soak.py freshest --minutes 30     # engine three times slower than the source
     python runtime/benchmarks/soak.py losses --count 200        # a network source that dies and comes back
     python runtime/benchmarks/soak.py added --seconds 60        # what the pipeline adds to the engine's time
+    python runtime/benchmarks/soak.py replay CLIP               # i2i-stream --input replay:CLIP --policy freshest
 
 Each adds one row to soak.jsonl beside this file; `freshest` also draws soak_freshest.png. The engine is a
-stand-in that takes a fixed time and changes nothing: what is measured is the pipeline around it.
+stand-in that takes a fixed time and changes nothing: what is measured is the pipeline around it. That of `replay` is a
+real one, held back until it is as slow as asked.
 """
 
 from __future__ import annotations
@@ -21,18 +23,21 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import av
 import cv2
 import numpy as np
 import tyro
 
 from i2i_runtime.access import Access
 from i2i_runtime.backoff import Backoff
+from i2i_runtime.engines import Engine, open_engine
 from i2i_runtime.frame import Frame, Picture
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks.mjpeg import MjpegSink
 from i2i_runtime.slate import CardStage, is_slate
+from i2i_runtime.sources import Source, open_source
 from i2i_runtime.sources.network import StreamTimeouts, open_network_source
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 from i2i_runtime.sources.street import Street
@@ -247,7 +252,7 @@ class _PictureServer:
         self._sink.close()
 
 
-def _read(source: ReconnectingSource) -> Frame:
+def _read(source: Source) -> Frame:
     frame = source.read()
     assert frame is not None, "the source ended"
     return frame
@@ -271,6 +276,70 @@ class Added:
         pipeline.run()
         added = pipeline.latencies["added"].summary()
         return {"seconds": self.seconds, "source_fps": self.rate, "engine_ms": self.engine_ms, "added": added}
+
+
+class HeldBackEngine:
+    """A real engine whose every answer comes `engine_ms` after the question, or later if it is slower itself."""
+
+    slots = 1
+
+    def __init__(self, engine: Engine, engine_ms: float) -> None:
+        self._engine, self._engine_s = engine, engine_ms / 1000
+        self.metadata, self.backend, self.reason = engine.metadata, engine.backend, "held back"
+
+    def infer(self, picture: Picture, style: Any = None) -> Picture:
+        end_s = time.monotonic() + self._engine_s
+        translated = self._engine.infer(picture, style)
+        time.sleep(max(0.0, end_s - time.monotonic()))
+        return translated
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What `i2i-stream --engine ENGINE --input replay:CLIP --policy freshest` does with an engine too slow for the
+    clip: the age of the shown picture from the clip's beginning to its end.
+    """
+
+    clip: Annotated[Path, tyro.conf.Positional]
+    kind: Annotated[Literal["replay"], tyro.conf.Suppress] = "replay"
+    engine: str = "day2night"
+    slower: float = 3.0
+    """How many source periods the engine takes."""
+
+    def run(self) -> dict[str, Any]:
+        with av.open(self.clip) as container:
+            rate = float(container.streams.video[0].average_rate or 30)
+        engine_ms = self.slower * 1000 / rate
+        engine = HeldBackEngine(open_engine(self.engine), engine_ms)
+        source = open_source(f"replay:{self.clip}")
+        # The network is compiled before the first frame is due.
+        first = open_source(str(self.clip))
+        engine.infer(_read(first).pixels)
+        first.close()
+        sink = AgeSink()
+        pipeline = Pipeline(source, engine, [sink], policy="freshest")
+        pipeline.run()
+        ages = sink.taken()
+        tenth = max(1, len(ages) // 10)
+        return {
+            "clip": self.clip.name,
+            "engine": self.engine,
+            "source_fps": round(rate, 3),
+            "engine_ms": round(engine_ms, 2),
+            "engine_p95_ms": round(pipeline.latencies["infer"].percentile_ms(95), 2),
+            "bound_ms": round(engine_ms + 2000 / rate, 2),
+            "frames_in": pipeline.frames_in,
+            "frames_out": pipeline.frames_out,
+            "dropped": pipeline.dropped,
+            "age_p50_ms_by_tenth": [
+                round(float(np.median(ages[start : start + tenth])), 1)
+                for start in range(0, tenth * 10, tenth)
+            ],
+            "age_p95_ms": round(float(np.percentile(ages, 95)), 2),
+        }
 
 
 def draw(samples: list[Sample], bound_ms: float) -> None:
@@ -312,7 +381,7 @@ def draw(samples: list[Sample], bound_ms: float) -> None:
 
 
 def main() -> None:
-    job: Freshest | Losses | Added = tyro.cli(Freshest | Losses | Added)
+    job: Freshest | Losses | Added | Replay = tyro.cli(Freshest | Losses | Added | Replay)
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     load = os.getloadavg()[0]
     row = {
