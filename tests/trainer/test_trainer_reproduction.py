@@ -25,11 +25,15 @@ def test_no_place_lends_both_seasons_and_no_test_place_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nordland = script("nordland", monkeypatch)
-    frames = np.zeros((nordland.TEST_FRAMES + 21, 2, 4, 3), np.uint8)
-    nordland.write_unpaired(frames, frames, tmp_path, seed=0)
-    a, b = ({int(path.stem) for path in (tmp_path / name).iterdir()} for name in ("trainA", "trainB"))
+    frames = np.random.default_rng(0).integers(0, 255, (nordland.TEST_FRAMES + 21, 2, 4, 3), np.uint8)
+    nordland.write_unpaired(frames, frames, tmp_path / "all", seed=0)
+    a, b = ({int(path.stem) for path in (tmp_path / "all" / name).iterdir()} for name in ("trainA", "trainB"))
     assert (len(a), len(b)) == (10, 11)
     assert a | b == set(range(21))
+    frames[3, :, 1:3] = 7  # a tunnel: one of its crops shows nothing
+    nordland.write_unpaired(frames, frames, tmp_path / "tunnel", seed=0)
+    kept = {int(path.stem) for path in (tmp_path / "tunnel").rglob("*.png")}
+    assert kept == set(range(21)) - {3}
 
 
 def test_scores_of_pictures_with_known_edges(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ from i2i_trainer.sheets import write_sheet
 from reproduction.rows import RESULTS, Origin, write_row
 
 TEST_FRAMES = 400
+FLAT = 1.0
+"""Deviation in grey levels under which a crop shows nothing."""
 SIZES = {"image_size": 32, "load_size": 32, "log_every": 50, "sample_every": 500, "checkpoint_every": 500}
 NICE = {"width": 16, "blocks": 4, "depth": 5, "batch": 4}
 """NICE-GAN at a size that fits 32 pixels."""
@@ -92,14 +94,25 @@ def read_frames(pairs: Path) -> tuple[Frames, Frames]:
 
 
 def write_unpaired(summers: Frames, winters: Frames, folder: Path, seed: int) -> None:
-    """`trainA` with the summers of one random half of the training places, `trainB` with the winters of the other."""
+    """`trainA` with the summers of one random half of the training places, `trainB` with the winters of the other.
+
+    Frames with a crop of one colour (tunnels) are left out: every instance norm multiplies its gradients by
+    1 / sqrt(eps), and MUNIT has enough of them in a row to pass what float32 holds.
+    """
     places = np.random.default_rng(seed).permutation(len(summers) - TEST_FRAMES)
     middle = len(places) // 2
     for name, frames, half in (("trainA", summers, places[:middle]), ("trainB", winters, places[middle:])):
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
-        for place in half:
+        for place in half[flattest_crop(frames[half]) > FLAT]:
             Image.fromarray(frames[place]).save(target / f"{place:05d}.png")
+
+
+def flattest_crop(frames: Frames) -> NDArray[np.float64]:
+    """Smallest deviation, in grey levels, of any square crop of each frame `[N, H, W, 3]`."""
+    side, width = frames.shape[1:3]
+    crops = [frames[:, :, left : left + side].std(axis=(1, 2, 3)) for left in range(width - side + 1)]
+    return np.asarray(np.min(crops, axis=0), np.float64)
 
 
 def tensor_from_frames(frames: Frames) -> Tensor:

@@ -84,7 +84,7 @@ def _nordland(rows: list[dict[str, Any]]) -> str:
     ]
     lines += [
         f"| {row['method']} | {row['error']:.1f} | {row['edges']:.2f} | {row['preset']} "
-        f"| {row['steps']} | {row['cpu_seconds'] / 60:.0f} |"
+        f"| {row['steps']} | {_cpu_minutes(row)} |"
         for row in sorted(rows, key=lambda row: (row["preset"], row["error"]))
     ]
     return "\n".join(lines)
@@ -100,10 +100,15 @@ def _digits(rows: list[dict[str, Any]]) -> str:
     lines += [
         f"| {row['method']} | {row['accuracy_last']:.1f} % | {row['accuracy_chosen_on_validation']:.1f} % "
         f"| {row['preset']} | {row['steps']} ({row['share_of_paper_steps']:.0%} of the paper's) "
-        f"| {row['cpu_seconds'] / 60:.0f} |"
+        f"| {_cpu_minutes(row)} |"
         for row in sorted(rows, key=lambda row: (row["preset"], row["accuracy_last"]))
     ]
     return "\n".join(lines)
+
+
+def _cpu_minutes(row: dict[str, Any]) -> str:
+    """Processor time of a run; a dash where it was not recorded."""
+    return f"{row['cpu_seconds'] / 60:.0f}" if row.get("cpu_seconds") else "-"
 
 
 if __name__ == "__main__":

@@ -153,7 +153,11 @@ def test_inference_goes_from_signed_to_signed_range(answer) -> None:
 def test_critic_gives_one_value_of_any_size() -> None:
     critic = Critic(4, 64)
     assert critic(torch.rand(2, 3, 40, 72)).shape == (2, 1, 1, 1)
-    assert [type(layer).__name__ for layer in critic.body][:3] == ["Conv2d", "LeakyReLU", "AffineInstanceNorm"]
+    assert [type(layer).__name__ for layer in critic.body][:3] == [
+        "Conv2d",
+        "LeakyReLU",
+        "AffineInstanceNorm",
+    ]
     assert [m.kernel_size for m in Critic(16, 256).body if isinstance(m, nn.Conv2d)][-1] == (8, 8)
 
 
