@@ -177,6 +177,7 @@ class Freshest:
             "frames_in": pipeline.frames_in,
             "frames_out": pipeline.frames_out,
             "dropped": pipeline.dropped,
+            "dropped_by_source": pipeline.dropped_by_source,
             "resident_mib_first_third": round(float(np.median([one.resident_mib for one in first])), 1),
             "resident_mib_last_third": round(float(np.median([one.resident_mib for one in last])), 1),
             "descriptors_first_last": [first[0].descriptors, last[-1].descriptors],
@@ -334,6 +335,7 @@ class Replay:
             "frames_in": pipeline.frames_in,
             "frames_out": pipeline.frames_out,
             "dropped": pipeline.dropped,
+            "dropped_by_source": pipeline.dropped_by_source,
             "age_p50_ms_by_tenth": [
                 round(float(np.median(ages[start : start + tenth])), 1)
                 for start in range(0, tenth * 10, tenth)
