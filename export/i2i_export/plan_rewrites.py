@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
 from i2i_export.phases import _doubled_convolution
+from i2i_export.plan_convolutions import crop_before_convolutions, join_equal_convolutions
 from i2i_export.rewrites import Writer, constant, nodes_of, only_use, simplify
 from i2i_export.structure import PlanStructure
 
@@ -129,10 +131,19 @@ def _mean_over_picture(build: Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> i
 def write_reflection_as_gather(model: ir.Model) -> int:
     """A reflection pad of known height and width reads its rows and columns by index, inside the kernel
     before it."""
+    return _write_border_as_gather(model, "reflect")
+
+
+def write_repeated_border_as_gather(model: ir.Model) -> int:
+    """The same for a pad that repeats the outermost pixel."""
+    return _write_border_as_gather(model, "edge")
+
+
+def _write_border_as_gather(model: ir.Model, mode: Literal["reflect", "edge"]) -> int:
     changed = 0
     for pad in nodes_of(model, "Pad"):
         picture, pads = pad.inputs[0], constant(pad.inputs[1] if len(pad.inputs) > 1 else None)
-        if pad.attributes.get_string("mode", "constant") != "reflect" or picture is None or pads is None:
+        if pad.attributes.get_string("mode", "constant") != mode or picture is None or pads is None:
             continue
         shape = picture.shape
         if shape is None or len(shape) != 4 or len(pad.inputs) > 3 or pads.size != 8:
@@ -146,7 +157,7 @@ def write_reflection_as_gather(model: ir.Model) -> int:
         build = Writer(model, pad)
         value = picture
         for axis, size in ((2, height), (3, width)):
-            index = np.pad(np.arange(size), (int(before[axis]), int(after[axis])), mode="reflect")
+            index = np.pad(np.arange(size), (int(before[axis]), int(after[axis])), mode=mode)
             value = build("Gather", [value, build.integers(*index.tolist())], axis=axis)
         build.finish(value)
         changed += 1
@@ -249,6 +260,69 @@ def write_pixel_shuffle_last(model: ir.Model) -> int:
     return changed
 
 
+def write_pixel_unshuffle_first(model: ir.Model) -> int:
+    """SpaceToDepth moves in front of the arithmetic before it and becomes one with the turn from NHWC.
+
+    A channel order behind it that is PyTorch's (colour, row, column) joins in.
+    """
+    changed = 0
+    for unshuffle in nodes_of(model, "SpaceToDepth"):
+        factor, value = unshuffle.attributes.get_int("blocksize", 1), unshuffle.inputs[0]
+        chain: list[ir.Node] = []
+        while value is not None and _is_pixelwise(value):
+            node = value.producer()
+            assert node is not None
+            chain.append(node)
+            value = next(given for given in node.inputs if given is not None and constant(given) is None)
+        turn = value.producer() if value is not None and only_use(value) else None
+        picture = turn.inputs[0] if turn is not None and turn.op_type == "Transpose" else None
+        if turn is None or picture is None or picture.shape is None or value is None:
+            continue
+        sizes = [extent for extent in picture.shape if isinstance(extent, int)]
+        if len(sizes) != 4 or list(turn.attributes.get_ints("perm", [])) != [0, 3, 1, 2]:
+            continue
+        batch, height, width, colours = sizes
+        last, order = unshuffle, [0, 2, 4, 5, 1, 3]
+        reordered = _reorders_by_colour(unshuffle, factor, colours)
+        if reordered is not None:
+            last, order = reordered, [0, 5, 2, 4, 1, 3]
+        build = Writer(model, turn)
+        rows, columns = height // factor, width // factor
+        parted = build("Reshape", [picture, build.integers(batch, rows, factor, columns, factor, colours)])
+        turned = build("Transpose", [parted], perm=order)
+        deep = build("Reshape", [turned, build.integers(batch, factor**2 * colours, rows, columns)])
+        for node in chain:
+            node.outputs[0].shape = None
+        ir.convenience.replace_all_uses_with(value, deep)
+        ir.convenience.replace_all_uses_with(last.outputs[0], chain[0].outputs[0] if chain else deep)
+        for node in dict.fromkeys((last, unshuffle, turn)):
+            model.graph.remove(node, safe=True)
+        changed += 1
+    return changed
+
+
+def _is_pixelwise(value: ir.Value) -> bool:
+    """Whether arithmetic with constants of one value made this and only one node reads it."""
+    node = value.producer()
+    if node is None or node.op_type not in _PIXELWISE or not only_use(value):
+        return False
+    numbers = [constant(given) for given in node.inputs if given is not None]
+    return sum(number is None for number in numbers) == 1 and all(
+        number is None or number.size == 1 for number in numbers
+    )
+
+
+def _reorders_by_colour(unshuffle: ir.Node, factor: int, colours: int) -> ir.Node | None:
+    """The only reader, where it turns SpaceToDepth's (row, column, colour) into (colour, row, column)."""
+    value = unshuffle.outputs[0]
+    reader = next(iter(value.uses())).node if only_use(value) else None
+    if reader is None or reader.op_type != "Gather" or reader.attributes.get_int("axis", 0) != 1:
+        return None
+    index = constant(reader.inputs[1])
+    wanted = np.arange(factor**2 * colours).reshape(-1, colours).T.reshape(-1)
+    return reader if index is not None and np.array_equal(index, wanted) else None
+
+
 _PIXELWISE = frozenset(
     {"Add", "Sub", "Mul", "Div", "Clip", "Round", "Tanh", "Sigmoid", "Relu", "Cast", "Max", "Min"}
 )
@@ -269,5 +343,9 @@ PASSES: dict[str, Pass] = {
     "upsampled convolutions as transposed ones": write_upsampled_convolution_as_transposed,
     "norms in NHWC": write_norms_in_nhwc,
     "reflection as gather": write_reflection_as_gather,
+    "repeated border as gather": write_repeated_border_as_gather,
+    "equal convolutions as one": join_equal_convolutions,
+    "crops before convolutions": crop_before_convolutions,
+    "pixel unshuffle first": write_pixel_unshuffle_first,
     "pixel shuffle last": write_pixel_shuffle_last,
 }

@@ -58,6 +58,10 @@ class NetworkWriter:
             output_padding=[1, 1],
         )
 
+    def cut(self, x: str, axis: int, start: int, stop: int) -> str:
+        ends = [self.weight(np.array([value], np.int64)) for value in (start, stop, axis)]
+        return self("Slice", x, *ends)
+
     def norm(self, x: str, channels: int, *, affine: bool = False) -> str:
         scale, bias = np.ones(channels), np.zeros(channels)
         if affine:
@@ -155,6 +159,29 @@ def upsampler(*, reflected: bool, width: int = 32) -> Any:
     return body
 
 
+def live(width: int = 16, stride: int = 4, pad: int = 4) -> Any:
+    """The trainer's real-time network: a gain and a bias per position, applied to the unshuffled picture."""
+
+    def body(net: NetworkWriter, x: str) -> str:
+        depth = 3 * stride**2
+        order = np.arange(depth, dtype=np.int64).reshape(-1, 3).T.reshape(-1)
+        positions = net("Gather", net("SpaceToDepth", x, blocksize=stride), net.weight(order), axis=1)
+        x = net("Pad", positions, net.weight(np.array([0, 0, pad, pad] * 2, np.int64)), mode="edge")
+        x = net("Relu", net.convolution(x, depth, width, 1))
+        x = net("Relu", net.convolution(x, width, width, 3, pad=1))
+        x = net.convolution(x, width, 6, 1)
+        for axis in (2, 3):
+            x = net.cut(x, axis, pad - 1, 1 - pad)
+        weight = net.weight(
+            (np.random.default_rng(5).standard_normal((depth, 3, 3, 3)) / 5).astype(net.dtype)
+        )
+        gain, bias = (net("Conv", net.cut(x, 1, start, start + 3), weight) for start in (0, 3))
+        x = net("Add", net("Mul", positions, gain), bias)
+        return net("DepthToSpace", x, blocksize=stride, mode="CRD")
+
+    return body
+
+
 @pytest.fixture
 def network() -> type[NetworkWriter]:
     return NetworkWriter
@@ -163,7 +190,7 @@ def network() -> type[NetworkWriter]:
 @pytest.fixture
 def bodies() -> dict[str, Any]:
     """The networks by name: each takes its options and returns what `NetworkWriter.engine` takes."""
-    return {"resnet": resnet, "student": student, "upsampler": upsampler}
+    return {"resnet": resnet, "student": student, "upsampler": upsampler, "live": live}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from i2i_export.parity import OnnxTranslator
 from i2i_export.plan_rewrites import PASSES, rewritten, smallest_rewrite
 from i2i_export.plugin_count import cut_at_plugins, structure_with_plugins
 from i2i_export.plugin_network import network_with_plugins
@@ -120,6 +121,61 @@ def translate(model: onnx.ModelProto, frame: np.ndarray) -> np.ndarray:
     return translated.astype(int)
 
 
+LIVE = (
+    "repeated border as gather",
+    "equal convolutions as one",
+    "crops before convolutions",
+    "pixel unshuffle first",
+    "pixel shuffle last",
+)
+
+
+def test_the_real_time_network_stays_in_its_budget(network: Any, bodies: Any, count: Count) -> None:
+    found = smallest_rewrite(network().engine(bodies["live"](), 256, 256), count)
+    assert found.kept == LIVE
+    assert found.before is not None
+    assert found.after is not None
+    assert (found.before.launch_count, found.after.launch_count) == (12, 6)
+    assert found.after.megabytes <= 4.36
+
+
+def test_rewrites_of_the_real_time_network_change_no_number(network: Any, bodies: Any) -> None:
+    model = network(np.float32).engine(bodies["live"](), 64, 48)
+    # Behind the last pass the picture is rounded before it is shuffled, and nothing unrounded can be compared.
+    leaner = rewritten(model, LIVE[:-1])
+    assert leaner is not None
+    operators = [node.op_type for node in leaner.graph.node]
+    assert operators.count("Conv") == 4
+    assert not {"Pad", "SpaceToDepth"} & set(operators)
+    frame = np.random.default_rng(2).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    wanted, got = (OnnxTranslator(one).translate(frame, None).unrounded for one in (model, leaner))
+    assert np.abs(wanted).max() > 0.5
+    assert np.abs(wanted - got).max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "padding", "moves"),
+    [(2, -1, 1, True), (1, -1, 1, True), (0, -1, 1, False), (2, 30, 1, False), (0, 2**63 - 1, 0, True)],
+)
+def test_a_crop_moves_only_where_no_padding_was_seen(
+    start: int, stop: int, padding: int, moves: bool, network: Any
+) -> None:
+    def body(net: Any, x: str) -> str:
+        x = net.convolution(net("Relu", net.convolution(x, 3, 8, 3, pad=1)), 8, 3, 3, pad=padding)
+        x = net.cut(x, 2, start, stop)
+        full = 30 + 2 * padding
+        rows = len(range(full)[start:stop])
+        border = net.weight(np.array([0, 0, 0, 0, 0, 0, 32 - rows, 32 - full], np.int64))
+        return net("Tanh", net("Pad", x, border))
+
+    model = network(np.float32).engine(body, 32, 32)
+    leaner = rewritten(model, ("crops before convolutions",))
+    assert (leaner is not None) == moves
+    if leaner is not None:
+        frame = np.random.default_rng(4).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+        assert np.abs(translate(leaner, frame) - translate(model, frame)).max() <= 1
+
+
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("size", [(64, 48), (160, 160)])
 def test_every_rewrite_gives_the_same_picture(
@@ -130,6 +186,7 @@ def test_every_rewrite_gives_the_same_picture(
         bodies["student"](1, 8),
         bodies["upsampler"](reflected=False),
         bodies["upsampler"](reflected=True),
+        bodies["live"](),
     ]
     frame = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
     changed = 0
