@@ -16,8 +16,11 @@ import onnx
 import onnx.inliner
 from rich.console import Console
 
-from i2i_export.enginefile import atomic_file, read_engine
+from i2i_export import parity
+from i2i_export.enginefile import EngineFile, atomic_file, default_style, read_engine
 from i2i_export.errors import ExportError
+from i2i_export.frames import fit_all, read_frames
+from i2i_export.fusion import model_with_functions
 from i2i_export.plan_build import (
     BuildBar,
     FrameProfile,
@@ -96,16 +99,17 @@ def plan_from_onnx(
     obstacle = why_no_plugins(target, trt.__version__)
     if plugins == "on" and obstacle:
         raise ExportError(f"--plugins on is not possible ({obstacle}): build with --plugins auto or off.")
-    model = engine.to_proto()
     left_out: list[Candidate] = []
     with BuildBar(console) as bar:
         builder = PlanBuilder(trt, target, architectures, timing_cache=timing_cache, bar=bar)
         if target == TENSORRT_RTX:
-            smallest, left_out = _smallest(builder, _portable(model, profile), profile, str(engine_path))
+            smallest, left_out = _smallest(
+                builder, _portable(engine.to_proto(), profile), profile, str(engine_path)
+            )
             built = [smallest]
         else:
             choice = "off" if obstacle else plugins
-            forms, left_out = _forms_to_time(model, profile, architectures[0], choice, kernel_pack)
+            forms, left_out = _forms_to_time(engine, profile, architectures[0], choice, kernel_pack)
             built = [_build(builder, form, profile, str(engine_path)) for form in forms]
     if len(built) > 1:
         built = [_timed(trt, target, one, engine.metadata, profile) for one in built]
@@ -208,13 +212,13 @@ def _smallest(
 
 
 def _forms_to_time(
-    model: onnx.ModelProto, profile: FrameProfile, architecture: str, plugins: PluginChoice, pack: Path | None
+    engine: EngineFile, profile: FrameProfile, architecture: str, plugins: PluginChoice, pack: Path | None
 ) -> tuple[list[_Form], list[Candidate]]:
     """What full TensorRT shall try: as it is, rewritten, and with our kernels as plugins.
 
-    Under `auto` a form whose kernels cannot be had is left out and noted.
+    Under `auto` a form whose kernels cannot be had, or whose picture is another, is left out and noted.
     """
-    portable = _portable(model, profile)
+    portable = _portable(engine.to_proto(), profile)
     forms, left_out = [], []
     if plugins != "on":
         forms.append(_Form("plain", portable))
@@ -226,6 +230,7 @@ def _forms_to_time(
         raise ExportError("--plugins on is not possible (no norm that our kernels do): use --plugins off.")
     for name, network in networks.items():
         try:
+            check_plugin_form(name, network, portable, engine.metadata, profile)
             kernels = compile_kernels(network, architecture, pack)
         except ExportError as error:
             if plugins == "on" and name == "plugins":
@@ -243,6 +248,30 @@ def _plugin_networks(portable: onnx.ModelProto) -> dict[str, PluginNetwork]:
         "convolution plugins": network_with_plugins(portable, convolutions=True),
     }
     return {name: network for name, network in found.items() if network is not None}
+
+
+def check_plugin_form(
+    name: str,
+    network: PluginNetwork,
+    master: onnx.ModelProto,
+    metadata: EngineMetadata,
+    profile: FrameProfile,
+) -> parity.Report:
+    """Compares what the plugins mean, run by ONNX Runtime, with the master on one frame of the smallest size.
+
+    The kernels themselves are not run. Raises ParityError, which carries the table, past the precision's bound.
+    """
+    bounds = {"fp32": parity.SAME_NETWORK, "int8": parity.INT8}
+    report = parity.compare(
+        f"{name} against the engine",
+        parity.OnnxTranslator(master),
+        parity.OnnxTranslator(model_with_functions(network)),
+        fit_all(read_frames(None, 1), [profile.smallest]),
+        bounds.get(metadata.precision, parity.HALF_PRECISION),
+        default_style(metadata),
+    )
+    parity.require(report, f"the form with {name}", "build with --plugins off.")
+    return report
 
 
 def _build(builder: PlanBuilder, form: _Form, profile: FrameProfile, origin: str) -> _Built:

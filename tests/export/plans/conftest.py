@@ -78,9 +78,17 @@ class NetworkWriter:
         return self("Resize", x, "", scales, mode="nearest", **how)
 
     def engine(
-        self, body: Callable[[NetworkWriter, str], str], height: int | str, width: int | str
+        self,
+        body: Callable[[NetworkWriter, str], str],
+        height: int | str,
+        width: int | str,
+        *,
+        float_end: bool = False,
     ) -> onnx.ModelProto:
-        """Wraps a network on `[1, 3, H, W]` in [-1, 1] into the engine contract; a size may be a symbol."""
+        """Wraps a network on `[1, 3, H, W]` in [-1, 1] into the engine contract; a size may be a symbol.
+
+        With `float_end` the picture is written in float32, as half-precision engines do.
+        """
         element = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
 
         def number(value: float) -> str:
@@ -88,7 +96,10 @@ class NetworkWriter:
 
         x = self("Transpose", self("Cast", "frame", to=element), perm=[0, 3, 1, 2])
         x = self("Sub", self("Mul", x, number(1 / 127.5)), number(1))
-        y = self("Mul", self("Add", body(self, x), number(1)), number(127.5))
+        y = body(self, x)
+        if float_end:
+            self.dtype, y = np.float32, self("Cast", y, to=TensorProto.FLOAT)
+        y = self("Mul", self("Add", y, number(1)), number(127.5))
         y = self("Round", self("Clip", y, number(0), number(255)))
         self("Cast", self("Transpose", y, perm=[0, 2, 3, 1]), out="translated", to=TensorProto.UINT8)
         ends = [

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from i2i_export import plan as plan_module
 from i2i_export.errors import ExportError
+from i2i_export.parity import ParityError
 from i2i_export.plan import plan_from_onnx, plan_summary
+from i2i_export.plugin_network import PluginNetwork, network_with_plugins
 from i2i_runtime.cuda import DeviceFacts
 from i2i_runtime.metadata import SizePolicy
 from i2i_runtime.plan_manifest import read_manifest
@@ -100,7 +103,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeBuilderTensorRT:
 
 @pytest.fixture
 def engine_file(network: Any, bodies: Any, write_engine_file: Callable[..., Path]) -> Path:
-    model = network().engine(bodies["resnet"](1, 16), 96, 96)
+    model = network().engine(bodies["resnet"](1, 16), 96, 96, float_end=True)
     return write_engine_file(model, SizePolicy.fixed(96, 96))
 
 
@@ -177,6 +180,34 @@ def test_auto_notes_why_plugins_were_left_out(
     assert "JetPack 6" in candidates[-1].note
     with pytest.raises(ExportError, match="--plugins on is not possible"):
         plan_from_onnx(engine_file, plugins="on")
+
+
+def test_a_plugin_form_with_another_picture_is_refused_with_the_table(
+    engine_file: Path,
+    fake: FakeBuilderTensorRT,
+    clock: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def damaged(model: onnx.ModelProto, *, convolutions: bool = False) -> PluginNetwork | None:
+        found = network_with_plugins(model, convolutions=convolutions)
+        assert found is not None
+        weight = next(one for one in found.model.graph.initializer if len(one.dims) == 4)
+        weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
+        return found
+
+    clock(plain=2, rewritten=1)
+    monkeypatch.setattr(plan_module, "network_with_plugins", damaged)
+    candidates = read_manifest(plan_from_onnx(engine_file))[1].candidates
+    notes = [candidate.note for candidate in candidates if "plugins" in candidate.form]
+    assert len(notes) == 2
+    assert all("differs too much" in note and "PSNR >= 45 dB" in note for note in notes)
+    assert not any(kind.startswith("norm_") for kinds in fake.built for kind in kinds)
+    with pytest.raises(
+        ParityError, match=r"the form with plugins differs too much .*--plugins off"
+    ) as caught:
+        plan_from_onnx(engine_file, out=engine_file.with_name("on.plan"), plugins="on")
+    assert "BROKEN" in str(caught.value.report.to_table().title)
+    assert not engine_file.with_name("on.plan").exists()
 
 
 def test_a_network_without_norms_has_one_form(
