@@ -131,16 +131,18 @@ def plugin_forms(path: Path, architecture: str) -> dict[str, list[float]]:
 
 
 def table_of(rows: list[dict[str, object]]) -> str:
-    """Markdown: one line per method, the spread over architectures in the last columns."""
+    """Markdown: one line per method from its newest rows, the cells for sm_89, the time over all architectures."""
     lines = [
         "| method | size | GMAC | plain | rewritten | with plugins | with convolution plugins | plan MB | "
         "command, CPU s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for method in dict.fromkeys(str(row["method"]) for row in rows):
-        mine = [row for row in rows if row["method"] == method]
-        first = mine[0]
-        forms, plugins = dict(first["forms"]), dict(first.get("plugin_forms", {}))  # type: ignore[call-overload]
+    newest = {(str(row["method"]), str(row["architecture"])): row for row in rows}
+    for method in sorted({method for method, _ in newest}):
+        mine = [row for (name, _), row in newest.items() if name == method]
+        first = newest[method, "sm_89"]
+        counted = next((row["plugin_forms"] for row in mine if "plugin_forms" in row), {})
+        forms, plugins = dict(first["forms"]), dict(counted)  # type: ignore[call-overload]
         cells = [forms.get("plain"), forms.get("rewritten"), plugins.get("plugins")]
         cells.append(plugins.get("convolution plugins"))
         spent = [float(str(row["command_cpu_s"])) for row in mine]
