@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -287,7 +288,7 @@ def scaled(clip: Path, target: Path, frames: int) -> Path:
             if index == frames:
                 break
             picture = frame.reformat(*SIZE, "yuv420p")
-            picture.pts, picture.time_base = index, stream.codec_context.time_base
+            picture.pts, picture.time_base = index, Fraction(1, 25)
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
     return target
