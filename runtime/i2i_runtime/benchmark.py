@@ -6,7 +6,6 @@ noise of the machine in view.
 
 from __future__ import annotations
 
-import os
 import resource
 import statistics
 import time
@@ -21,6 +20,7 @@ import numpy as np
 from i2i_runtime.engines import Engine, open_engine
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Picture
+from i2i_runtime.machine import usable_cores
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks.null import NullSink
 from i2i_runtime.sources import Source, SourceOptions, open_source
@@ -148,7 +148,7 @@ def streams_at_once(
 
     rows = []
     for count in streams:
-        threads = max(1, _cores() // count)
+        threads = max(1, usable_cores() // count)
         engines = [open_engine(path, backend, threads) for _ in range(count)]
         for engine in engines:
             engine.infer(pictures[0])
@@ -209,10 +209,6 @@ def peak_memory_mb() -> float:
 
 def _percentiles(durations: Sequence[float]) -> dict[str, float]:
     return {f"p{p}_ms": round(float(np.percentile(durations, p)) * 1e3, 3) for p in (50, 95, 99)}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Cores:

@@ -18,11 +18,16 @@ def describe_machine() -> dict[str, object]:
         "system": platform.platform(),
         "processor": info.get("model name", platform.processor() or platform.machine()),
         "features": [name for name in _FEATURES if name in info.get("flags", "").split()],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "power_mode": _power_mode(),
         "python": platform.python_version(),
         "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpuinfo() -> dict[str, str]:

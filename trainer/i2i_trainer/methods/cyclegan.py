@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +17,7 @@ from i2i_trainer.config import Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm
+from i2i_trainer.steps import adam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,16 +192,7 @@ class CycleGAN(Method):
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
-        networks = {"gen": (self.a2b, self.b2a), "disc": (self.disc_a, self.disc_b)}
-        return {
-            name: torch.optim.Adam(
-                chain.from_iterable(network.parameters() for network in pair),
-                lr=config.lr,
-                betas=config.betas,
-                weight_decay=config.weight_decay,
-            )
-            for name, pair in networks.items()
-        }
+        return {"gen": adam(config, self.a2b, self.b2a), "disc": adam(config, self.disc_a, self.disc_b)}
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config

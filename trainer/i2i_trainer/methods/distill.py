@@ -30,6 +30,7 @@ from i2i_trainer.methods.realtime import (
     check_generator_options,
     steadiness,
 )
+from i2i_trainer.steps import adam, detached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +119,7 @@ class Distill(Method):
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
         self._teacher = [_load_teacher(config).to(next(self.parameters()).device)]
-        adam = partial(torch.optim.Adam, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
-        return {"disc": adam(self.disc.parameters()), "student": adam(self.student.parameters())}
+        return {"disc": adam(config, self.disc), "student": adam(config, self.student)}
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
@@ -160,7 +160,7 @@ class Distill(Method):
             "feature": feature,
             "steady": steady,
         }
-        return {name: value.detach() for name, value in losses.items()}
+        return detached(losses)
 
     def _style(self, pictures: Tensor) -> Tensor | None:
         size = self.config.style_size

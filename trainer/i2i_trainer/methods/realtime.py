@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +29,7 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.pairs import Pairs
+from i2i_trainer.steps import adam, detached
 
 MAX_SHIFT = 3
 """Largest shift of the steadiness loss in pixels; below the unshuffle factor, where aliasing would show."""
@@ -241,16 +241,7 @@ class Realtime(Method):
         config = self.config
         if config.pairs is not None:
             self._pairs = Pairs(config.pairs, config)
-        networks = {"disc": (self.disc_a, self.disc_b), "gen": (self.a2b, self.b2a)}
-        return {
-            name: torch.optim.Adam(
-                chain.from_iterable(network.parameters() for network in pair),
-                lr=config.lr,
-                betas=config.betas,
-                weight_decay=config.weight_decay,
-            )
-            for name, pair in networks.items()
-        }
+        return {"disc": adam(config, self.disc_a, self.disc_b), "gen": adam(config, self.a2b, self.b2a)}
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
@@ -290,7 +281,7 @@ class Realtime(Method):
         update("gen", loss)
         self.disc_a.requires_grad_(True)
         self.disc_b.requires_grad_(True)
-        return {name: value.detach() for name, value in losses.items()}
+        return detached(losses)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
