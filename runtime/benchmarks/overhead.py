@@ -2,6 +2,7 @@
 
     python runtime/benchmarks/overhead.py time ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
     python runtime/benchmarks/overhead.py overlap ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
+    python runtime/benchmarks/overhead.py end ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
     python runtime/benchmarks/overhead.py memory ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
 
 `time` does the work of every stage alone (decode and to RGB; engine; from RGB, encode and put together), on the very
@@ -12,6 +13,7 @@ Processor time is that of the whole process, all threads. Ratios are made within
 - wall: the job over the slowest stage alone. Here all stages need the same cores, so that it cannot come near 1.
 
 `overlap` is the wall ratio where it can: with an engine that only waits, as one on another device does for the cores.
+`end` is what is left to do after the last frame, which must not grow with the clip.
 `memory` runs i2i-stream as a user does, on the clip and on the clip four times over (ffmpeg joins it).
 Each adds one row to overhead.jsonl beside this file and prints the README's table.
 """
@@ -149,6 +151,39 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class End:
+    """Seconds from the last frame until a file is whole under its name, for the clip and for a longer one."""
+
+    clip: Annotated[Path, tyro.conf.Positional]
+    times: int = 4
+    repeats: int = 3
+
+    def run(self) -> dict[str, Any]:
+        ends: dict[str, list[float]] = {}
+        with tempfile.TemporaryDirectory() as scratch:
+            for name, clip in _lengths(self.clip, self.times, Path(scratch)).items():
+                ends[name] = [self._end_s(clip, Path(scratch) / "out.mp4") for _ in range(self.repeats)]
+        return {"clip": self.clip.name, "end_s": ends}
+
+    def _end_s(self, clip: Path, output: Path) -> float:
+        source, sink = open_source(str(clip)), _file(output)
+        while (frame := source.read()) is not None:
+            sink.write(frame, frame)
+        began_s = time.perf_counter()
+        sink.finish()
+        end_s = time.perf_counter() - began_s
+        sink.close()
+        source.close()
+        return round(end_s, 4)
+
+    def table(self, row: dict[str, Any]) -> str:
+        lines = ["| the clip | after its last frame, s |", "|---|---|"]
+        return "\n".join(
+            [*lines, *(f"| {name} | {statistics.median(ends):.2f} |" for name, ends in row["end_s"].items())]
+        )
+
+
+@dataclass(frozen=True)
 class Memory:
     """Peak memory of i2i-stream, and whether it grows with the clip."""
 
@@ -159,10 +194,7 @@ class Memory:
     def run(self) -> dict[str, Any]:
         peaks: dict[str, float] = {}
         with tempfile.TemporaryDirectory() as scratch:
-            long = Path(scratch) / "long.mp4"
-            join = ["ffmpeg", "-v", "error", "-stream_loop", str(self.times - 1), "-i", str(self.clip)]
-            subprocess.run([*join, "-c", "copy", str(long)], check=True)
-            for name, clip in (("once", self.clip), (f"{self.times} times", long)):
+            for name, clip in _lengths(self.clip, self.times, Path(scratch)).items():
                 peaks[name] = self._peak_mb(clip, Path(scratch) / "out.mp4")
         return {"clip": self.clip.name, "engine": self.engine, "peak_mb": peaks}
 
@@ -182,11 +214,19 @@ class Memory:
 
 
 def main() -> None:
-    options: Time | Overlap | Memory = tyro.cli(Time | Overlap | Memory)
+    options: Time | Overlap | End | Memory = tyro.cli(Time | Overlap | End | Memory)
     began_load = round(os.getloadavg()[0], 2)
     row = options.run()
     append_row(ROWS, {"measured": type(options).__name__.lower(), "load_average": began_load, **row})
     print(options.table(row))
+
+
+def _lengths(clip: Path, times: int, scratch: Path) -> dict[str, Path]:
+    """The clip, and the clip `times` times over."""
+    long = scratch / "long.mp4"
+    join = ["ffmpeg", "-v", "error", "-stream_loop", str(times - 1), "-i", str(clip)]
+    subprocess.run([*join, "-c", "copy", str(long)], check=True)
+    return {"once": clip, f"{times} times": long}
 
 
 def _frames(clip: Path, count: int) -> list[Frame]:

@@ -27,9 +27,11 @@ PTS = [512 * index + (37 if index % 5 == 0 else 0) for index in range(60)]
 KILLED = """
 import os, signal, sys
 import i2i_runtime.sinks.video as video, i2i_runtime.sinks.journal as journal
+from i2i_runtime.sinks.assembly import Assembly
 video.SEGMENT_FRAMES = 8
 name, left = sys.argv[1], int(sys.argv[2])
-owner = {"write": video.VideoSink, "record": journal.Journal, "_append": journal.Journal, "finish": video.VideoSink}
+owner = {"write": video.VideoSink, "record": journal.Journal, "_append": journal.Journal, "_join": Assembly}
+owner |= {"finish": Assembly}
 def wrap(call):
     def wrapped(*args, **more):
         global left
@@ -41,8 +43,6 @@ def wrap(call):
 if name in ("replace", "unlink"):
     from pathlib import Path
     setattr(Path, name, wrap(getattr(Path, name)))
-elif name == "assemble":
-    video.assemble = wrap(video.assemble)
 elif name in owner:
     setattr(owner[name], name, wrap(getattr(owner[name], name)))
 sys.argv = ["i2i-stream", *sys.argv[3:]]
@@ -73,7 +73,8 @@ def run(engine: Path, source: Path, output: Path, **more: Any) -> int:
         ("write", 30),
         ("record", 3),
         ("_append", 4),
-        ("assemble", 1),
+        ("_join", 4),
+        ("finish", 1),
         ("replace", 1),
         ("unlink", 5),
     ],
@@ -115,6 +116,41 @@ def test_an_unfinished_job_is_not_thrown_away_unasked(
         run(engines.invert, clip, output, resume=True, crf=40)
     assert run(engines.invert, clip, output, restart=True) == 0
     assert len(pictures_of(output)) == len(PTS)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"], "the partial film has served"
+
+
+def test_segments_are_joined_while_later_ones_are_made(
+    engines: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the clip, no more than the last two are left for the end."""
+    from i2i_runtime.sinks.assembly import Assembly
+
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    finish, left = Assembly.finish, []
+
+    def counted(self: Assembly, *, whole: bool = True) -> list[str]:
+        left.append(len(self._journal.segments) - self._joined)
+        return finish(self, whole=whole)
+
+    monkeypatch.setattr(Assembly, "finish", counted)
+    assert run(engines.invert, clip, tmp_path / "out.mp4") == 0
+    assert left == [2]
+
+
+def test_a_damaged_segment_is_named_and_never_called_whole(
+    engines: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    output = tmp_path / "out.mp4"
+    with monkeypatch.context() as broken:
+        interrupt_after(broken, 40, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            run(engines.invert, clip, output)
+    segment = tmp_path / ".out.mp4.unfinished" / "000001.nut"
+    segment.write_bytes(segment.read_bytes()[: segment.stat().st_size // 2])
+    with pytest.raises(SinkError, match=r"000001\.nut is damaged .*--restart"):
+        run(engines.invert, clip, output, resume=True)
+    assert not output.exists()
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, frames: int, error: BaseException) -> None:

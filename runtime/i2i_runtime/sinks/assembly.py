@@ -1,9 +1,9 @@
-"""Closed segments and all other streams of the source become one file."""
+"""Closed segments and all other streams of the source become one file, while later segments are still made."""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,69 +12,158 @@ import av
 import av.error
 
 from i2i_runtime.clip import Clip
-from i2i_runtime.sinks.journal import Journal
+from i2i_runtime.errors import SinkError
+from i2i_runtime.sinks.journal import Journal, Segment
 
 _Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
 """When a packet is due to be decoded, in seconds; its stream; and the packet."""
 
 
-def assemble(
-    journal: Journal, clip: Clip | None, time_base: Fraction, target: Path, *, whole: bool = True
-) -> list[str]:
-    """Writes the journal's segments to `target`, with the audio, subtitles, chapters and tags of `clip`.
+class Assembly:
+    """The file that a journal's segments become, with the audio, subtitles, chapters and tags of `clip`.
 
-    `time_base` is the unit of the journal's pts in seconds; a segment's own container may count in another. Nothing
-    is encoded again. `whole=False` cuts the other streams where the pictures end. Returns one sentence for each
-    stream that the container cannot hold. Raises OSError and FFmpegError.
+    Nothing is encoded again, and the bytes depend on the segments alone, not on when they were joined. The newest
+    segment waits: how long its last picture lasts is known only from the next. `time_base` is the unit of the
+    journal's pts in seconds; a segment's own container may count in another. Methods raise OSError, FFmpegError,
+    and SinkError for a damaged segment.
     """
-    pts = [value for segment in journal.segments for value in segment.pts]
-    first = journal.folder / journal.segments[0].file
-    notes: list[str] = []
-    with av.open(target, "w") as output, av.open(first) as template:
-        pictures = template.streams.video[0]
-        stream = output.add_stream_from_template(pictures)
-        stream.time_base = time_base
-        if clip is not None and clip.rotation:
-            stream.set_display_rotation(clip.rotation)
-        packets = _picture_packets(journal, stream, pts, time_base)
-        if clip is None:
-            for _, _, packet in packets:
-                output.mux_one(packet)
-            return notes
-        with av.open(clip.path) as source:
-            carried = _carry(source, output, clip, notes)
-            end = None if whole else max(pts) * time_base
-            for _, _, packet in heapq.merge(
-                packets, _other_packets(source, carried, end), key=lambda e: e[:2]
-            ):
-                output.mux_one(packet)
-    return notes
+
+    def __init__(self, journal: Journal, clip: Clip | None, time_base: Fraction, target: Path) -> None:
+        self.target = target
+        self._journal, self._clip, self._time_base = journal, clip, time_base
+        self._film: _Film | None = None
+        self._joined = 0
+        self._depth = 0
+        self._step = 1
+        self._ahead: list[int] = []
+        """The decode times, as many as pictures are decoded ahead, that the next segment's first packets take."""
+
+    def join_next(self) -> None:
+        """Joins one segment if one waits: little enough work to be done beside any frame."""
+        if self._joined + 1 < len(self._journal.segments):
+            self._join()
+
+    def finish(self, *, whole: bool = True) -> list[str]:
+        """Joins what is left and completes the file; `whole=False` cuts the other streams where the pictures end.
+
+        Returns one sentence for each stream that the container cannot hold.
+        """
+        segments = self._journal.segments
+        while self._joined < len(segments):
+            self._join()
+        assert self._film is not None
+        try:
+            self._film.finish(None if whole else max(segments[-1].pts) * self._time_base)
+        except BaseException:
+            self.close()
+            raise
+        notes, self._film = self._film.notes, None
+        return notes
+
+    def close(self) -> None:
+        """Throws away what is joined and not finished; joining then begins anew. Safe to call twice."""
+        self._joined = 0
+        if self._film is not None:
+            film, self._film = self._film, None
+            with suppress(av.error.FFmpegError, OSError):
+                film.close()
+            self.target.unlink(missing_ok=True)
+
+    def _join(self) -> None:
+        """One more segment; all of them anew where it needs its pictures decoded further ahead than those before."""
+        segments = self._journal.segments
+        segment = segments[self._joined]
+        following = segments[self._joined + 1].pts if self._joined + 1 < len(segments) else ()
+        depth = _reorder_depth(segment)
+        if depth > self._depth:
+            self.close()
+            self._depth = depth
+            return
+        try:
+            self._add(segment, following)
+        except BaseException:
+            self.close()
+            raise
+        self._joined += 1
+
+    def _add(self, segment: Segment, following: tuple[int, ...]) -> None:
+        file = self._journal.folder / segment.file
+        due = sorted(segment.pts)
+        if self._film is None:
+            self._film = _Film(self.target, file, self._clip, self._time_base)
+            second = [*due, *sorted(following)][1:2]
+            self._step = second[0] - due[0] if second else 1
+            self._ahead = [due[0] - back * self._step for back in range(self._depth, 0, -1)]
+        decoded = [*self._ahead, *due]
+        ends = [*due[1:], min(following, default=due[-1] + self._step)]
+        lasts = {pts: end - pts for pts, end in zip(due, ends, strict=True)}
+        with av.open(file) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+            if len(packets) != len(due):
+                raise SinkError(
+                    f"{file} is damaged (it holds {len(packets)} of {len(due)} pictures): --restart begins anew."
+                )
+            for packet, pts, dts in zip(packets, segment.pts, decoded, strict=False):
+                packet.time_base = self._time_base
+                packet.pts, packet.dts, packet.duration = pts, dts, lasts[pts]
+                self._film.add(packet)
+        self._ahead = decoded[len(due) :]
 
 
-def _picture_packets(
-    journal: Journal, stream: av.VideoStream, pts: list[int], time_base: Fraction
-) -> Iterator[_Timed]:
-    """All packets of all segments with decode times that never go back, however irregular the pts are."""
-    due = sorted(pts)
-    rank = {value: place for place, value in enumerate(due)}
-    # How many packets a frame may be decoded before it is shown (ISO/IEC 14496-10: the reorder depth).
-    depth = max(place - rank[value] for place, value in enumerate(pts))
-    step = due[1] - due[0] if len(due) > 1 else 1
-    place = 0
-    for segment in journal.segments:
-        with av.open(journal.folder / segment.file) as container:
-            for packet in container.demux(container.streams.video[0]):
-                if packet.size == 0:
-                    continue
-                value = pts[place]
-                packet.stream = stream
-                packet.time_base = time_base
-                packet.pts = value
-                packet.dts = due[place - depth] if place >= depth else due[0] - (depth - place) * step
-                after = rank[value] + 1
-                packet.duration = due[after] - value if after < len(due) else step
-                place += 1
-                yield packet.dts * time_base, stream.index, packet
+def _reorder_depth(segment: Segment) -> int:
+    """How many packets a picture may be decoded before it is shown (the reorder depth of ISO/IEC 14496-10)."""
+    rank = {value: place for place, value in enumerate(sorted(segment.pts))}
+    return max(place - rank[value] for place, value in enumerate(segment.pts))
+
+
+class _Film:
+    """An open file that takes pictures in the order of their decoding and puts the other streams between them."""
+
+    def __init__(self, target: Path, segment: Path, clip: Clip | None, time_base: Fraction) -> None:
+        self.notes: list[str] = []
+        self._output = av.open(target, "w")
+        with av.open(segment) as template:
+            self._pictures = self._output.add_stream_from_template(template.streams.video[0])
+        self._pictures.time_base = time_base
+        self._source = None
+        self._others: Iterator[_Timed] = iter(())
+        if clip is not None:
+            if clip.rotation:
+                self._pictures.set_display_rotation(clip.rotation)
+            self._source = av.open(clip.path)
+            carried = _carry(self._source, self._output, clip, self.notes)
+            self._others = _other_packets(self._source, carried)
+        self._waiting = next(self._others, None)
+
+    def add(self, picture: av.Packet[Any]) -> None:
+        """A packet of the pictures, its times in the film's time base; its dts is later than those before."""
+        assert picture.dts is not None
+        picture.stream = self._pictures
+        due = (picture.dts * picture.time_base, self._pictures.index)
+        while self._waiting is not None and self._waiting[:2] < due:
+            self._output.mux_one(self._waiting[2])
+            self._waiting = next(self._others, None)
+        self._output.mux_one(picture)
+
+    def finish(self, end: Fraction | None) -> None:
+        """Adds what the other streams still hold, up to `end` in seconds, and closes the file."""
+        over: set[int] = set()
+        while self._waiting is not None:
+            due, stream, packet = self._waiting
+            if end is None or due <= end:
+                self._output.mux_one(packet)
+            else:
+                over.add(stream)
+                if len(over) == len(self._output.streams) - 1:
+                    break
+            self._waiting = next(self._others, None)
+        self.close()
+
+    def close(self) -> None:
+        self._others = iter(())
+        if self._source is not None:
+            self._source.close()
+        self._output.close()
 
 
 def _carry(
@@ -109,7 +198,7 @@ def _carry(
 
 
 def _other_packets(
-    source: av.container.InputContainer, carried: dict[int, av.stream.Stream], end: Fraction | None
+    source: av.container.InputContainer, carried: dict[int, av.stream.Stream]
 ) -> Iterator[_Timed]:
     if not carried:
         return
@@ -118,9 +207,7 @@ def _other_packets(
         due = packet.dts if packet.dts is not None else packet.pts
         if due is None or packet.size == 0:
             continue
-        when = due * packet.time_base
-        if end is not None and when > end:
-            continue
         stream = carried[packet.stream_index]
+        when = due * packet.time_base
         packet.stream = stream
         yield when, stream.index, packet

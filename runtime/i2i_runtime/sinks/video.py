@@ -1,25 +1,27 @@
-"""A video file, written in closed segments and put together at the end, so that nothing done is ever lost."""
+"""A video file, written in closed segments that are joined as they come, so that nothing done is ever lost."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import av
 import av.error
 
-from i2i_runtime.clip import CLIP, Clip
+from i2i_runtime.clip import CLIP
 from i2i_runtime.colour import ColourConverter
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions
-from i2i_runtime.sinks.assembly import assemble
+from i2i_runtime.sinks.assembly import Assembly
 from i2i_runtime.sinks.encoder import CONTAINERS, Encoding, choose_codec, choose_encoding, open_encoder
 from i2i_runtime.sinks.journal import Journal, Segment
 from i2i_runtime.sources.video import stored_from_upright
 
 SEGMENT_FRAMES = 240
+_PATIENCE_S = 1.0
 
 
 class VideoSink:
@@ -56,16 +58,21 @@ class VideoSink:
             raise self._failure(error) from error
         self.done = self._journal.frames
         """How many frames an earlier run of the same job has already made."""
-        self._clip: Clip | None = None
         self._encoding: Encoding | None = None
         self._converter: ColourConverter | None = None
+        self._assembly: Assembly | None = None
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None
         self._pts: list[int] = []
         self._segment_frames = 0
         self._finished = False
+        self._working = Lock()
 
     def write(self, translated: Frame, source: Frame) -> None:
+        with self._working:
+            self._write(translated, source)
+
+    def _write(self, translated: Frame, source: Frame) -> None:
         clip = source.extra.get(CLIP)
         rotation = 0 if clip is None else clip.rotation
         picture = stored_from_upright(translated.pixels, rotation)
@@ -74,11 +81,12 @@ class VideoSink:
             if clip is not None and self._path.exists() and self._path.samefile(clip.path):
                 raise SinkError(f"{self._path} would overwrite its own source: choose another --output.")
             given = stored_from_upright(source.pixels, rotation).shape
-            self._clip = clip
             self._encoding = choose_encoding(
                 self._codec, self._options, clip, (given[1], given[0]), translated.with_pixels(picture)
             )
             self._converter = ColourConverter(self._encoding.colour, self._encoding.pixel_format, height)
+            film = self._journal.folder / f"whole{self._path.suffix}"
+            self._assembly = Assembly(self._journal, clip, self._encoding.time_base, film)
         encoding = self._encoding
         if (width, height) != (encoding.width, encoding.height):
             raise SinkError(
@@ -86,6 +94,7 @@ class VideoSink:
                 f"{source.index} is {width}x{height}: add --size, or write to a folder of pictures."
             )
         assert self._converter is not None
+        assert self._assembly is not None
         frame = self._converter.frame_from_rgb(picture, encoding.pixel_format)
         frame.pts, frame.time_base = translated.pts, encoding.time_base
         try:
@@ -94,42 +103,56 @@ class VideoSink:
             self._segment_frames += 1
             if self._segment_frames == SEGMENT_FRAMES:
                 self._close_segment()
+            self._assembly.join_next()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._failure(error) from error
 
     def finish(self) -> None:
+        with self._working:
+            self._finish()
+
+    def _finish(self) -> None:
         try:
             self._close_segment()
             if not self._journal.segments:
                 raise SinkError(f"Nothing was written to {self._path}, as the input gave no frame.")
-            whole = self._journal.folder / f"whole{self._path.suffix}"
-            assert self._encoding is not None
-            time_base = self._encoding.time_base
-            self.notes += assemble(self._journal, self._clip, time_base, whole, whole=not self._options.cut)
-            with whole.open("rb") as file:
+            assert self._assembly is not None
+            self.notes += self._assembly.finish(whole=not self._options.cut)
+            with self._assembly.target.open("rb") as file:
                 os.fsync(file.fileno())
-            whole.replace(self._path)
+            self._assembly.target.replace(self._path)
+            if self._options.resume or self._options.restart:
+                self._partial.unlink(missing_ok=True)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._failure(error) from error
         self._finished = True
         self._journal.discard()
 
     def close(self) -> None:
+        # A user may give up while a slow disk still takes the last of it: what is recorded stays then.
+        if self._working.acquire(timeout=_PATIENCE_S):
+            try:
+                self._close()
+            finally:
+                self._working.release()
+
+    def _close(self) -> None:
         if self._finished:
             return
         self._finished = True
         if self._journal.frames == 0 and not self._pts and self._segment_frames == 0:
             self._journal.discard()
             return
-        if self._encoding is None:
+        if self._assembly is None:
             return  # resumed, and failed before its first frame: what was recorded stays
         try:
             # A segment cut short is no part of a resumed job: it plays in the partial file and is made again.
             self._close_segment(record=False)
-            partial = self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
-            assemble(self._journal, self._clip, self._encoding.time_base, partial, whole=False)
-        except (av.error.FFmpegError, OSError, ValueError):
-            return  # the job has failed already, with an error of its own; what was recorded stays
+            self._assembly.finish(whole=False)
+            self._assembly.target.replace(self._partial)
+        except (av.error.FFmpegError, OSError, ValueError, SinkError):
+            # The job has failed already, with an error of its own; what was recorded stays.
+            self._assembly.close()
 
     def _open_segment(self) -> tuple[av.container.OutputContainer, av.VideoStream]:
         if self._container is None or self._stream is None:
@@ -139,6 +162,10 @@ class VideoSink:
             self._container = av.open(path, "w", format="nut")
             self._stream = open_encoder(self._container, self._encoding)
         return self._container, self._stream
+
+    @property
+    def _partial(self) -> Path:
+        return self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
 
     @property
     def _segment_file(self) -> str:
