@@ -86,3 +86,18 @@ def test_contradictions_are_one_sentence(tmp_path: Path, options: dict[str, obje
     teacher = save_run(tmp_path / "teacher", "cut" if "teacher_direction" in options else "cyclegan")
     with pytest.raises(OptionError, match=word):
         student_of(teacher, **options).optimisers()
+
+
+def test_student_can_start_as_its_teacher(tmp_path: Path) -> None:
+    teacher = save_run(tmp_path / "teacher", "realtime")
+    student = student_of(teacher, start_as_teacher=True)
+    student.optimisers()
+    picture = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(student.inference()(picture), load_method(teacher).inference()(picture))
+
+
+@pytest.mark.parametrize(("name", "options"), [("realtime", {"trunk": 16}), ("cyclegan", {})])
+def test_no_start_from_another_network(tmp_path: Path, name: str, options: dict[str, object]) -> None:
+    teacher = save_run(tmp_path / "teacher", name)
+    with pytest.raises(OptionError, match="--start-as-teacher"):
+        student_of(teacher, start_as_teacher=True, **options).optimisers()

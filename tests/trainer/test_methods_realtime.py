@@ -8,13 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2i_trainer.method import Batch
-from i2i_trainer.methods.realtime import (
-    Generator,
-    Realtime,
-    RealtimeConfig,
-    bilinear_phases,
-    steadiness,
-)
+from i2i_trainer.methods.realtime import Generator, Realtime, RealtimeConfig, bilinear_phases
 
 TINY = RealtimeConfig(width=4, trunk=4, blocks=1, pad=2, disc_width=4, image_size=64, load_size=64)
 
@@ -42,12 +36,6 @@ def test_an_even_picture_stays_even() -> None:
     nn.init.normal_(generator.change.weight, std=1.0)
     inside = generator(torch.full((1, 3, 64, 64), 0.3))[:, :, 16:-16, 16:-16]
     torch.testing.assert_close(inside, inside[:, :, :1, :1].expand_as(inside), atol=1e-4, rtol=0)
-
-
-def test_a_generator_without_position_or_noise_is_steady() -> None:
-    picture = torch.rand(1, 3, 64, 64)
-    assert steadiness(nn.Identity(), picture, picture, noise=0.0) == 0
-    assert steadiness(nn.Identity(), picture, picture, noise=0.5) > 0.3
 
 
 def test_each_update_moves_its_own_networks() -> None:

@@ -2,54 +2,34 @@
 
 The student is the generator of the method `realtime`. It learns from pictures of the source domain alone, which the
 teacher translates on the fly: absolute difference to the teacher's picture, the same on the discriminator's features,
-the adversarial loss against real pictures of the target domain, and steadiness under shift and noise, so that the
-student flickers less than its teacher. The terms are those of GAN Compression (Li et al., CVPR 2020), with the
+the adversarial loss against real pictures of the target domain, and steadiness under camera motion and noise, so that
+the student flickers less than its teacher. The terms are those of GAN Compression (Li et al., CVPR 2020), with the
 discriminator's features in place of the teacher's: teacher and student share no layer that could be compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2i_trainer.blocks import MultiScaleDiscriminator
-from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
-from i2i_trainer.methods.realtime import (
-    Generator,
-    RealtimeInference,
-    check_generator_options,
-    steadiness,
-)
+from i2i_trainer.methods.realtime import GeneratorConfig, RealtimeInference
+from i2i_trainer.steadiness import steadiness
 from i2i_trainer.steps import adam, detached
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(TrainConfig):
+class DistillConfig(GeneratorConfig):
     """Train a real-time student on what a trained method makes of the source domain."""
-
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {
-            "width": 8,
-            "trunk": 8,
-            "blocks": 1,
-            "pad": 2,
-            "disc_width": 8,
-            "image_size": 64,
-            "load_size": 72,
-            "batch": 2,
-            "steps": 200,
-        },
-    }
 
     teacher: Path = Path()
     """Run folder of the teacher, of any method."""
@@ -59,38 +39,20 @@ class DistillConfig(TrainConfig):
     """Style code the student is bound to; empty takes the teacher's default."""
     style_size: int = 0
     """Keep the style as an input of this size (the teacher's); 0 binds the student to one style."""
+    start_as_teacher: bool = False
+    """Begin with the teacher's own weights, to make a real-time generator of the same sizes steadier."""
 
-    width: int = 32
-    """Channels at the unshuffled resolution."""
-    trunk: int = 64
-    """Channels at half of that, where the residual blocks are."""
-    blocks: int = 4
-    """Residual blocks of two 3x3 convolutions."""
-    unshuffle: int = 4
-    """Pixels per side of the square that becomes one position."""
-    pad: int = 8
-    """Positions of repeated border added once."""
-    disc_width: int = 32
-    """Channels of the discriminator's first layer."""
     teacher_weight: float = 10.0
     """Weight of |student - teacher|."""
     feature_weight: float = 2.0
     """Weight of the difference of the discriminator's features of student and teacher."""
     gan_weight: float = 0.5
     """Weight of the adversarial loss; 0 trains without a discriminator's verdict."""
-    steady_weight: float = 2.0
-    """Weight of the difference between the translation of a shifted picture and the shifted translation."""
-    steady_noise: float = 0.02
-    """Standard deviation of the noise added to the shifted picture, in units of [-1, 1]."""
 
-    load_size: int = 360
-    batch: int = 2
     steps: int = 10_000
-    ema: float = 0.999
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_generator_options(self.unshuffle, self.image_size, self.pad)
         if self.style_size and self.teacher_style:
             raise OptionError(
                 "--style-size keeps the style as an input, --teacher-style fixes it: give one of the two."
@@ -108,18 +70,27 @@ class Distill(Method):
     def __init__(self, config: DistillConfig) -> None:
         super().__init__()
         self.config: DistillConfig = config
-        self.student = self._generator()
-        self.disc = MultiScaleDiscriminator(width=config.disc_width, layers=3)
+        self.student = config.generator(config.style_size)
+        self.disc = config.discriminator()
         self._teacher: list[Inference] = []
-
-    def _generator(self) -> Generator:
-        c = self.config
-        return Generator(c.width, c.trunk, c.blocks, c.unshuffle, c.pad, c.style_size)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
-        self._teacher = [_load_teacher(config).to(next(self.parameters()).device)]
+        teacher = _load_teacher(config)
+        if config.start_as_teacher:
+            self._start_as(teacher)
+        self._teacher = [teacher.to(next(self.parameters()).device)]
         return {"disc": adam(config, self.disc), "student": adam(config, self.student)}
+
+    def _start_as(self, teacher: Inference) -> None:
+        theirs = teacher.generator.state_dict() if isinstance(teacher, RealtimeInference) else {}
+        mine = self.student.state_dict()
+        if {name: w.shape for name, w in theirs.items()} != {name: w.shape for name, w in mine.items()}:
+            raise OptionError(
+                f"--start-as-teacher: {self.config.teacher} is no real-time generator of the student's sizes: "
+                "give its --width, --trunk, --blocks and --unshuffle, or leave the option out."
+            )
+        self.student.load_state_dict(theirs)
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
@@ -144,22 +115,18 @@ class Distill(Method):
             ]
         ).mean()
         adversarial = lsgan([maps[-1] for maps in features], 1.0)
-        steady = steadiness(partial(self.student, style=style), batch.a, made, config.steady_noise)
-        update(
-            "student",
+        losses = {"disc": disc, "gen": adversarial, "teacher": difference, "feature": feature}
+        loss = (
             config.teacher_weight * difference
             + config.feature_weight * feature
             + config.gan_weight * adversarial
-            + config.steady_weight * steady,
         )
+        if config.steady_weight > 0:
+            student = partial(self.student, style=style)
+            losses["steady"] = steadiness(student, batch.a, made, config.steady_noise)
+            loss = loss + config.steady_weight * losses["steady"]
+        update("student", loss)
         self.disc.requires_grad_(True)
-        losses = {
-            "disc": disc,
-            "gen": adversarial,
-            "teacher": difference,
-            "feature": feature,
-            "steady": steady,
-        }
         return detached(losses)
 
     def _style(self, pictures: Tensor) -> Tensor | None:
@@ -182,7 +149,7 @@ class Distill(Method):
         return columns | {"student": self.student(batch.a, style).clamp(-1, 1)}
 
     def inference(self, direction: str = "a2b") -> Inference:
-        student = self._generator()
+        student = self.config.generator(self.config.style_size)
         student.load_state_dict(self.student.state_dict())
         return RealtimeInference(student, self.config.style_size).eval()
 

@@ -8,13 +8,13 @@ a low-resolution prediction at full resolution is that of bilateral learning (Gh
 for Real-Time Image Enhancement, SIGGRAPH 2017), here in the layout that convolution libraries run fastest.
 
 Training is CycleGAN's game (least squares, cycle consistency, no identity by default) with discriminators at three
-scales, and one more demand: a shifted, noisy picture must give the shifted translation. Where some pictures have a
+scales, and one more demand: what a moved camera sees must get the moved translation. Where some pictures have a
 known counterpart (`--pairs`), they join every batch and their translations are compared with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,15 +29,13 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.pairs import Pairs
+from i2i_trainer.steadiness import steadiness
 from i2i_trainer.steps import adam, detached
-
-MAX_SHIFT = 3
-"""Largest shift of the steadiness loss in pixels; below the unshuffle factor, where aliasing would show."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealtimeConfig(TrainConfig):
-    """Learn a translator that is fast enough for live video on a processor."""
+class GeneratorConfig(TrainConfig):
+    """What everything that trains the real-time generator asks for: its size, its judge and its steadiness."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
@@ -51,7 +49,6 @@ class RealtimeConfig(TrainConfig):
             "batch": 2,
             "steps": 200,
         },
-        "large": {"width": 48, "trunk": 128, "blocks": 8},
     }
 
     width: int = 32
@@ -66,14 +63,50 @@ class RealtimeConfig(TrainConfig):
     """Positions of repeated border added once, so that the zero padding inside does not tint the picture's edge."""
     disc_width: int = 32
     """Channels of the discriminators' first layer."""
+    steady_weight: float = 2.0
+    """Weight of the difference between what a moved camera's picture becomes and the moved translation; 0 leaves
+    it out."""
+    steady_noise: float = 0.02
+    """Standard deviation of the noise added to the moved picture, in units of [-1, 1]."""
+
+    load_size: int = 360
+    batch: int = 2
+    ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.unshuffle not in (2, 4, 8):
+            raise OptionError(f"--unshuffle {self.unshuffle} is none of 2, 4 and 8.")
+        if self.image_size % (2 * self.unshuffle):
+            raise OptionError(
+                f"--image-size {self.image_size} must be a multiple of {2 * self.unshuffle} "
+                f"with --unshuffle {self.unshuffle}."
+            )
+        if self.pad < 2 or self.pad % 2:
+            raise OptionError(f"--pad {self.pad} must be an even number of at least 2.")
+
+    def generator(self, style_size: int = 0) -> Generator:
+        """An untrained generator of these sizes."""
+        return Generator(self.width, self.trunk, self.blocks, self.unshuffle, self.pad, style_size)
+
+    def discriminator(self) -> MultiScaleDiscriminator:
+        """An untrained judge of three scales."""
+        return MultiScaleDiscriminator(width=self.disc_width, layers=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealtimeConfig(GeneratorConfig):
+    """Learn a translator that is fast enough for live video on a processor."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **GeneratorConfig.presets,
+        "large": {"width": 48, "trunk": 128, "blocks": 8},
+    }
+
     cycle_weight: float = 5.0
     """Weight of |a - G_a(G_b(a))|, both ways."""
     identity_weight: float = 0.0
     """Weight of |b - G_b(b)|, both ways; 0 leaves it out."""
-    steady_weight: float = 2.0
-    """Weight of the difference between the translation of a shifted picture and the shifted translation."""
-    steady_noise: float = 0.02
-    """Standard deviation of the noise added to the shifted picture, in units of [-1, 1]."""
 
     pairs: Path | None = None
     """Folder of known translations in a paired layout, beside the unpaired data."""
@@ -82,26 +115,7 @@ class RealtimeConfig(TrainConfig):
     pair_weight: float = 10.0
     """Weight of the difference between a pair's translation and its counterpart, both ways."""
 
-    load_size: int = 360
-    batch: int = 2
     steps: int = 15_000
-    ema: float = 0.999
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_generator_options(self.unshuffle, self.image_size, self.pad)
-
-
-def check_generator_options(unshuffle: int, image_size: int, pad: int) -> None:
-    """Raises OptionError where the generator cannot be built or cannot take the crop."""
-    if unshuffle not in (2, 4, 8):
-        raise OptionError(f"--unshuffle {unshuffle} is none of 2, 4 and 8.")
-    if image_size % (2 * unshuffle):
-        raise OptionError(
-            f"--image-size {image_size} must be a multiple of {2 * unshuffle} with --unshuffle {unshuffle}."
-        )
-    if pad < 2 or pad % 2:
-        raise OptionError(f"--pad {pad} must be an even number of at least 2.")
 
 
 def bilinear_phases(factor: int, channels: int) -> Tensor:
@@ -189,21 +203,6 @@ class Generator(nn.Module):
         return F.pixel_shuffle(positions * gain + bias, self.unshuffle)
 
 
-def steadiness(
-    generator: Callable[[Tensor], Tensor], picture: Tensor, translated: Tensor, noise: float
-) -> Tensor:
-    """Mean difference between G(shift(x) + noise) and shift(G(x)), away from the border; a scalar.
-
-    Video moves by fractions of the unshuffle grid, and cameras are noisy: what this punishes is what flickers.
-    """
-    dy, dx = (int(n) for n in torch.randint(-MAX_SHIFT, MAX_SHIFT + 1, (2,)))
-    shifted = torch.roll(picture, (dy, dx), dims=(2, 3))
-    again = generator(shifted + noise * torch.randn_like(shifted))
-    inside = slice(16, -16)
-    expected = torch.roll(translated, (dy, dx), dims=(2, 3))
-    return F.l1_loss(again[:, :, inside, inside], expected[:, :, inside, inside])
-
-
 class RealtimeInference(Inference):
     """One generator, clamped: picture `[N, 3, H, W]` (and style) in [-1, 1] -> translated in [-1, 1]."""
 
@@ -227,15 +226,9 @@ class Realtime(Method):
     def __init__(self, config: RealtimeConfig) -> None:
         super().__init__()
         self.config: RealtimeConfig = config
-        self.a2b = self._generator()
-        self.b2a = self._generator()
-        self.disc_a = MultiScaleDiscriminator(width=config.disc_width, layers=3)
-        self.disc_b = MultiScaleDiscriminator(width=config.disc_width, layers=3)
+        self.a2b, self.b2a = config.generator(), config.generator()
+        self.disc_a, self.disc_b = config.discriminator(), config.discriminator()
         self._pairs: Pairs | None = None
-
-    def _generator(self) -> Generator:
-        config = self.config
-        return Generator(config.width, config.trunk, config.blocks, config.unshuffle, config.pad)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
@@ -298,7 +291,7 @@ class Realtime(Method):
         return ("a2b", "b2a")
 
     def inference(self, direction: str = "a2b") -> Inference:
-        generator = self._generator()
+        generator = self.config.generator()
         generator.load_state_dict({"a2b": self.a2b, "b2a": self.b2a}[direction].state_dict())
         return RealtimeInference(generator).eval()
 
