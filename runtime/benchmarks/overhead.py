@@ -2,6 +2,7 @@
 
     python runtime/benchmarks/overhead.py time ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
     python runtime/benchmarks/overhead.py overlap ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
+    python runtime/benchmarks/overhead.py page ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
     python runtime/benchmarks/overhead.py end ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
     python runtime/benchmarks/overhead.py memory ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
 
@@ -13,6 +14,7 @@ Processor time is that of the whole process, all threads. Ratios are made within
 - wall: the job over the slowest stage alone. Here all stages need the same cores, so that it cannot come near 1.
 
 `overlap` is the wall ratio where it can: with an engine that only waits, as one on another device does for the cores.
+`page` is what a viewer of the page costs, in processor time, as a page holds a file to the clip's own pace.
 `end` is what is left to do after the last frame, which must not grow with the clip.
 `memory` runs i2i-stream as a user does, on the clip and on the clip four times over (ffmpeg joins it).
 Each adds one row to overhead.jsonl beside this file and prints the README's table.
@@ -27,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,6 +153,57 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class Page:
+    """Processor time of a file job with a page, over that of the same job while nobody watches."""
+
+    clip: Annotated[Path, tyro.conf.Positional]
+    engine: str = "day2night"
+    width: int = 640
+    """What the narrow viewer shows, in pixels."""
+    repeats: int = 7
+    frames: int = 60
+
+    def run(self) -> dict[str, Any]:
+        engine = open_engine(self.engine)
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "out.mp4"
+            ways: dict[str, str | None] = {
+                "nobody watches": None,
+                f"one viewer, {self.width} wide": f"pair.mjpg?width={self.width}",
+                "one viewer, full size": "pair.mjpg",
+            }
+            rounds = [
+                {name: _spent(lambda seen=seen: self._job(engine, file, seen)) for name, seen in ways.items()}  # type: ignore[misc]
+                for _ in range(self.repeats)
+            ]
+        alone = "nobody watches"
+        return {
+            "clip": self.clip.name,
+            "engine": self.engine,
+            "frames": self.frames,
+            "processor_ms_per_frame": _per_frame(rounds, lambda spent: spent.processor_s, self.frames),
+            "ratios": {
+                name: [round(one[name].processor_s / one[alone].processor_s, 4) for one in rounds]
+                for name in ways
+                if name != alone
+            },
+        }
+
+    def _job(self, engine: Engine, file: Path, seen: str | None) -> None:
+        page = _page()
+        with nullcontext() if seen is None else _viewer(f"{page.url}{seen}"):
+            _job(self.clip, engine, [_file(file), page], self.frames)
+
+    def table(self, row: dict[str, Any]) -> str:
+        lines = ["| page | processor, over a page that nobody watches | lowest to highest |", "|---|---|---|"]
+        for name, values in row["ratios"].items():
+            lines.append(
+                f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} to {max(values):.3f} |"
+            )
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
 class End:
     """Seconds from the last frame until a file is whole under its name, for the clip and for a longer one."""
 
@@ -214,7 +267,7 @@ class Memory:
 
 
 def main() -> None:
-    options: Time | Overlap | End | Memory = tyro.cli(Time | Overlap | End | Memory)
+    options: Time | Overlap | Page | End | Memory = tyro.cli(Time | Overlap | Page | End | Memory)
     began_load = round(os.getloadavg()[0], 2)
     row = options.run()
     append_row(ROWS, {"measured": type(options).__name__.lower(), "load_average": began_load, **row})

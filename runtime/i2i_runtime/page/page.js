@@ -2,12 +2,22 @@
 // One JPEG holds source and translated of the same moment, so the two sides of the divider never disagree.
 const $ = (id) => document.getElementById(id);
 const picture = $("picture"), pen = picture.getContext("2d");
-let divider = 0.5, pair = null;
+let divider = 0.5, pair = null, asked = 0, watching = new AbortController();
+
+// How many pixels wide one picture is on this screen: more would be encoded, sent and thrown away.
+const shownWidth = () => Math.round(picture.clientWidth * devicePixelRatio);
+new ResizeObserver(() => {
+  const width = shownWidth();
+  if (width > asked || width < asked / 2) watching.abort();
+}).observe(picture);
 
 function draw() {
   if (!pair) return;
   const width = pair.width / 2, height = pair.height;
-  if (picture.width !== width || picture.height !== height) Object.assign(picture, { width, height });
+  if (picture.width !== width || picture.height !== height) {
+    Object.assign(picture, { width, height });
+    $("stage").style.setProperty("--shape", width / height);  // no taller than the window
+  }
   const edge = Math.round(divider * width);
   pen.drawImage(pair, width, 0, width, height, 0, 0, width, height);
   if (edge > 0) pen.drawImage(pair, 0, 0, edge, height, 0, 0, edge, height);
@@ -59,7 +69,9 @@ async function* jpegs(answer) {
 async function watch() {
   for (;;) {
     try {
-      const answer = await fetch("pair.mjpg");
+      watching = new AbortController();
+      asked = shownWidth();
+      const answer = await fetch(`pair.mjpg?width=${asked}`, { signal: watching.signal });
       if (!answer.ok) throw new Error(await answer.text());
       for await (const jpeg of jpegs(answer)) {
         const next = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
@@ -69,6 +81,7 @@ async function watch() {
       }
       throw new Error("the stream has ended");
     } catch (error) {
+      if (watching.signal.aborted) continue;
       notice(`No connection to i2i-stream (${error.message}); trying again.`);
       await new Promise((resolve) => setTimeout(resolve, 1000));
     }

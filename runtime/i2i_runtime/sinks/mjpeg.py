@@ -3,6 +3,7 @@
 /                 the page
 /pair.mjpg        source (left half) and translated (right half) of one moment, in one JPEG
 /translated.mjpg  the translated picture alone, for players
+                  ?width=640: no wider than a viewer that wide needs
 /figures          age, fps, drops, engine time as JSON
 """
 
@@ -11,7 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +26,7 @@ from i2i_runtime.access import Access
 from i2i_runtime.errors import SinkError
 from i2i_runtime.figures import LiveFigures
 from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.letterbox import letterboxed
 from i2i_runtime.sinks.pacing import Pacer
 from i2i_runtime.web import WebServer, require_serve_extra
 
@@ -31,13 +36,15 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
 _BOUNDARY = "frame"
+_SHARE = 0.06
 _PAGE_TYPES = {"index.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 
 
 class MjpegSink:
     """Serves Motion JPEG over HTTP; every viewer gets the newest picture that his connection is ready for.
 
-    Pictures are encoded only while somebody watches, once for all viewers. `quality` is JPEG's, 1 to 100.
+    Pictures are encoded only while somebody watches, once for all viewers, no larger than the widest of them shows
+    them, and no more often than keeps the encoding under 6 % of one processor core. `quality` is JPEG's, 1 to 100.
     """
 
     def __init__(self, access: Access, *, quality: int = 80) -> None:
@@ -55,10 +62,14 @@ class MjpegSink:
 
     def write(self, translated: Frame, source: Frame) -> None:
         self._pacer.wait(source)
-        if self._singles.watched:
-            self._singles.publish(_jpeg(translated.pixels, self._quality))
-        if self._pairs.watched:
-            self._pairs.publish(_jpeg(side_by_side(source.pixels, translated.pixels), self._quality))
+        if self._singles.wanted:
+            with self._singles.allowance.spent():
+                shown = shrunk(translated.pixels, self._singles.width)
+                self._singles.publish(_jpeg(shown, self._quality))
+        if self._pairs.wanted:
+            with self._pairs.allowance.spent():
+                pair = side_by_side(source.pixels, translated.pixels, self._pairs.width)
+                self._pairs.publish(_jpeg(pair, self._quality))
         self._figures.observe(translated, source)
 
     def finish(self) -> None:
@@ -85,7 +96,9 @@ class MjpegSink:
         def stream(path: str, broadcast: _Broadcast) -> Route:
             def serve(request: Request) -> Response:
                 kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
-                return StreamingResponse(broadcast.parts(), media_type=kind)
+                asked = request.query_params.get("width", "")
+                width = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 6 else None
+                return StreamingResponse(broadcast.parts(width or None), media_type=kind)
 
             return Route(path, serve)
 
@@ -100,18 +113,69 @@ class MjpegSink:
         ]
 
 
+class Allowance:
+    """Lets work through as long as it takes no more than a share of one processor core; the first always."""
+
+    def __init__(
+        self,
+        share: float,
+        clock: Callable[[], float] = time.monotonic,
+        worked: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self._share, self._clock, self._worked = share, clock, worked
+        self._next_s = clock()
+
+    @property
+    def open(self) -> bool:
+        return self._clock() >= self._next_s
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Around the work."""
+        began_s, worked_s = self._clock(), self._worked()
+        try:
+            yield
+        finally:
+            self._next_s = began_s + (self._worked() - worked_s) / self._share
+
+
+@dataclass(frozen=True)
+class _Viewer:
+    """`width` is that of one picture as the viewer shows it, None for as wide as it comes."""
+
+    loop: asyncio.AbstractEventLoop
+    width: int | None
+
+
 class _Broadcast:
     """The newest picture for any number of viewers, from a thread into the server's event loop."""
 
     def __init__(self) -> None:
+        self.allowance = Allowance(_SHARE)
         self._lock = threading.Lock()
-        self._viewers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
+        self._viewers: dict[asyncio.Event, _Viewer] = {}
         self._newest: bytes | None = None
         self._closed = False
 
     @property
     def watched(self) -> bool:
         return bool(self._viewers)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a new picture is to be made now."""
+        return self.watched and self.allowance.open
+
+    @property
+    def width(self) -> int | None:
+        """The widest that any viewer shows, None where one takes all there is."""
+        with self._lock:
+            widths = [viewer.width for viewer in self._viewers.values()]
+        return (
+            max((width for width in widths if width is not None), default=None)
+            if None not in widths
+            else None
+        )
 
     def publish(self, jpeg: bytes) -> None:
         head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
@@ -122,11 +186,11 @@ class _Broadcast:
         self._closed = True
         self._wake()
 
-    async def parts(self) -> AsyncIterator[bytes]:
+    async def parts(self, width: int | None) -> AsyncIterator[bytes]:
         """Parts of the multipart answer; a viewer that is slow skips to the newest."""
         changed, sent = asyncio.Event(), None
         with self._lock:
-            self._viewers[changed] = asyncio.get_running_loop()
+            self._viewers[changed] = _Viewer(asyncio.get_running_loop(), width)
         try:
             while not self._closed:
                 await changed.wait()
@@ -141,17 +205,26 @@ class _Broadcast:
     def _wake(self) -> None:
         with self._lock:
             viewers = list(self._viewers.items())
-        for changed, loop in viewers:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(changed.set)
+        for changed, viewer in viewers:
+            if not viewer.loop.is_closed():
+                viewer.loop.call_soon_threadsafe(changed.set)
 
 
-def side_by_side(source: Picture, translated: Picture) -> Picture:
-    """`[H, 2 W, 3]`: the source, brought to the translated picture's size, left of the translated picture."""
-    height, width = translated.shape[:2]
-    if source.shape != translated.shape:
-        source = np.asarray(cv2.resize(source, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+def side_by_side(source: Picture, translated: Picture, width: int | None = None) -> Picture:
+    """`[h, 2 w, 3]`: source left of translated, both of the translated picture's size or less; see `shrunk`."""
+    translated = shrunk(translated, width)
+    source = letterboxed(shrunk(source, width), *translated.shape[:2])
     return np.hstack([source, translated])
+
+
+def shrunk(picture: Picture, width: int | None) -> Picture:
+    """By the largest whole number that leaves it at least `width` wide: whole numbers shrink ten times as fast."""
+    times = 1 if width is None else min(picture.shape[1] // width, picture.shape[0])
+    if self._singles.wanted:
+        return picture
+    rows, columns = picture.shape[0] // times, picture.shape[1] // times
+    whole = picture[: rows * times, : columns * times]
+    return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _jpeg(picture: Picture, quality: int) -> bytes:

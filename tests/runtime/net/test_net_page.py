@@ -19,7 +19,7 @@ from i2i_runtime.access import Access, ServerOptions, open_access
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
-from i2i_runtime.sinks.mjpeg import MjpegSink
+from i2i_runtime.sinks.mjpeg import Allowance, MjpegSink, shrunk, side_by_side
 from i2i_runtime.slate import NO_SIGNAL
 from i2i_runtime.sources.network import StreamSource
 
@@ -251,9 +251,47 @@ def test_a_taken_port_is_one_sentence(served: Callable[..., MjpegSink]) -> None:
         MjpegSink(Access("127.0.0.1", sink.port))
 
 
-def test_the_jpeg_has_the_translated_size_whatever_the_source(served: Callable[..., MjpegSink]) -> None:
-    from i2i_runtime.sinks.mjpeg import side_by_side
-
-    pair = side_by_side(np.zeros((90, 50, 3), np.uint8), np.full((180, 320, 3), 255, np.uint8))
+def test_the_pair_has_the_translated_size_whatever_the_source() -> None:
+    white = np.full((180, 320, 3), 255, np.uint8)
+    pair = side_by_side(np.full((90, 50, 3), 128, np.uint8), white)
     assert pair.shape == (180, 640, 3)
     assert cv2.mean(pair[:, 320:])[0] == 255
+    assert (pair[90, 160] == 128).all()
+    assert (pair[90, 20] == 0).all(), "a source of another shape is not stretched"
+    assert side_by_side(white, white, 160).shape == (90, 320, 3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(None, 321), (1, 1), (100, 107), (160, 160), (161, 321), (900, 321)]
+)
+def test_pictures_are_shrunk_but_never_under_what_is_shown(asked: int | None, given: int) -> None:
+    assert shrunk(np.zeros((181, 321, 3), np.uint8), asked).shape[1] == given
+
+
+def test_a_viewer_gets_no_more_than_it_shows_and_the_widest_decides(
+    served: Callable[..., MjpegSink], wait_until: Callable[..., None]
+) -> None:
+    sink = served()  # pictures of 320x180
+    small = StreamSource(f"{sink.url}translated.mjpg?width=150")
+    frame = small.read()
+    assert frame is not None
+    assert frame.pixels.shape == (90, 160, 3)
+    large = StreamSource(f"{sink.url}translated.mjpg?width=x")
+    frame = large.read()
+    wait_until(lambda: sink._singles.width is None, "a viewer that says nothing takes all there is")
+    assert frame is not None
+    small.close()
+    large.close()
+
+
+def test_the_page_takes_its_share_and_no_more() -> None:
+    now, worked = [100.0], [7.0]
+    allowance = Allowance(0.05, lambda: now[0], lambda: worked[0])
+    assert allowance.open, "the first picture is always made"
+    with allowance.spent():
+        worked[0] += 0.004
+        now[0] += 0.009  # others had the core meanwhile: that is not the page's doing
+    now[0] = 100.079
+    assert not allowance.open
+    now[0] = 100.081
+    assert allowance.open
