@@ -220,7 +220,7 @@ def side_by_side(source: Picture, translated: Picture, width: int | None = None)
 def shrunk(picture: Picture, width: int | None) -> Picture:
     """By the largest whole number that leaves it at least `width` wide: whole numbers shrink ten times as fast."""
     times = 1 if width is None else min(picture.shape[1] // width, picture.shape[0])
-    if self._singles.wanted:
+    if times <= 1:
         return picture
     rows, columns = picture.shape[0] // times, picture.shape[1] // times
     whole = picture[: rows * times, : columns * times]
