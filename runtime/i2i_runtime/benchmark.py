@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from i2i_runtime.engines import Engine, open_engine
+from i2i_runtime.engines import Engine, open_engine, slots_for_throughput
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Picture
 from i2i_runtime.machine import usable_cores
@@ -113,7 +113,7 @@ def pipeline_without_devices(
     return _through_pipeline(
         "pipeline",
         lambda: RecordedSource(pictures, frames),
-        lambda: open_engine(path, backend, threads),
+        lambda: open_engine(path, backend, threads, slots_for_throughput()),
         None,
         frames,
         repeats,
@@ -133,7 +133,7 @@ def end_to_end(
     return _through_pipeline(
         "end to end",
         lambda: open_source(uri, SourceOptions(size=size)),
-        lambda: open_engine(path, backend, threads),
+        lambda: open_engine(path, backend, threads, slots_for_throughput()),
         size,
         frames,
         repeats,

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from i2i_runtime.engines import Engine
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame
 from i2i_runtime.slate import NO_SIGNAL
 
 ENGINE_MS = "engine_ms"
@@ -67,37 +63,3 @@ class LiveFigures:
             no_signal=None if no_signal is None else str(no_signal),
         )
         return self.latest
-
-
-class TimedEngine:
-    """An engine that remembers how long its last frame took."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.metadata = engine.metadata
-        self.backend = engine.backend
-        self.reason = engine.reason
-        self.slots = engine.slots
-        self.last_ms = 0.0
-
-    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
-        began_s = time.monotonic()
-        translated = self._engine.infer(picture, style)
-        self.last_ms = (time.monotonic() - began_s) * 1000
-        return translated
-
-    def close(self) -> None:
-        self._engine.close()
-
-
-class EngineTimeStage:
-    """Writes the engine's time on each translated frame, for the overlay and the pages behind it."""
-
-    def __init__(self, engine: TimedEngine) -> None:
-        self._engine = engine
-
-    def process(self, translated: Frame, source: Frame) -> Frame:
-        return replace(translated, extra={**translated.extra, ENGINE_MS: self._engine.last_ms})
-
-    def close(self) -> None:
-        return

@@ -13,11 +13,10 @@ import tyro
 
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.size import parse_size
-from i2i_runtime.uri import redact
+from i2i_runtime.uri import parse_uri, redact
 
 if TYPE_CHECKING:
     from i2i_runtime.access import ServerOptions
-    from i2i_runtime.figures import TimedEngine
     from i2i_runtime.job import Translation
     from i2i_runtime.pipeline import Stage
     from i2i_runtime.sinks import SinkOptions
@@ -165,7 +164,7 @@ def stream(options: StreamOptions) -> int:
     outputs = options.output or ["display://0"]
     if clips and (len(outputs) != 1 or Path(outputs[0]).suffix):
         raise UsageError(f"{input_text} is a folder of clips: give one folder as --output.")
-    work = _translation(options, size)
+    work = _translation(options, size, _slots(options, input_text))
     sinks = _sink_options(options, work)
     sources = SourceOptions(size=size, rate=options.rate, tonemap=options.tonemap)
     record = _record(options)
@@ -210,22 +209,21 @@ def stream(options: StreamOptions) -> int:
     return outcome.exit_code
 
 
-def _translation(options: StreamOptions, size: tuple[int, int] | None) -> Translation:
+def _translation(options: StreamOptions, size: tuple[int, int] | None, slots: int) -> Translation:
     from i2i_runtime.access import open_access
     from i2i_runtime.engines import engine_path, open_engine
-    from i2i_runtime.figures import TimedEngine
     from i2i_runtime.job import Translation
     from i2i_runtime.report import file_sha256
     from i2i_runtime.style import style_from_text
 
     path = engine_path(options.engine)
-    engine = TimedEngine(open_engine(path, options.backend, options.threads))
+    engine = open_engine(path, options.backend, options.threads, slots)
     return Translation(
         engine=engine,
         engine_path=path,
         engine_sha256=file_sha256(path),
         style=None if options.style is None else style_from_text(options.style, engine.metadata, path),
-        stages=lambda source: _stages(options, source, engine),
+        stages=lambda source: _stages(options, source),
         steady=options.steady,
         metrics=None if options.metrics is None else open_access(options.metrics, 9100, _server(options)),
         policy=options.policy if options.policy in ("every-frame", "freshest") else None,
@@ -242,10 +240,16 @@ def _server(options: StreamOptions) -> ServerOptions:
     return ServerOptions(options.token_file, options.tls_cert, options.tls_key)
 
 
-def _stages(options: StreamOptions, source: Source, engine: TimedEngine) -> Sequence[Stage]:
-    from i2i_runtime.figures import EngineTimeStage
+def _slots(options: StreamOptions, input_text: str) -> int:
+    """Frames side by side where only their number per second counts; a live picture must not wait for another."""
+    from i2i_runtime.engines import slots_for_throughput
 
-    stages: list[Stage] = [EngineTimeStage(engine)]
+    recorded = parse_uri(input_text).scheme in ("file", "test") and options.policy != "freshest"
+    return slots_for_throughput() if recorded else 1
+
+
+def _stages(options: StreamOptions, source: Source) -> Sequence[Stage]:
+    stages: list[Stage] = []
     if source.live:
         from i2i_runtime.slate import CardStage
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from i2i_runtime.errors import EngineError
 from i2i_runtime.frame import Picture
+from i2i_runtime.machine import usable_cores
 from i2i_runtime.metadata import EngineMetadata
 
 Backend: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime"]
@@ -44,14 +45,30 @@ class Engine(Protocol):
         """Frees the back end; `infer` must not be called afterwards."""
 
 
-def open_engine(engine: str | Path, backend: Backend | None = None, threads: int | None = None) -> Engine:
+def open_engine(
+    engine: str | Path,
+    backend: Backend | None = None,
+    threads: int | None = None,
+    slots: int = 1,
+) -> Engine:
     """Opens an engine file, or by name one that ships, on the fastest back end that this machine has.
 
-    `threads` bounds the processor threads of one `infer`, None leaves it to the back end. Raises EngineError.
+    `threads` bounds the processor threads of the engine, None leaves it to the back end. With `slots` of 2 or more
+    a processor translates that many frames side by side: more frames a second, each of them later. A GPU has its own
+    slots. Raises EngineError.
     """
     path = engine_path(engine)
     chosen, reason = (backend, f"--backend {backend}") if backend is not None else _choose(path)
-    return _OPENERS[chosen](path, reason, threads)
+    return _OPENERS[chosen](path, reason, threads, slots)
+
+
+def slots_for_throughput() -> int:
+    """How many frames a processor translates side by side where their number per second is all that counts.
+
+    Two share the cores without waiting for each other's threads, which matters most where decoder and encoder want
+    the same cores; more would only take more memory.
+    """
+    return min(2, usable_cores())
 
 
 def engine_path(engine: str | Path) -> Path:
@@ -93,27 +110,27 @@ def _choose(path: Path) -> tuple[Backend, str]:
     return "openvino", "the fastest back end on x86 processors"
 
 
-def _open_onnxruntime(path: Path, reason: str, threads: int | None) -> Engine:
+def _open_onnxruntime(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
     from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(path, reason, threads)
+    return OnnxRuntimeEngine(path, reason, threads, slots)
 
 
-def _open_openvino(path: Path, reason: str, threads: int | None) -> Engine:
+def _open_openvino(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
     if find_spec("openvino") is None:
         raise EngineError("OpenVINO is not installed: pip install openvino, or leave out --backend.")
     from i2i_runtime.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(path, reason, threads)
+    return OpenVinoEngine(path, reason, threads, slots)
 
 
-def _open_tensorrt(path: Path, reason: str, threads: int | None) -> Engine:
+def _open_tensorrt(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
     from i2i_runtime.engines.tensorrt import open_tensorrt
 
     return open_tensorrt(path)
 
 
-_OPENERS: dict[Backend, Callable[[Path, str, int | None], Engine]] = {
+_OPENERS: dict[Backend, Callable[[Path, str, int | None, int], Engine]] = {
     "onnxruntime": _open_onnxruntime,
     "openvino": _open_openvino,
     "tensorrt": _open_tensorrt,

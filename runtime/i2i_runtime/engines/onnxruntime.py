@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from i2i_runtime.engines import contract
 from i2i_runtime.errors import EngineError
 from i2i_runtime.frame import Picture
+from i2i_runtime.machine import usable_cores
 from i2i_runtime.metadata import METADATA_KEY
 
 _ELEMENT = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
@@ -18,13 +19,22 @@ _ELEMENT = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float1
 class OnnxRuntimeEngine:
     """A portable engine in an `onnxruntime.InferenceSession`; one picture at a time."""
 
-    slots = 1
-
-    def __init__(self, path: Path, reason: str = "chosen by the caller", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        reason: str = "chosen by the caller",
+        threads: int | None = None,
+        slots: int = 1,
+    ) -> None:
         import onnxruntime
+
+        self.slots = slots
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        if slots > 1:
+            # Frames side by side: each on threads of its own, none waits for another's.
+            threads = max(1, (threads or usable_cores()) // slots)
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

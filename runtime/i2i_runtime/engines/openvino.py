@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.engines import contract
+from i2i_runtime.engines.openvino_rows import arrange_rows
 from i2i_runtime.errors import EngineError
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import METADATA_KEY
@@ -28,9 +30,14 @@ class OpenVinoEngine:
     `f32`: the exporter writes that note for a network whose pictures do not survive it.
     """
 
-    slots = 1
-
-    def __init__(self, path: Path, reason: str = "chosen by the caller", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        reason: str = "chosen by the caller",
+        threads: int | None = None,
+        slots: int = 1,
+    ) -> None:
+        self.slots = slots
         self._core = _core()
         try:
             self._model = self._core.read_model(path)
@@ -50,10 +57,11 @@ class OpenVinoEngine:
         precision = self._precision()
         self._properties = {
             "INFERENCE_PRECISION_HINT": precision,
-            "PERFORMANCE_HINT": "LATENCY",
+            # One stream takes all threads for one frame; two side by side never wait for each other's threads.
+            **({"PERFORMANCE_HINT": "LATENCY"} if slots == 1 else {"NUM_STREAMS": slots}),
             **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
         }
-        self._requests: dict[tuple[int, int], Any] = {}
+        self._requests: dict[tuple[int, int], SimpleQueue[Any]] = {}
         self._lock = Lock()
         self.backend = f"openvino {precision}"
         self.reason = reason
@@ -65,36 +73,45 @@ class OpenVinoEngine:
         if style is not None:
             contract.check_style(self.metadata, style)
             feeds[contract.STYLE] = style
-        with self._lock:
+        try:
+            waiting = self._waiting_requests(padded.shape[0], padded.shape[1])
+            request = waiting.get()
             try:
-                request = self._request(padded.shape[0], padded.shape[1])
                 request.infer(feeds, share_inputs=True)
-            except RuntimeError as error:
-                raise EngineError(
-                    f"The engine {self.metadata.name} failed on a {width}x{height} picture "
-                    f"({_last_line(error)}): try --size with a smaller one, or another --backend."
-                ) from error
-            translated = request.get_tensor(contract.TRANSLATED).data
-            # The request keeps its output tensor for the next frame, so the result is a copy.
-            return np.array(
-                contract.cropped(translated, padded.shape, height, width, self.metadata.name), order="C"
-            )
+                translated = request.get_tensor(contract.TRANSLATED).data
+                # The request keeps its output tensor for the next frame, so the result is a copy.
+                return np.array(
+                    contract.cropped(translated, padded.shape, height, width, self.metadata.name), order="C"
+                )
+            finally:
+                waiting.put(request)
+        except RuntimeError as error:
+            raise EngineError(
+                f"The engine {self.metadata.name} failed on a {width}x{height} picture "
+                f"({_last_line(error)}): try --size with a smaller one, or another --backend."
+            ) from error
 
     def close(self) -> None:
         self._requests.clear()
         del self._model
 
-    def _request(self, height: int, width: int) -> Any:
+    def _waiting_requests(self, height: int, width: int) -> SimpleQueue[Any]:
         """The compiled network for one padded size: a shape known in advance runs a fifth to a third faster."""
-        if (height, width) not in self._requests:
-            if not self.metadata.size.is_fixed:
-                self._model.reshape({contract.FRAME: [1, height, width, 3]})
-            compiled = self._core.compile_model(self._model, "CPU", self._properties)
-            # Folders of pictures of many sizes must not pile up compiled networks.
-            if len(self._requests) >= 4:
-                self._requests.pop(next(iter(self._requests)))
-            self._requests[height, width] = compiled.create_infer_request()
-        return self._requests[height, width]
+        with self._lock:
+            if (height, width) not in self._requests:
+                model = self._model.clone()
+                if not self.metadata.size.is_fixed:
+                    model.reshape({contract.FRAME: [1, height, width, 3]})
+                arrange_rows(model)
+                compiled = self._core.compile_model(model, "CPU", self._properties)
+                # Folders of pictures of many sizes must not pile up compiled networks.
+                if len(self._requests) >= 4:
+                    self._requests.pop(next(iter(self._requests)))
+                requests: SimpleQueue[Any] = SimpleQueue()
+                for _ in range(self.slots):
+                    requests.put(compiled.create_infer_request())
+                self._requests[height, width] = requests
+            return self._requests[height, width]
 
     def _precision(self) -> str:
         wanted = self.metadata.notes.get("openvino_precision", "bf16")

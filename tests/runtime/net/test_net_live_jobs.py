@@ -19,7 +19,7 @@ from i2i_runtime.access import Access
 from i2i_runtime.backoff import Backoff
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from i2i_runtime.errors import SinkError, SourceError
-from i2i_runtime.figures import ENGINE_MS, EngineTimeStage, TimedEngine
+from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
 from i2i_runtime.metrics import MetricsServer
 from i2i_runtime.pipeline import Pipeline
@@ -98,8 +98,8 @@ def test_one_translation_for_page_and_recording(
     paint: Callable[..., Frame], engines: Any, wait_until: Callable[..., None]
 ) -> None:
     page, kept, camera = MjpegSink(Access("127.0.0.1", 0)), Kept("kept"), Camera(paint)
-    engine = TimedEngine(OnnxRuntimeEngine(engines.invert))
-    pipeline = Pipeline(camera, engine, [page, kept], policy="freshest", stages=[EngineTimeStage(engine)])
+    engine = OnnxRuntimeEngine(engines.invert)
+    pipeline = Pipeline(camera, engine, [page, kept], policy="freshest")
     metrics = MetricsServer(Access("127.0.0.1", 0), pipeline, camera, (page, kept))
     job = threading.Thread(target=pipeline.run)
     job.start()
