@@ -14,11 +14,12 @@ from rich.console import Console
 from i2i_export import parity
 from i2i_export.adopt import Answers, check_against_original, engine_from_foreign
 from i2i_export.enginefile import EngineFile, default_style, read_engine, write_engine
-from i2i_export.frames import fit_all, read_frames
+from i2i_export.frames import fit, fit_all, read_frames, read_held_back_frames
 from i2i_export.precision import half_from_engine
 from i2i_export.quantisation import int8_from_engine
 from i2i_export.serving import repository_from_engine
-from i2i_export.sizes import FRAMES_IN_GATE, gate_sizes, size_from_text
+from i2i_export.sizes import FRAMES_IN_GATE, gate_sizes, size_from_text, timing_size
+from i2i_export.speed import compare_speed, require_faster
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_trainer.errors import TrainError
 
@@ -43,17 +44,19 @@ class ExportOptions:
     size: str | None = None
     """WIDTHxHEIGHT, or `dynamic` for every multiple of the network's stride."""
     precision: Literal["fp32", "fp16", "int8"] | None = None
-    """Numbers inside the engine; int8 is calibrated on --frames."""
+    """Numbers inside the engine; int8 is calibrated on --frames, and refused where it is no faster here."""
     style: str | None = None
     """`input` leaves the style to the runtime, `fixed:NAME` or `fixed:0.3,-1,...` bakes one in."""
     frames: Path | None = None
-    """Clip or folder whose pictures go through the gate and calibrate int8; rendered ones if not given."""
+    """Clip, or folder of clips or pictures, for the gate and to calibrate int8; rendered ones if not given."""
     name: str | None = None
     """Name written into the metadata; the output's name if not given."""
     licence: str = ""
     """Licence of the weights, written into the metadata."""
     for_cpu: bool = False
-    """Also rewrite what makes the engine faster on processors and slower on GPUs."""
+    """Also rewrite what makes the engine faster on processors and slower on GPUs; int8 in uint8 codes."""
+    insist: bool = False
+    """Write an int8 engine also where this machine does not run it faster than the original."""
     triton_repository: Path | None = None
     """Also write a model repository for NVIDIA Triton Inference Server here."""
     plan: bool = False
@@ -146,18 +149,34 @@ def _export(options: ExportOptions, console: Console) -> None:
 
 def _lean(engine: EngineFile, options: ExportOptions, console: Console) -> EngineFile:
     """The engine in half precision or int8, compared with the float32 one on the gate's frames."""
-    sizes = gate_sizes(engine.metadata.size)
-    style = default_style(engine.metadata)
     if options.precision == "int8":
-        frames = read_frames(options.frames, _FRAMES_TO_CALIBRATE)
-        lean, report = int8_from_engine(
-            engine, fit_all(frames, sizes[:1]), fit_all(frames[:FRAMES_IN_GATE], sizes), style
-        )
-    else:
-        lean, report = half_from_engine(
-            engine, fit_all(read_frames(options.frames, FRAMES_IN_GATE), sizes), style
-        )
+        return _int8(engine, options, console)
+    sizes, style = gate_sizes(engine.metadata.size), default_style(engine.metadata)
+    gate = fit_all(read_frames(options.frames, FRAMES_IN_GATE), sizes)
+    lean, report = half_from_engine(engine, gate, style)
     console.print(report.to_table())
+    return lean
+
+
+def _int8(engine: EngineFile, options: ExportOptions, console: Console) -> EngineFile:
+    """The engine in int8, held against frames it was not calibrated on and against the original's speed."""
+    if options.frames is None:
+        raise UsageError("int8 is calibrated on real frames: name a clip or a folder with --frames.")
+    if options.for_cpu and options.plan:
+        raise UsageError("--for-cpu writes int8 as TensorRT does not take it: leave out --for-cpu or --plan.")
+    sizes = gate_sizes(engine.metadata.size)
+    known, unknown = read_held_back_frames(options.frames, _FRAMES_TO_CALIBRATE)
+    # The rendered street stands for the scene that nobody thought of when the clip was chosen.
+    gate = fit_all([*unknown, *read_frames(None, 1)], sizes)
+    lean, report = int8_from_engine(
+        engine, fit_all(known, sizes), gate, default_style(engine.metadata), for_cpu=options.for_cpu
+    )
+    console.print(report.to_table())
+    if not options.plan:  # which another device runs
+        speed = compare_speed(engine, lean, fit(unknown[0], *timing_size(engine.metadata.size)))
+        console.print(f"The int8 engine is {speed}.", highlight=False, soft_wrap=True)
+        if not options.insist:
+            require_faster(speed)
     return lean
 
 
@@ -224,7 +243,7 @@ def _engine_from_file(options: ExportOptions) -> EngineFile:
     run_only = {
         "--style": options.style,
         "--direction b2a": options.direction == "b2a",
-        "--for-cpu": options.for_cpu,
+        "--for-cpu": options.for_cpu and options.precision != "int8",
         "--size": options.size is not None and not options.plan,
     }
     asked = [flag for flag, given in run_only.items() if given]

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from i2i_export.errors import ExportError
+from i2i_export.errors import CalibrationError, ExportError
+from i2i_export.sizes import FRAMES_IN_GATE
 from i2i_runtime.errors import I2IError
 from i2i_runtime.frame import Picture
 from i2i_runtime.sources import SourceOptions, open_source
+
+_CLIPS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 _LOOKED_AT = 240
 """Frames at the start of a source over which the chosen ones are spread: about ten seconds of a clip."""
 
 
 def read_frames(source: Path | None, count: int) -> list[Picture]:
-    """`count` frames `[H, W, 3] uint8 RGB` spread over a clip or folder, over the rendered street without one.
+    """`count` frames `[H, W, 3] uint8 RGB` spread over a clip, a folder of clips or of pictures.
 
-    Fewer where the source holds fewer. Raises ExportError where nothing can be read.
+    Without a source they are of the rendered street. Fewer where the source holds fewer. Raises ExportError where
+    nothing can be read.
     """
     try:
-        frames = _rendered_frames(count) if source is None else _spread_frames(source, count)
+        frames = _rendered_frames(count) if source is None else _frames_of(source, count)
     except I2IError as error:
         raise ExportError(f"--frames cannot be used: {error}") from error
     if not frames:
         raise ExportError(f"--frames {source} holds no picture that can be read: name a clip or a folder.")
     return frames
+
+
+def read_held_back_frames(source: Path, count: int) -> tuple[list[Picture], list[Picture]]:
+    """`count` frames to calibrate with, and later ones of the same source to judge the result by.
+
+    Raises ExportError where there are not two frames.
+    """
+    frames = read_frames(source, count + FRAMES_IN_GATE)
+    if len(frames) < 2:
+        raise CalibrationError(
+            f"--frames {source} holds one frame alone: int8 needs some to calibrate with and others to be judged by."
+        )
+    held_back = min(FRAMES_IN_GATE, len(frames) // 2)
+    return frames[:-held_back], frames[-held_back:]
 
 
 def _rendered_frames(count: int) -> list[Picture]:
@@ -40,6 +59,16 @@ def _rendered_frames(count: int) -> list[Picture]:
         if frame is not None:
             frames.append(frame.pixels)
     return frames
+
+
+def _frames_of(source: Path, count: int) -> list[Picture]:
+    """From a folder of clips some of every clip, the clips in turn; the pictures of a folder, or one clip."""
+    clips = sorted(path for path in source.glob("*") if path.suffix.lower() in _CLIPS)
+    if not clips:
+        return _spread_frames(source, count)
+    rows = [_spread_frames(clip, -(-count // len(clips))) for clip in clips]
+    in_turn = [frame for row in itertools.zip_longest(*rows) for frame in row if frame is not None]
+    return in_turn[:count]
 
 
 def _spread_frames(source: Path, count: int) -> list[Picture]:

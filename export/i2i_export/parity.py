@@ -17,6 +17,7 @@ from rich.table import Table
 
 from i2i_export.enginefile import first_line
 from i2i_export.errors import ExportError
+from i2i_export.likeness import worst_ssim
 from i2i_runtime.frame import Picture
 
 PSNR_CEILING_DB = 99.0
@@ -42,10 +43,12 @@ class Translator(Protocol):
 
 @dataclass(frozen=True)
 class Bound:
-    """What a form must keep: the largest error on the [-1, 1] scale, the lowest PSNR, or both."""
+    """What a form must keep: the largest error on the [-1, 1] scale, the lowest PSNR, the lowest likeness."""
 
     max_abs: float | None = None
     psnr_db: float | None = None
+    ssim: float | None = None
+    """In the worst square of 32 x 32 pixels (likeness.py)."""
 
     def __str__(self) -> str:
         parts = []
@@ -53,12 +56,14 @@ class Bound:
             parts.append(f"max |error| <= {self.max_abs:g}")
         if self.psnr_db is not None:
             parts.append(f"PSNR >= {self.psnr_db:g} dB")
+        if self.ssim is not None:
+            parts.append(f"worst SSIM >= {self.ssim:g}")
         return " and ".join(parts)
 
 
 SAME_NETWORK = Bound(max_abs=1e-3)
 HALF_PRECISION = Bound(psnr_db=45.0)
-INT8 = Bound(psnr_db=38.0)
+INT8 = Bound(psnr_db=38.0, ssim=0.9)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Row:
     max_255: int
     off: float
     psnr_db: float
+    ssim: float
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,16 @@ class Report:
         return min(row.psnr_db for row in self.rows)
 
     @property
+    def ssim(self) -> float:
+        return min(row.ssim for row in self.rows)
+
+    @property
     def passed(self) -> bool:
         """Whether every frame keeps the bound; a value that is not a number never does."""
         return all(
             (self.bound.max_abs is None or row.max_abs <= self.bound.max_abs)
             and (self.bound.psnr_db is None or row.psnr_db >= self.bound.psnr_db)
+            and (self.bound.ssim is None or row.ssim >= self.bound.ssim)
             for row in self.rows
         )
 
@@ -105,12 +116,21 @@ class Report:
             "max_abs": float(f"{self.max_abs:.3g}"),
             "max_abs_255": float(max(row.max_255 for row in self.rows)),
             "psnr_db": round(self.psnr_db, 2),
+            "worst_ssim": round(self.ssim, 4),
             "frames": float(len(self.rows)),
         }
 
     def to_table(self) -> Table:
         table = Table(title=f"{self.title} ({self.bound}: {'kept' if self.passed else 'BROKEN'})")
-        for heading in ("frame", "max |error|", "mean |error|", "max of 255", "values off", "PSNR dB"):
+        for heading in (
+            "frame",
+            "max |error|",
+            "mean |error|",
+            "max of 255",
+            "values off",
+            "PSNR dB",
+            "SSIM",
+        ):
             table.add_column(heading, justify="right")
         for row in self.rows:
             table.add_row(
@@ -120,6 +140,7 @@ class Report:
                 str(row.max_255),
                 f"{row.off:.3%}",
                 f"{row.psnr_db:.2f}",
+                f"{row.ssim:.4f}",
             )
         return table
 
@@ -199,7 +220,7 @@ def require(report: Report, subject: str, remedy: str) -> None:
     if not report.passed:
         raise ParityError(
             f"{subject} differs too much (max |error| {report.max_abs:.2e}, PSNR {report.psnr_db:.1f} dB, "
-            f"asked for {report.bound}): {remedy}",
+            f"worst SSIM {report.ssim:.3f}, asked for {report.bound}): {remedy}",
             report,
         )
 
@@ -227,6 +248,7 @@ def _row(wanted: Translation, got: Translation) -> Row:
         max_255=int(steps.max()),
         off=float(np.mean(steps > 0)),
         psnr_db=psnr_db(wanted.picture, got.picture),
+        ssim=worst_ssim(wanted.picture, got.picture),
     )
 
 

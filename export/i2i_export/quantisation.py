@@ -1,8 +1,7 @@
-"""A float32 engine as an int8 one, by explicit QuantizeLinear and DequantizeLinear around convolutions.
+"""A float32 engine as an int8 one: which convolutions can compute in int8 without harm to the picture.
 
-Weights: symmetric int8 per output channel. Activations: symmetric int8 per tensor, the form that TensorRT, OpenVINO
-and ONNX Runtime all take. Norms, sums and activations between convolutions stay float32, and so do the first and the
-last convolution, which see or make the picture itself.
+Weights: symmetric int8 per output channel. Activations: 8 bits per tensor (codes.py). Norms and what follows them stay
+float32, and so do the first and the last convolution, which see or make the picture itself.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from i2i_export import parity
-from i2i_export.calibration import measure_limits
+from i2i_export.calibration import Limits, exposures, measure_limits
+from i2i_export.codes import Form, quantised, quantised_values
 from i2i_export.enginefile import EngineFile
 from i2i_export.errors import ExportError
 from i2i_export.macs import infer_shapes, node_macs
-from i2i_export.rewrites import Array, Writer, add_weight, constant, nodes_of, simplify
+from i2i_export.rewrites import constant, nodes_of
 from i2i_runtime.frame import Picture
 
 LEAST_SHARE = 0.5
@@ -28,10 +28,9 @@ LEAST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A convolution that can be quantised: its output's name, its input's name, its share of the work."""
+    """A convolution that can be quantised: its output's name and its share of the work."""
 
     output: str
-    source: str
     macs: int
 
 
@@ -40,12 +39,16 @@ def int8_from_engine(
     calibration: Sequence[Picture],
     gate: Sequence[Picture],
     style: NDArray[np.float32] | None = None,
+    *,
+    for_cpu: bool = False,
 ) -> tuple[EngineFile, parity.Report]:
     """Quantises as many convolutions as the bound allows, the harmless ones first.
 
-    Every convolution is tried alone on one frame; then the most harmful are given back to float32 until the picture
-    keeps `parity.INT8` on the frames of `gate`. Raises ParityError with the figures where less than half of the
-    work could stay int8, CalibrationError where the frames are of no use.
+    The frames of `calibration` are seen in several exposures; those of `gate` should be others. Every convolution is
+    tried alone; then the most harmful are given back to float32 until the picture keeps `parity.INT8` on the gate.
+    `for_cpu` writes the form of codes.py that processors are fastest with and TensorRT does not take. Raises
+    ParityError with the figures where less than half of the work could stay int8, CalibrationError where the frames
+    are of no use.
     """
     if engine.metadata.precision != "fp32":
         raise ExportError(
@@ -56,20 +59,12 @@ def int8_from_engine(
         raise ExportError(
             "less than half of this network's work is in convolutions that int8 suits: use fp16."
         )
-    sources = sorted({candidate.source for candidate in candidates})
-    limits = measure_limits(engine.to_proto(), sources, calibration, style)
-    truth = parity.OnnxTranslator(engine.to_proto())
-    kept = _by_harm(engine, candidates, limits, truth, gate[0], style)
+    trial = _Trial(engine, Form(unsigned=for_cpu), gate, style)
+    limits = trial.better_limits(candidates, calibration)
+    kept = trial.by_harm(candidates, limits)
     while True:
-        quantised = _quantised(engine, kept, limits)
-        report = parity.compare(
-            "int8 against float32",
-            truth,
-            parity.OnnxTranslator(quantised.to_proto()),
-            gate,
-            parity.INT8,
-            style,
-        )
+        lean = trial.quantised(kept, limits)
+        report = trial.compare(lean, gate)
         share = _macs(kept) / total
         fewer = kept[: -max(1, len(candidates) // 8)]
         if report.passed or _macs(fewer) < LEAST_SHARE * total:
@@ -81,75 +76,86 @@ def int8_from_engine(
         "this network does not suit int8, use fp16; no file was written.",
     )
     notes = {**engine.metadata.notes, "int8": f"{len(kept)} convolutions, {share:.0%} of the multiply-adds"}
-    quantised.metadata = replace(engine.metadata, precision="int8", parity=report.figures(), notes=notes)
-    return quantised, report
+    lean.metadata = replace(engine.metadata, precision="int8", parity=report.figures(), notes=notes)
+    return lean, report
+
+
+class _Trial:
+    """Tries choices of convolutions and limits on the frames of the gate."""
+
+    def __init__(
+        self, engine: EngineFile, form: Form, gate: Sequence[Picture], style: NDArray[np.float32] | None
+    ) -> None:
+        self._engine = engine
+        self._form = form
+        self._few = (gate[0], gate[-1])
+        self._style = style
+        self._truth = parity.OnnxTranslator(engine.to_proto())
+
+    def quantised(self, candidates: Sequence[_Candidate], limits: dict[str, float]) -> EngineFile:
+        return quantised(self._engine, [candidate.output for candidate in candidates], limits, self._form)
+
+    def compare(self, lean: EngineFile, frames: Sequence[Picture]) -> parity.Report:
+        return parity.compare(
+            "int8 against float32",
+            self._truth,
+            parity.OnnxTranslator(lean.to_proto()),
+            frames,
+            parity.INT8,
+            self._style,
+        )
+
+    def better_limits(
+        self, candidates: Sequence[_Candidate], calibration: Sequence[Picture]
+    ) -> dict[str, float]:
+        """Of the two ways to choose limits the one that harms the worst frame less."""
+        outputs = {candidate.output for candidate in candidates}
+        names = [str(value.name) for value in quantised_values(self._engine.model, outputs, self._form)]
+        limits: Limits = measure_limits(self._engine.to_proto(), names, exposures(calibration), self._style)
+        return max(
+            (limits.widest, limits.closest),
+            key=lambda chosen: self.compare(self.quantised(candidates, chosen), self._few).psnr_db,
+        )
+
+    def by_harm(self, candidates: Sequence[_Candidate], limits: dict[str, float]) -> list[_Candidate]:
+        """The candidates, those that change the picture least per multiply-add first."""
+        wanted = [self._truth.translate(frame, self._style).unrounded for frame in self._few]
+        harm = {}
+        for candidate in candidates:
+            alone = parity.OnnxTranslator(self.quantised([candidate], limits).to_proto())
+            got = [alone.translate(frame, self._style).unrounded for frame in self._few]
+            error = max(float(np.mean((one - two) ** 2)) for one, two in zip(got, wanted, strict=True))
+            harm[candidate.output] = error / candidate.macs
+        return sorted(candidates, key=lambda candidate: harm[candidate.output])
 
 
 def _candidates(engine: EngineFile) -> tuple[list[_Candidate], int]:
-    """Convolutions with constant weights apart from those that read or make three channels, and all multiply-adds."""
+    """Convolutions with constant weights apart from those that read or make the picture, and all multiply-adds."""
     proto, size = engine.to_proto(), engine.metadata.size
     shapes = infer_shapes(proto, size.min_height, size.min_width)
     macs = {node.output[0]: node_macs(node, shapes) for node in proto.graph.node}
-    found = []
+    found, read = [], _readers_of_the_picture(engine.model)
     for node in nodes_of(engine.model, "Conv"):
-        weight, source, output = constant(node.inputs[1]), node.inputs[0], node.outputs[0]
-        if weight is None or source is None or weight.shape[0] <= 3 or weight.shape[1] <= 3:
+        weight, output = constant(node.inputs[1]), str(node.outputs[0].name)
+        if weight is None or weight.shape[0] <= 3 or weight.shape[1] <= 3:
             continue
-        if macs[str(output.name)]:
-            found.append(_Candidate(str(output.name), str(source.name), macs[str(output.name)]))
+        if macs[output] and node not in read:
+            found.append(_Candidate(output, macs[output]))
     return found, sum(macs.values())
 
 
-def _by_harm(
-    engine: EngineFile,
-    candidates: Sequence[_Candidate],
-    limits: dict[str, float],
-    truth: parity.Translator,
-    frame: Picture,
-    style: NDArray[np.float32] | None,
-) -> list[_Candidate]:
-    """The candidates, those that change the picture least per multiply-add first."""
-    wanted = truth.translate(frame, style).unrounded
-    harm = {}
-    for candidate in candidates:
-        alone = parity.OnnxTranslator(_quantised(engine, [candidate], limits).to_proto())
-        error = float(np.mean((alone.translate(frame, style).unrounded - wanted) ** 2))
-        harm[candidate.output] = error / candidate.macs
-    return sorted(candidates, key=lambda candidate: harm[candidate.output])
+def _readers_of_the_picture(model: ir.Model) -> set[ir.Node]:
+    """Convolutions that follow from `frame` through no other one, as behind a pixel unshuffle of 48 channels."""
+    known, readers = {model.graph.inputs[0]}, set()
+    for node in model.graph:
+        if not any(value in known for value in node.inputs):
+            continue
+        if node.op_type == "Conv":
+            readers.add(node)
+        else:
+            known.update(node.outputs)
+    return readers
 
 
 def _macs(candidates: Sequence[_Candidate]) -> int:
     return sum(candidate.macs for candidate in candidates)
-
-
-def _quantised(engine: EngineFile, kept: Sequence[_Candidate], limits: dict[str, float]) -> EngineFile:
-    """A copy in which these convolutions read int8 and have int8 weights."""
-    model = ir.from_proto(engine.to_proto())
-    wanted = {candidate.output for candidate in kept}
-    read: dict[str, ir.Value] = {}
-    for node in nodes_of(model, "Conv"):
-        source, weight = node.inputs[0], constant(node.inputs[1])
-        if node.outputs[0].name not in wanted or source is None or weight is None:
-            continue
-        name, write = str(source.name), Writer(model, node)
-        if name not in read:
-            step = add_weight(model, f"{name}.step", np.asarray(limits[name] / 127, np.float32))
-            zero = add_weight(model, f"{name}.zero", np.asarray(0, np.int8))
-            codes = write("QuantizeLinear", [source, step, zero])
-            read[name] = write("DequantizeLinear", [codes, step, zero])
-        node.replace_input_with(0, read[name])
-        node.replace_input_with(1, _int8_weight(model, write, weight))
-    simplify(model)
-    return EngineFile(model, replace(engine.metadata, precision="int8"))
-
-
-def _int8_weight(model: ir.Model, write: Writer, weight: Array) -> ir.Value:
-    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    steps = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    codes = np.clip(np.rint(weight / steps[:, None, None, None]), -127, 127).astype(np.int8)
-    inputs = [
-        write.weight("codes", codes),
-        write.weight("steps", steps),
-        write.weight("zeros", np.zeros(len(weight), np.int8)),
-    ]
-    return write("DequantizeLinear", inputs, axis=0)

@@ -51,6 +51,11 @@ def gate_sizes(size: SizePolicy) -> tuple[tuple[int, int], ...]:
     return (square, oblong)
 
 
+def timing_size(size: SizePolicy) -> tuple[int, int]:
+    """The (height, width) at which two forms of an engine are timed against each other: about 640x360."""
+    return (_within(360, size, tall=True), _within(640, size, tall=False))
+
+
 def _within(pixels: int, size: SizePolicy, *, tall: bool) -> int:
     low, high = (size.min_height, size.max_height) if tall else (size.min_width, size.max_width)
     return max(low, min(_up(pixels, size.stride), high))

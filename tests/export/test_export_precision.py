@@ -1,4 +1,4 @@
-"""Half precision and int8: what stays float32, what the picture loses, and when int8 is refused."""
+"""Half precision: what stays float32, what the picture loses, and when it is refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import pytest
 import torch
 
 from i2i_export import parity
-from i2i_export.calibration import measure_limits
 from i2i_export.enginefile import EngineFile, check_contract, default_style, write_engine
-from i2i_export.errors import CalibrationError, ExportError
+from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all
 from i2i_export.onnx import Origin, engine_from_inference
 from i2i_export.precision import half_from_engine
-from i2i_export.quantisation import LEAST_SHARE, int8_from_engine
+from i2i_export.quantisation import int8_from_engine
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.frame import Picture
 from i2i_trainer.method import Inference
@@ -112,49 +111,6 @@ def test_a_value_beyond_half_precision_is_refused(origin: Origin, street: list[P
         half_from_engine(engine, fit_all(street, [(64, 64)]))
 
 
-def test_int8_keeps_a_plain_translator_s_picture(plain_engine: EngineFile, street: list[Picture]) -> None:
-    frames = fit_all(street, [(64, 96)])
-    quantised, report = int8_from_engine(plain_engine, frames, frames)
-    assert report.psnr_db >= 38
-    assert quantised.metadata.precision == "int8"
-    assert "multiply-adds" in quantised.metadata.notes["int8"]
-    stored = {weight.name: weight for weight in quantised.to_proto().graph.initializer}
-    readers = [node for node in quantised.to_proto().graph.node if node.op_type == "DequantizeLinear"]
-    codes = [stored[node.input[0]] for node in readers if node.input[0] in stored]
-    assert codes
-    assert {entry.data_type for entry in codes} == {onnx.TensorProto.INT8}
-    weights = [node for node in readers if node.input[0] in stored]
-    assert all(list(stored[node.input[1]].dims) == stored[node.input[0]].dims[:1] for node in weights)
-    check_contract(quantised.to_proto(), origin="int8")
-
-
-def test_int8_is_refused_with_the_figures(origin: Origin, street: list[Picture]) -> None:
-    class Delicate(Inference):
-        """The difference of two nearly equal large pictures: a step of int8 is larger than the result."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.front = torch.nn.Conv2d(3, 16, 3, padding=1)
-            self.one = torch.nn.Conv2d(16, 16, 3, padding=1)
-            self.two = torch.nn.Conv2d(16, 16, 3, padding=1)
-            self.two.load_state_dict(self.one.state_dict())
-            self.two.weight.data += 1e-3 * torch.randn_like(self.two.weight)
-            self.back = torch.nn.Conv2d(16, 3, 1)
-
-        def forward(self, picture: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
-            x = self.front(picture) * 50
-            return torch.tanh(self.back(self.one(x) - self.two(x)) * 10)
-
-    torch.manual_seed(0)
-    engine = engine_from_inference(Delicate(), dynamic_size(4), origin)
-    frames = fit_all(street, [(64, 64)])
-    with pytest.raises(
-        parity.ParityError, match=r"PSNR \d+\.\d dB, asked for PSNR >= 38 dB.*use fp16"
-    ) as caught:
-        int8_from_engine(engine, frames, frames)
-    assert caught.value.report.psnr_db < 38
-
-
 def test_a_derived_engine_is_not_derived_again(
     half: tuple[EngineFile, parity.Report], street: list[Picture]
 ) -> None:
@@ -163,22 +119,3 @@ def test_a_derived_engine_is_not_derived_again(
         half_from_engine(half[0], frames)
     with pytest.raises(ExportError, match="already fp16"):
         int8_from_engine(half[0], frames, frames)
-
-
-def test_calibration_finds_the_limit_that_costs_least(network: Any) -> None:
-    model = network([("Relu", ["x"], "y", {})], {}, 3).clone()
-    proto = ir.to_proto(model)
-    proto.graph.input[0].name = "frame"
-    proto.graph.node[0].input[0] = "frame"
-    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    values = np.random.default_rng(0).standard_normal((3, 256, 256)).astype(np.float32)
-    values[0, 0, 0] = 40.0
-    limit = measure_limits(proto, ["y"], [values])["y"]  # type: ignore[list-item]
-    # Clipping costs (40 - c)^2 once, rounding c^2 / 127^2 / 12 for each of 98,304 positive values: least at 26.7.
-    assert limit == pytest.approx(26.7, abs=1.0), "one outlier must not set the step of all others"
-    with pytest.raises(CalibrationError, match="--frames"):
-        measure_limits(proto, ["y"], [])
-
-
-def test_the_least_share_is_half() -> None:
-    assert LEAST_SHARE == 0.5
