@@ -7,15 +7,15 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export import phases, rewrites
+from i2i_export import norm_rewrites, phases, rewrites
 
 _PASSES: dict[str, Callable[[ir.Model], int]] = {
-    "written-out norms collapsed": rewrites.collapse_written_norms,
+    "written-out norms collapsed": norm_rewrites.collapse_written_norms,
     "channel orders folded into convolutions": rewrites.fold_channel_order,
     "attention maps folded": rewrites.fold_attention_maps,
     "scales and batch norms folded into convolutions": rewrites.fold_into_convolution,
-    "constant AdaIN folded": rewrites.fold_adain,
-    "biases before norms removed": rewrites.remove_bias_before_norm,
+    "constant AdaIN folded": norm_rewrites.fold_adain,
+    "biases before norms removed": norm_rewrites.remove_bias_before_norm,
     "5x5 convolutions of doubled pictures as phases": phases.write_wide_upsampling_as_phases,
 }
 

@@ -1,10 +1,7 @@
 """Rewrites that make TensorRT plans small: the same picture from fewer kernel launches and fewer bytes.
 
 They fit TensorRT's graph compiler, not every back end, so the portable file stays as it is and only the plan
-is built from the rewritten graph. What they rest on was read off plans: convolutions run in NHWC, an
-InstanceNormalization in NCHW, so each norm costs two transposes; a mean over height and width of an NHWC
-tensor is one kernel, and the arithmetic behind it, activation, residual and padding included, fuses into one
-more.
+is built from the rewritten graph. What they rest on was read off plans.
 
 Each pass takes an `onnx_ir.Model` with shapes inferred, changes it in place and returns how many places it
 changed.
@@ -24,13 +21,11 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from i2i_export.phases import _doubled_convolution
 from i2i_export.plan_convolutions import crop_before_convolutions, join_equal_convolutions
+from i2i_export.plan_norms import write_norms_in_nhwc
 from i2i_export.rewrites import Writer, constant, nodes_of, only_use, simplify
 from i2i_export.structure import PlanStructure
 
 Pass = Callable[[ir.Model], int]
-
-_ROWS_PER_MEAN = 16384
-"""Longer means are split in two: the compiler writes the float32 picture to memory for them otherwise."""
 
 
 @dataclass(frozen=True)
@@ -73,59 +68,6 @@ def rewritten(model: onnx.ModelProto, names: tuple[str, ...]) -> onnx.ModelProto
         simplify(graph)
         ShapeInferencePass()(graph)
     return ir.to_proto(graph) if changed else None
-
-
-def write_norms_in_nhwc(model: ir.Model) -> int:
-    """InstanceNormalization (Ulyanov et al., arXiv 1607.08022) as means over an NHWC tensor and plain
-    arithmetic.
-
-    Statistics are float32 whatever the network's type. Both moments are taken around the channel's first
-    pixel (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983), so a mean far from
-    zero cancels nothing, at no launch and no byte more.
-    """
-    changed = 0
-    for norm in nodes_of(model, "InstanceNormalization"):
-        picture, scale, bias = norm.inputs
-        if picture is None or scale is None or bias is None or picture.shape is None or picture.dtype is None:
-            continue
-        if len(picture.shape) != 4:
-            continue
-        build = Writer(model, norm)
-        # Two casts on purpose: one shared cast would be fused into the convolution, which then writes float32.
-        nhwc = build("Transpose", [picture], perm=[0, 2, 3, 1])
-        nhwc = build("Cast", [nhwc], to=ir.DataType.FLOAT)
-        wide = build("Cast", [picture], to=ir.DataType.FLOAT)
-        pixel = build("Slice", [nhwc, build.integers(0, 0), build.integers(1, 1), build.integers(1, 2)])
-        nhwc = build("Sub", [nhwc, pixel])
-        wide = build("Sub", [wide, build("Transpose", [pixel], perm=[0, 3, 1, 2])])
-        mean = _mean_over_picture(build, nhwc, picture.shape)
-        power = _mean_over_picture(build, build("Mul", [nhwc, nhwc]), picture.shape)
-        variance = build("Sub", [power, build("Mul", [mean, mean])])
-        epsilon = norm.attributes.get_float("epsilon", 1e-5)
-        floor = build("Add", [build("Max", [variance, _scalar(build, 0.0)]), _scalar(build, epsilon)])
-        factor = build("Reciprocal", [build("Sqrt", [floor])])
-        if not _is_all(scale, 1.0):
-            factor = build("Mul", [factor, _per_channel(build, scale)])
-        value = build("Mul", [build("Sub", [wide, mean]), factor])
-        if not _is_all(bias, 0.0):
-            value = build("Add", [value, _per_channel(build, bias)])
-        build.finish(build("Cast", [value], to=picture.dtype))
-        changed += 1
-    return changed
-
-
-def _mean_over_picture(build: Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> ir.Value:
-    """Mean over H and W of `[N, H, W, C]`, as `[N, C, 1, 1]`."""
-    batch, channels, height, width = nchw_shape
-    rows = height * width if isinstance(height, int) and isinstance(width, int) else 0
-    parts = next((n for n in range(2, 513) if rows % n == 0 and rows // n <= _ROWS_PER_MEAN), 1)
-    if rows > _ROWS_PER_MEAN and parts > 1 and isinstance(channels, int) and isinstance(batch, int):
-        split = build("Reshape", [nhwc, build.integers(batch, parts, rows // parts, channels)])
-        inner = build("ReduceMean", [split, build.integers(2)], keepdims=1)
-        mean = build("ReduceMean", [inner, build.integers(1)], keepdims=1)
-    else:
-        mean = build("ReduceMean", [nhwc, build.integers(1, 2)], keepdims=1)
-    return build("Transpose", [mean], perm=[0, 3, 1, 2])
 
 
 def write_reflection_as_gather(model: ir.Model) -> int:
@@ -203,23 +145,6 @@ def _doubled_kernel(weight: NDArray[np.generic]) -> NDArray[np.generic]:
         for column in (0, 1):
             doubled[:, :, row : row + 3, column : column + 3] += wide
     return doubled.transpose(1, 0, 2, 3).astype(weight.dtype)
-
-
-def _is_all(value: ir.Value, number: float) -> bool:
-    array = constant(value)
-    return array is not None and bool(np.all(array == number))
-
-
-def _per_channel(build: Writer, vector: ir.Value) -> ir.Value:
-    """`[C]` of any float type as `[1, C, 1, 1] float32`."""
-    array = constant(vector)
-    if array is not None:
-        return build.weight("per_channel", array.astype(np.float32).reshape(1, -1, 1, 1))
-    return build("Reshape", [build("Cast", [vector], to=ir.DataType.FLOAT), build.integers(1, -1, 1, 1)])
-
-
-def _scalar(build: Writer, value: float) -> ir.Value:
-    return build.weight("scalar", np.asarray([value], np.float32))
 
 
 def write_pixel_shuffle_last(model: ir.Model) -> int:

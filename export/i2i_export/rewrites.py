@@ -79,42 +79,6 @@ def _known_content(reader: ir.Node, value: ir.Value | None) -> Array | None:
     return constant(value)
 
 
-def remove_bias_before_norm(model: ir.Model) -> int:
-    """Drops a convolution's bias where InstanceNormalization follows directly.
-
-    A constant added to a channel is removed again with that channel's mean, so it cancels exactly.
-    """
-    changed = 0
-    for norm in nodes_of(model, "InstanceNormalization"):
-        producer = norm.inputs[0].producer() if norm.inputs[0] else None
-        if producer is None or producer.op_type not in ("Conv", "ConvTranspose"):
-            continue
-        if not only_use(producer.outputs[0]) or len(producer.inputs) < 3 or producer.inputs[2] is None:
-            continue
-        producer.resize_inputs(2)
-        changed += 1
-    return changed
-
-
-def fold_adain(model: ir.Model) -> int:
-    """A constant scale or shift per channel behind InstanceNormalization moves into it (AdaIN under a fixed style)."""
-    changed = 0
-    for norm in nodes_of(model, "InstanceNormalization"):
-        while (follower := _constant_follower(norm.outputs[0])) is not None:
-            scale, bias = constant(norm.inputs[1]), constant(norm.inputs[2])
-            if scale is None or bias is None:
-                break
-            node, values = follower
-            if values.size not in (1, scale.size):
-                break
-            scale, bias = _affine_after(node.op_type, scale, bias, values.reshape(-1))
-            norm.replace_input_with(1, add_weight(model, f"{norm.outputs[0].name}.scale", scale))
-            norm.replace_input_with(2, add_weight(model, f"{norm.outputs[0].name}.bias", bias))
-            _skip(model, node, norm.outputs[0])
-            changed += 1
-    return changed
-
-
 def fold_into_convolution(model: ir.Model) -> int:
     """BatchNormalization, and constant scales and shifts per channel, behind a convolution become its weights.
 
@@ -143,7 +107,7 @@ def fold_into_convolution(model: ir.Model) -> int:
             convolution.replace_input_with(
                 2, add_weight(model, f"{name}.bias", np.broadcast_to(bias, channels))
             )
-            _skip(model, node, convolution.outputs[0])
+            skip(model, node, convolution.outputs[0])
             changed += 1
     return changed
 
@@ -199,52 +163,7 @@ def fold_channel_order(model: ir.Model) -> int:
             reordered = np.empty_like(weight)
             reordered[:, order] = weight
             reader.replace_input_with(1, add_weight(model, f"{reader.outputs[0].name}.weight", reordered))
-        _skip(model, gather, gather.inputs[0])
-        changed += 1
-    return changed
-
-
-def collapse_written_norms(model: ir.Model) -> int:
-    """Instance norm written out in nine or more operators, as older exporters did, becomes the one operator.
-
-    `centred = x - mean(x); centred / sqrt(mean(centred^2) + eps)`, means over height and width.
-    """
-    changed = 0
-    for division in nodes_of(model, "Div"):
-        centred, root = division.inputs
-        subtraction, squareroot = _maker(centred, "Sub"), _maker(root, "Sqrt")
-        addition = _maker(squareroot.inputs[0], "Add") if squareroot else None
-        if subtraction is None or addition is None or subtraction.inputs[0] is None:
-            continue
-        picture = subtraction.inputs[0]
-        epsilon = constant(addition.inputs[1])
-        square = _averaged(addition.inputs[0])
-        squaring = square.producer() if square is not None else None
-        if (
-            epsilon is None
-            or epsilon.size != 1
-            or squaring is None
-            or _averaged(subtraction.inputs[1]) is not picture
-        ):
-            continue
-        if not _is_square_of(squaring, centred):
-            continue
-        channels = picture.shape[1] if picture.shape is not None and len(picture.shape) == 4 else None
-        if not isinstance(channels, int):
-            continue
-        norm = ir.node(
-            "InstanceNormalization",
-            [
-                picture,
-                add_weight(model, "ones", np.ones(channels, np.float32)),
-                add_weight(model, "zeros", np.zeros(channels, np.float32)),
-            ],
-            {"epsilon": float(epsilon.reshape(-1)[0])},
-            name=f"{division.name or division.outputs[0].name}.norm",
-        )
-        norm.outputs[0].name = f"{division.outputs[0].name}.norm"
-        model.graph.insert_before(division, norm)
-        _skip(model, division, norm.outputs[0])
+        skip(model, gather, gather.inputs[0])
         changed += 1
     return changed
 
@@ -325,13 +244,13 @@ def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
 
 
-def _skip(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
+def skip(model: ir.Model, node: ir.Node, value: ir.Value) -> None:
     """Takes a node with one output out of the graph; its readers read `value` instead."""
     replace_value(node.outputs[0], value)
     model.graph.remove(node, safe=True)
 
 
-def _constant_follower(value: ir.Value) -> tuple[ir.Node, Array] | None:
+def constant_follower(value: ir.Value) -> tuple[ir.Node, Array] | None:
     """The only reader of a `[N, C, H, W]` value if it scales or shifts it by `[C, 1, 1]`-like constants."""
     if not only_use(value):
         return None
@@ -353,7 +272,7 @@ def _is_per_channel(shape: tuple[int, ...]) -> bool:
     return int(np.prod(shape)) == 1 or (len(shape) >= 3 and trailing)
 
 
-def _affine_after(op_type: str, scale: Array, bias: Array, values: Array) -> tuple[Array, Array]:
+def affine_after(op_type: str, scale: Array, bias: Array, values: Array) -> tuple[Array, Array]:
     """Scale and bias of `x * scale + bias` followed by one more operator with constants."""
     if op_type == "Mul":
         return scale * values, bias * values
@@ -365,11 +284,11 @@ def _affine_after(op_type: str, scale: Array, bias: Array, values: Array) -> tup
 def _scale_and_shift_behind(
     value: ir.Value,
 ) -> tuple[ir.Node, Array, Array] | None:
-    follower = _constant_follower(value)
+    follower = constant_follower(value)
     if follower is not None:
         node, values = follower
         one, zero = np.ones(1, values.dtype), np.zeros(1, values.dtype)
-        return node, *_affine_after(node.op_type, one, zero, values.reshape(-1))
+        return node, *affine_after(node.op_type, one, zero, values.reshape(-1))
     if not only_use(value):
         return None
     node = value.consumers()[0]
@@ -407,42 +326,3 @@ def _picture_and_scale(value: ir.Value) -> tuple[ir.Value, Array]:
             if picture is not None and array is not None and _is_per_channel(array.shape):
                 return picture, array.reshape(-1)
     return value, np.ones(1, np.float32)
-
-
-def _averaged(value: ir.Value | None) -> ir.Value | None:
-    """What a mean over height and width was taken of, also where height and width were flattened before."""
-    mean = _maker(value, "ReduceMean") or _maker(value, "GlobalAveragePool")
-    if mean is None or mean.inputs[0] is None:
-        return None
-    if mean.op_type == "GlobalAveragePool":
-        return mean.inputs[0]
-    axes = constant(mean.inputs[1]) if len(mean.inputs) > 1 else None
-    if axes is None or not mean.attributes.get_int("keepdims", 1):
-        return None
-    if sorted(axes.tolist()) in ([2, 3], [-2, -1]):
-        return mean.inputs[0]
-    flat = _maker(mean.inputs[0], "Reshape")
-    shape = constant(flat.inputs[1]) if flat is not None else None
-    if flat is None or shape is None or axes.tolist() not in ([3], [-1]):
-        return None
-    return flat.inputs[0] if len(shape) == 4 and shape[2] == 1 and shape[3] == -1 else None
-
-
-def _is_square_of(node: ir.Node, value: ir.Value | None) -> bool:
-    if node.op_type == "Mul":
-        # A constant added to one factor cancels: the mean of a centred picture is 0.
-        shifted = [_maker(factor, "Add") for factor in node.inputs]
-        plain = [
-            addition.inputs[0]
-            if addition is not None and constant(addition.inputs[1]) is not None
-            else factor
-            for factor, addition in zip(node.inputs, shifted, strict=True)
-        ]
-        return value in node.inputs and all(factor is value for factor in plain)
-    exponent = constant(node.inputs[1]) if node.op_type == "Pow" else None
-    return (
-        node.inputs[0] is value
-        and exponent is not None
-        and exponent.size == 1
-        and float(exponent.item()) == 2
-    )

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export import phases, rewrites
+from i2i_export import norm_rewrites, phases, rewrites
 from i2i_export.macs import node_macs
 from i2i_export.optimise import optimise
 
@@ -49,7 +49,7 @@ def test_a_bias_before_instance_norm_cancels(network: Any, run: Any) -> None:
     )
     x = normal(1, 4, 9, 11)
     before = run(model, x)
-    assert rewrites.remove_bias_before_norm(model) == 1
+    assert norm_rewrites.remove_bias_before_norm(model) == 1
     assert len(rewrites.nodes_of(model, "Conv")[0].inputs) == 2
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
@@ -64,7 +64,7 @@ def test_a_bias_that_something_else_reads_stays(network: Any) -> None:
         {"w": normal(6, 4, 3, 3), "b": normal(6), "s": normal(6), "t": normal(6)},
         4,
     )
-    assert rewrites.remove_bias_before_norm(model) == 0
+    assert norm_rewrites.remove_bias_before_norm(model) == 0
 
 
 @pytest.mark.parametrize("chain", [("Mul", "Add"), ("Add", "Mul"), ("Sub", "Div"), ("Mul",)])
@@ -76,7 +76,7 @@ def test_constant_adain_moves_into_the_norm(network: Any, run: Any, chain: tuple
     model = network(rows, {"s": normal(5), "t": normal(5), **constants}, 5)
     x = normal(1, 5, 8, 8)
     before = run(model, x)
-    assert rewrites.fold_adain(model) == len(chain)
+    assert norm_rewrites.fold_adain(model) == len(chain)
     assert model.graph.num_nodes() == 1
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
@@ -162,7 +162,7 @@ def test_written_out_norms_become_one_operator(network: Any, run: Any, square: s
     )
     x = normal(1, 5, 12, 9) * 4 + 2
     before = run(model, x)
-    assert rewrites.collapse_written_norms(model) == 1
+    assert norm_rewrites.collapse_written_norms(model) == 1
     rewrites.simplify(model)
     assert [node.op_type for node in model.graph] == ["InstanceNormalization"]
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)

@@ -170,6 +170,36 @@ def upsampler(*, reflected: bool, width: int = 32) -> Any:
     return body
 
 
+def mixing(width: int = 32) -> Any:
+    """NICE-GAN's and U-GAT-IT's norms in little: mixes of instance and layer norm, one scaled at run time."""
+
+    def body(net: NetworkWriter, x: str) -> str:
+        def centred(x: str, axes: list[int]) -> str:
+            over = net.weight(np.array(axes, np.int64))
+            gap = net("Sub", x, net("ReduceMean", x, over))
+            spread = net("ReduceMean", net("Mul", gap, gap), over)
+            safe = net("Add", spread, net.weight(np.asarray(1e-5, np.float32)))
+            return net("Mul", gap, net("Reciprocal", net("Sqrt", safe)))
+
+        def mix(x: str) -> str:
+            wide = net("Cast", x, to=TensorProto.FLOAT)
+            share = np.linspace(0, 1, width, dtype=np.float32).reshape(-1, 1, 1)
+            own = net("Mul", centred(wide, [2, 3]), net.weight(share))
+            whole = net("Mul", centred(wide, [1, 2, 3]), net.weight(1 - share))
+            return net(
+                "Cast", net("Add", own, whole), to=helper.np_dtype_to_tensor_dtype(np.dtype(net.dtype))
+            )
+
+        x = net("Relu", mix(net.convolution(x, 3, width, 3, pad=1)))
+        style = net("GlobalAveragePool", x)
+        inner = net.convolution(net.reflection(x, 1), width, width, 3)
+        inner = net("Add", net("Mul", mix(inner), style), style)
+        x = net("Add", x, inner)
+        return net("Tanh", net.convolution(net.reflection(x, 1), width, 3, 3))
+
+    return body
+
+
 def live(width: int = 16, stride: int = 4, pad: int = 4) -> Any:
     """The trainer's real-time network: a gain and a bias per position, applied to the unshuffled picture."""
 
@@ -201,7 +231,7 @@ def network() -> type[NetworkWriter]:
 @pytest.fixture
 def bodies() -> dict[str, Any]:
     """The networks by name: each takes its options and returns what `NetworkWriter.engine` takes."""
-    return {"resnet": resnet, "student": student, "upsampler": upsampler, "live": live}
+    return {"resnet": resnet, "student": student, "upsampler": upsampler, "mixing": mixing, "live": live}
 
 
 @pytest.fixture

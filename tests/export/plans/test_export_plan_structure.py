@@ -67,6 +67,16 @@ def test_the_residual_generator_stays_in_its_budget(network: Any, bodies: Any, c
     assert found.after.convolution_megabytes == pytest.approx(157, abs=1)
 
 
+def test_a_mix_of_norms_costs_three_launches(network: Any, bodies: Any, count: Count) -> None:
+    """Statistics of the channels, what follows from them for the whole sample, and everything else in one."""
+    found = smallest_rewrite(network().engine(bodies["mixing"](), 64, 64), count)
+    assert found.before is not None
+    assert found.after is not None
+    assert NORMS in found.kept
+    assert (found.before.launch_count, found.after.launch_count) == (20, 11)
+    assert found.after.megabytes <= 0.4 * found.before.megabytes
+
+
 def test_bytes_are_counted_per_launch_with_weights(network: Any, count: Count) -> None:
     def body(net: Any, x: str) -> str:
         x = net.convolution(x, 3, 64, 3, pad=1)
@@ -186,6 +196,7 @@ def test_every_rewrite_gives_the_same_picture(
         bodies["student"](1, 8),
         bodies["upsampler"](reflected=False),
         bodies["upsampler"](reflected=True),
+        bodies["mixing"](),
         bodies["live"](),
     ]
     frame = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
