@@ -196,6 +196,35 @@ def test_colour_round_trips_within_one_code_value(pixel_format: str, matrix: int
         assert np.abs(before - after).max() <= 1
 
 
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le"])
+def test_every_pixel_has_the_chroma_that_covers_it(pixel_format: str, tmp_path: Path) -> None:
+    """Also where the decoder says that chroma sits on the left, as it does of H.264."""
+    dice, deep = np.random.default_rng(5), pixel_format.endswith("10le")
+    stored, given = np.dtype("<u2" if deep else "u1"), av.VideoFrame(66, 48, pixel_format)
+    for number, plane in enumerate(given.planes):
+        low, high = (110, 147) if number else (60, 196)
+        values = dice.integers(low, high, (plane.height, plane.line_size // stored.itemsize))
+        plane.update((values << 2 if deep else values).astype(stored).tobytes())
+    with av.open(tmp_path / "lossless.mkv", "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 66, 48, pixel_format
+        container.mux(stream.encode(given))
+        container.mux(stream.encode(None))
+    with av.open(tmp_path / "lossless.mkv") as container:
+        frame = next(container.decode(video=0))
+    rgb = ColourConverter(Colour(1, 1), pixel_format, 48).rgb_from_frame(frame)
+    planes = [
+        np.frombuffer(memoryview(p), stored).reshape(p.height, -1)[:, : p.width] / (4 if deep else 1)
+        for p in frame.planes
+    ]
+    luma, blue, red = (np.repeat(np.repeat(p, 48 // p.shape[0], 0), 66 // p.shape[1], 1) for p in planes)
+    bright, cb, cr = (luma - 16) / 219, (blue - 128) / 224, (red - 128) / 224
+    expected = np.stack(
+        [bright + 1.5748 * cr, bright - 0.187324 * cb - 0.468124 * cr, bright + 1.8556 * cb], axis=-1
+    )
+    assert np.abs(rgb - np.clip(expected, 0, 1) * 255).max() <= 1.1
+
+
 @pytest.mark.parametrize(("matrix", "red"), [(1, (63, 102, 240)), (5, (81, 90, 240))])
 def test_colour_is_that_of_the_standard(matrix: int, red: tuple[int, int, int]) -> None:
     """Limited-range red in BT.709 and BT.601, as the recommendations' matrices give it."""
