@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export import norm_rewrites, phases, rewrites
+from i2i_export import norm_rewrites, phases, rewrites, shuffles
 
 _PASSES: dict[str, Callable[[ir.Model], int]] = {
     "written-out norms collapsed": norm_rewrites.collapse_written_norms,
@@ -24,11 +24,13 @@ def optimise(model: ir.Model, *, for_cpu: bool = False) -> dict[str, int]:
     """Applies every rewrite that is exact and pays; returns how many places each changed.
 
     `for_cpu` adds what is faster on processors and slower on GPUs: four 2x2 convolutions for a 3x3 one behind a
-    doubling do less work in more kernel launches.
+    doubling do less work in more kernel launches, and a pyramid on blocks of pixels fills the registers of its
+    convolutions, but is no longer the pyramid that a plan's kernels know.
     """
     steps = dict(_PASSES)
     if for_cpu:
         steps["3x3 convolutions of doubled pictures as phases"] = phases.write_upsampling_as_phases
+        steps["pixel shuffles behind 1x1 convolutions"] = shuffles.sink_shuffles
     ShapeInferencePass(data_prop=True)(model)
     rewrites.fold_constants(model)
     rewrites.simplify(model)
