@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,12 @@ import torch
 from i2i_export.enginefile import write_engine
 from i2i_export.onnx import Origin, engine_from_inference
 from i2i_export.sizes import dynamic_size
+from i2i_runtime.engines.contract import granted_slots
+from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from i2i_runtime.engines.openvino import OpenVinoEngine
 from i2i_runtime.engines.openvino_rows import arrange_rows
 from i2i_runtime.frame import Picture
-from i2i_runtime.metadata import Provenance
+from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy
 from i2i_trainer.methods.realtime import Generator, RealtimeInference
 
 ALL = ["unshuffle read by stride", "shuffle written in rows", "doubled half as transposed convolution"]
@@ -91,13 +95,21 @@ def test_weights_that_are_no_product_keep_their_shuffle(tmp_path: Path) -> None:
     )
 
 
-def test_frames_side_by_side_are_the_frames_one_by_one(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
+@pytest.mark.parametrize("back_end", [OpenVinoEngine, OnnxRuntimeEngine])
+def test_frames_side_by_side_are_the_frames_one_by_one(
+    back_end: type[OpenVinoEngine | OnnxRuntimeEngine], tmp_path: Path
+) -> None:
     path = engine_of(generator_of(unshuffle=4), tmp_path / "little.onnx")
     frames = [picture(64, 8 * (8 + index % 3)) for index in range(12)]
-    engine = OpenVinoEngine(path, threads=2, slots=2)
+    engine = back_end(path, threads=2, slots=2)
+    assert engine.slots == 2
     with ThreadPoolExecutor(engine.slots) as pool:
         together = list(pool.map(engine.infer, frames))
     for frame, made in zip(frames, together, strict=True):
         np.testing.assert_array_equal(made, engine.infer(frame))
+
+
+def test_a_heavy_network_takes_one_frame_at_a_time() -> None:
+    light = EngineMetadata("little", "realtime", "day -> night", SizePolicy(8), macs_per_pixel=15_000.0)
+    assert granted_slots(light, 2) == 2
+    assert granted_slots(replace(light, macs_per_pixel=756_000.0), 2) == 1

@@ -15,6 +15,9 @@ from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, SizePolicy
 
 FRAME = "frame"
 TRANSLATED = "translated"
+
+LIGHT_MACS = 200_000
+"""Multiply-adds per pixel up to which two frames at once are affordable: a 9-block CycleGAN has 760,000."""
 STYLE = "style"
 
 
@@ -136,3 +139,8 @@ def cropped(
             "export it again with i2i-export."
         )
     return translated[0, :height, :width]
+
+
+def granted_slots(metadata: EngineMetadata, wanted: int) -> int:
+    """How many frames side by side a processor takes on: those of a heavy network would fill its memory."""
+    return wanted if 0 < metadata.macs_per_pixel <= LIGHT_MACS else 1

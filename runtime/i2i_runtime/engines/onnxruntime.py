@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ _ELEMENT = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float1
 
 
 class OnnxRuntimeEngine:
-    """A portable engine in an `onnxruntime.InferenceSession`; one picture at a time."""
+    """A portable engine in an `onnxruntime.InferenceSession`."""
 
     def __init__(
         self,
@@ -26,35 +27,20 @@ class OnnxRuntimeEngine:
         threads: int | None = None,
         slots: int = 1,
     ) -> None:
-        import onnxruntime
-
-        self.slots = slots
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        if slots > 1:
-            # Frames side by side: each on threads of its own, none waits for another's.
-            threads = max(1, (threads or usable_cores()) // slots)
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            described = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-            inputs = {
-                entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_inputs()
-            }
-            outputs = {
-                entry.name: _ELEMENT.get(entry.type, entry.type) for entry in self._session.get_outputs()
-            }
-        except (
-            Exception
-        ) as error:  # onnxruntime raises a class of its own per status code, without a common base
-            raise EngineError(
-                f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}): "
-                "it is damaged, no network, or of a format this version does not read."
-            ) from error
+        session = _open_session(path, threads)
+        described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.metadata = contract.parse_metadata(described, path)
-        contract.check_interface(path, self.metadata, inputs, outputs)
+        contract.check_interface(
+            path,
+            self.metadata,
+            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in session.get_inputs()},
+            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in session.get_outputs()},
+        )
+        self.slots = contract.granted_slots(self.metadata, slots)
+        if self.slots > 1:
+            # Frames side by side: each on threads of its own, none waits for another's.
+            session = _open_session(path, max(1, (threads or usable_cores()) // self.slots))
+        self._session = session
         self._defaults = contract.default_inputs(self.metadata)
         self.backend = f"onnxruntime {self.metadata.precision}"
         self.reason = reason
@@ -79,6 +65,23 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         del self._session
+
+
+def _open_session(path: Path, threads: int | None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    # onnxruntime raises a class of its own per status code, without a common base.
+    except Exception as error:
+        raise EngineError(
+            f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}): "
+            "it is damaged, no network, or of a format this version does not read."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -37,7 +37,6 @@ class OpenVinoEngine:
         threads: int | None = None,
         slots: int = 1,
     ) -> None:
-        self.slots = slots
         self._core = _core()
         try:
             self._model = self._core.read_model(path)
@@ -53,12 +52,13 @@ class OpenVinoEngine:
             {entry.get_any_name(): _element(entry) for entry in self._model.inputs},
             {entry.get_any_name(): _element(entry) for entry in self._model.outputs},
         )
+        self.slots = contract.granted_slots(self.metadata, slots)
         self._defaults = contract.default_inputs(self.metadata)
         precision = self._precision()
         self._properties = {
             "INFERENCE_PRECISION_HINT": precision,
             # One stream takes all threads for one frame; two side by side never wait for each other's threads.
-            **({"PERFORMANCE_HINT": "LATENCY"} if slots == 1 else {"NUM_STREAMS": slots}),
+            **({"PERFORMANCE_HINT": "LATENCY"} if self.slots == 1 else {"NUM_STREAMS": self.slots}),
             **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
         }
         self._requests: dict[tuple[int, int], SimpleQueue[Any]] = {}
