@@ -55,6 +55,8 @@ class ExportOptions:
     """Licence of the weights, written into the metadata."""
     for_cpu: bool = False
     """Also rewrite what makes the engine faster on processors and slower on GPUs; int8 in uint8 codes."""
+    guided: int | None = None
+    """Translate the picture this many times smaller, and bring the change to full size by a guided filter."""
     insist: bool = False
     """Write an int8 engine also where this machine does not run it faster than the original."""
     triton_repository: Path | None = None
@@ -234,6 +236,7 @@ def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> 
         name=options.name,
         licence=options.licence,
         for_cpu=options.for_cpu,
+        guided=options.guided,
     )
     console.print(report.to_table())
     return engine
@@ -244,6 +247,7 @@ def _engine_from_file(options: ExportOptions) -> EngineFile:
         "--style": options.style,
         "--direction b2a": options.direction == "b2a",
         "--for-cpu": options.for_cpu and options.precision != "int8",
+        "--guided": options.guided is not None,
         "--size": options.size is not None and not options.plan,
     }
     asked = [flag for flag, given in run_only.items() if given]

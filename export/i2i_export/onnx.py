@@ -25,6 +25,7 @@ from i2i_export import parity
 from i2i_export.enginefile import EngineFile, atomic_file, default_style
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all, read_frames
+from i2i_export.guided import GuidedInference
 from i2i_export.macs import count_macs
 from i2i_export.optimise import notes_from_changes, optimise
 from i2i_export.sizes import FRAMES_IN_GATE, dynamic_size, gate_sizes, size_from_text
@@ -169,12 +170,14 @@ def onnx_from_run(
     name: str | None = None,
     licence: str = "",
     for_cpu: bool = False,
+    guided: int | None = None,
 ) -> tuple[EngineFile, parity.Report]:
     """Turns one direction of a run folder into a checked engine; `output` is where the caller will write it.
 
     A style encoder is written beside it as NAME.style.onnx. `size` is `WIDTHxHEIGHT` or `dynamic`, `style`
-    is `input` or `fixed:...`; `frames` names the clip or folder for the gate. Raises ExportError, UsageError,
-    and the trainer's CheckpointError where the run cannot be loaded.
+    is `input` or `fixed:...`; `frames` names the clip or folder for the gate. `guided` lets the network see the picture
+    that many times smaller (guided.py). Raises ExportError, UsageError, and the trainer's CheckpointError where the
+    run cannot be loaded.
     """
     method_name, _ = read_config(run)
     method = load_method(run)
@@ -184,6 +187,8 @@ def onnx_from_run(
             f"it translates {' and '.join(method.directions())}."
         )
     inference = method.inference(direction).eval()
+    if guided is not None:
+        inference = GuidedInference(inference, guided)
     policy = _size_policy(inference, size)
     fixed_style = _fixed_style(inference, style)
     source, target = reversed(method.config.domains) if method.config.swap else method.config.domains

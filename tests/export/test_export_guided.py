@@ -1,0 +1,126 @@
+"""A translator that sees a smaller picture, and the guided filter that brings its change to full size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from i2i_export.cli import main
+from i2i_export.frames import fit_all
+from i2i_export.guided import FLATNESS, RADIUS, GuidedInference, fit
+from i2i_export.onnx import Origin, check_against_torch, engine_from_inference
+from i2i_export.sizes import dynamic_size
+from i2i_runtime.errors import UsageError
+from i2i_runtime.frame import Picture
+from i2i_trainer.method import Inference
+
+Values = NDArray[np.float32]
+
+
+class Dusk(Inference):
+    """Darkens, and adds its style's first number to the blue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stride = 2
+        self.style_size = 2
+        self.default_style = (0.1, 0.0)
+        self.presets = {"blue": (0.4, 0.0)}
+        self.notes = {"dropout": "off"}
+
+    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+        if style is None:
+            style = torch.tensor([self.default_style])
+        blue = torch.tensor([0.0, 0.0, 1.0])[None, :, None, None] * style[:, :1, None, None]
+        return picture * 0.5 - 0.3 + blue
+
+
+def reference(source: Values, translated: Values) -> tuple[Values, Values]:
+    """Gain and bias of the guided filter `[h, w, 3]` as He and Sun write it, in float64."""
+    one, two = source.astype(np.float64), translated.astype(np.float64)
+    mean_one, mean_two = means(one), means(two)
+    gain = (means(one * two) - mean_one * mean_two) / (means(one * one) - mean_one**2 + FLATNESS)
+    return means(gain).astype(np.float32), means(mean_two - gain * mean_one).astype(np.float32)
+
+
+def means(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    size = (2 * RADIUS + 1,) * 2
+    inside = cv2.boxFilter(np.ones_like(values), -1, size, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    sums = cv2.boxFilter(values, -1, size, normalize=False, borderType=cv2.BORDER_CONSTANT)
+    return np.asarray(sums / inside)
+
+
+def tensor(values: Values) -> Tensor:
+    return torch.from_numpy(values).permute(2, 0, 1)[None]
+
+
+def array(values: Tensor) -> Values:
+    return np.asarray(values[0].permute(1, 2, 0).numpy(), np.float32)
+
+
+def small_street(street: list[Picture]) -> Values:
+    return np.asarray(cv2.resize(street[0], (160, 90), interpolation=cv2.INTER_AREA) / 127.5 - 1, np.float32)
+
+
+def test_the_fit_is_that_of_the_guided_filter(street: list[Picture]) -> None:
+    source = small_street(street)
+    translated = np.tanh(2 * source - 0.5 * source[::-1]).astype(np.float32)
+    gain, bias = (array(value) for value in fit(tensor(source), tensor(translated)))
+    wanted_gain, wanted_bias = reference(source, translated)
+    # Centring on wide windows moves the fit a little where these means themselves change.
+    difference = np.abs(gain * source + bias - (wanted_gain * source + wanted_bias))
+    assert float(difference.mean()) < 0.01
+    assert float(np.abs(gain * source + bias - translated).mean()) < 0.35
+
+
+def test_the_fit_survives_bfloat16(street: list[Picture]) -> None:
+    source = tensor(small_street(street))
+    translated = source * 0.4 - 0.5
+    exact = fit(source, translated)
+    rough = fit(source.bfloat16(), translated.bfloat16())
+    for one, two in zip(exact, rough, strict=True):
+        assert float((one - two.float()).abs().mean()) < 0.02
+
+
+def test_a_change_of_light_arrives_at_full_size_with_every_detail(street: list[Picture]) -> None:
+    inference = GuidedInference(Dusk().eval(), 4)
+    picture = tensor(np.asarray(street[0][:352] / 127.5 - 1, np.float32))
+    translated = inference(picture)
+    wanted = Dusk()(picture).clamp(-1, 1)
+    assert float((translated - wanted).abs().mean()) < 0.02
+    blurred = F.interpolate(F.avg_pool2d(wanted, 4), scale_factor=4.0, mode="bilinear")
+    assert float((translated - wanted).abs().mean()) < 0.5 * float((blurred - wanted).abs().mean())
+
+
+def test_what_the_runtime_must_know_follows_the_network() -> None:
+    inference = GuidedInference(Dusk(), 4)
+    assert (inference.stride, inference.style_size, inference.default_style) == (8, 2, (0.1, 0.0))
+    assert inference.presets == {"blue": (0.4, 0.0)}
+    assert inference.notes["guided"] == "translated 4 times smaller, applied at full size"
+    fixed = Dusk()
+    fixed.fixed_size = (64, 96)
+    assert GuidedInference(fixed, 2).fixed_size == (128, 192)
+    with pytest.raises(UsageError, match="--guided 5 is no factor"):
+        GuidedInference(Dusk(), 5)
+
+
+def test_the_engine_passes_the_gate_at_any_size(origin: Origin, street: list[Picture]) -> None:
+    inference = GuidedInference(Dusk().eval(), 4)
+    engine = engine_from_inference(inference, dynamic_size(inference.stride), origin)
+    report = check_against_torch(engine, inference, fit_all(street[:1], [(64, 64), (96, 200)]))
+    assert report.passed
+    assert engine.metadata.size.stride == 8
+    assert engine.metadata.style is not None
+
+
+def test_an_engine_cannot_be_guided_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.onnx").touch()
+    assert main([str(tmp_path / "x.onnx"), "-o", str(tmp_path / "y.onnx"), "--guided", "4"]) == 2
+    assert "--guided is settled when a run is exported" in capsys.readouterr().err
