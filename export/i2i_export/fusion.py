@@ -21,6 +21,8 @@ _TYPES = {
     "bfloat16": onnx.TensorProto.BFLOAT16,
     "float32": onnx.TensorProto.FLOAT,
 }
+_END = 2**62
+"""Behind the last row or column of any picture."""
 
 
 def model_with_functions(network: PluginNetwork) -> onnx.ModelProto:
@@ -65,26 +67,31 @@ def _partials(splits: int) -> str:
         partials = Tile (rows, times)"""
 
 
-def _merged(source: str, kind: Kind, count: str) -> str:
-    """`source` `[N, splits, 2, C]` and the number of pixels to `mean` and `factor` `[N, 1, 1, C]`."""
-    pixels = "Sub (pixels, one)" if kind.unbiased else "Identity (pixels)"
-    root = (
-        "safe = Add (variance, eps)\n denominator = Sqrt (safe)"
-        if kind.eps_inside
-        else "root = Sqrt (variance)\n denominator = Add (root, eps)"
-    )
+def _merged(source: str, count: str) -> str:
+    """`source` `[N, splits, 2, C]` and the number of `pixels` to `mean` and `total` `[N, 1, 1, C]`."""
     return f"""
         one = Constant <value_float = 1.0> ()
-        eps = Constant <value_float = {kind.eps:.10f}> ()
         {count}
-        free = {pixels}
         means, moments2 = Split <axis = 2, num_outputs = 2> ({source})
         parts = Constant <value_ints = [1]> ()
         mean = ReduceMean <keepdims = 1> (means, parts)
-        total = ReduceSum <keepdims = 1> (moments2, parts)
-        variance = Div (total, free)
+        total = ReduceSum <keepdims = 1> (moments2, parts)"""
+
+
+def _inverted(kind: Kind, total: str, pixels: str, result: str) -> str:
+    """The second moment and its count to one over the deviation."""
+    free = f"Sub ({pixels}, one)" if kind.unbiased else f"Identity ({pixels})"
+    root = (
+        f"{result}_safe = Add ({result}_variance, {result}_eps)\n {result}_root = Sqrt ({result}_safe)"
+        if kind.eps_inside
+        else f"{result}_bare = Sqrt ({result}_variance)\n {result}_root = Add ({result}_bare, {result}_eps)"
+    )
+    return f"""
+        {result}_eps = Constant <value_float = {kind.eps:.10f}> ()
+        {result}_free = {free}
+        {result}_variance = Div ({total}, {result}_free)
         {root}
-        factor = Div (one, denominator)"""
+        {result} = Div (one, {result}_root)"""
 
 
 _PIXELS_OF_X = """shape = Shape <start = 2> (x)
@@ -93,24 +100,39 @@ _PIXELS_OF_X = """shape = Shape <start = 2> (x)
 
 
 def _apply(kernel: PluginKernel, given: list[str]) -> str:
-    kind = kernel.variant.kind
-    return (
-        _merged("moments", kind, _PIXELS_OF_X)
-        + """
-        wide = Cast <to = 1> (x)
+    lines = "wide = Cast <to = 1> (x)"
+    if kernel.variant.splits:
+        lines += _merged("moments", _PIXELS_OF_X) + _inverted(
+            kernel.variant.kind, "total", "pixels", "factor"
+        )
+        lines += """
         mean_c = Transpose <perm = [0, 3, 1, 2]> (mean)
         factor_c = Transpose <perm = [0, 3, 1, 2]> (factor)
         centred = Sub (wide, mean_c)
         normal = Mul (centred, factor_c)"""
-        + _tail(kernel, given)
-    )
+    else:
+        lines += _mapped("moments", "wide")
+    return lines + _tail(kernel, given)
+
+
+def _mapped(coefficients: str, wide: str) -> str:
+    """`normal`: a float32 picture under the affine map per channel of coefficients `[N, 3, C]`."""
+    return f"""
+        columns = Transpose <perm = [0, 2, 1]> ({coefficients})
+        last = Constant <value_ints = [3]> ()
+        four = Unsqueeze (columns, last)
+        mean_in, scale, offset = Split <axis = 2, num_outputs = 3> (four)
+        gap = Sub ({wide}, mean_in)
+        scaled_gap = Mul (gap, scale)
+        normal = Add (scaled_gap, offset)"""
 
 
 def _slab(kernel: PluginKernel, given: list[str]) -> str:
     return (
         "wide = Cast <to = 1> (x)\n"
         + _partials(1)
-        + _merged("partials", kernel.variant.kind, _PIXELS_OF_X)
+        + _merged("partials", _PIXELS_OF_X)
+        + _inverted(kernel.variant.kind, "total", "pixels", "factor")
         + """
         factor_c = Transpose <perm = [0, 3, 1, 2]> (factor)
         normal = Mul (centred, factor_c)"""
@@ -120,7 +142,9 @@ def _slab(kernel: PluginKernel, given: list[str]) -> str:
 
 def _tail(kernel: PluginKernel, given: list[str]) -> str:
     """`normal` to `y`: affine, activation, residual, reflection, the picture's own type."""
-    kind, lines, value = kernel.variant.kind, ["column = Constant <value_ints = [1, -1, 1, 1]> ()"], "normal"
+    kind, value = kernel.variant.kind, "normal"
+    is_vector = kernel.variant.affine == "channel"
+    lines = [f"column = Constant <value_ints = {[1, -1, 1, 1] if is_vector else [0, 0, 1, 1]}> ()"]
     if "weight" in given:
         lines += ["weight_c = Reshape (weight, column)", "bias_c = Reshape (bias, column)"]
         lines += ["scaled = Mul (normal, weight_c)", "shifted = Add (scaled, bias_c)"]
@@ -128,11 +152,16 @@ def _tail(kernel: PluginKernel, given: list[str]) -> str:
     lines.append(_activated(kind, value, "active"))
     value = "active"
     if "residual" in given:
+        around = kernel.variant.residual_pad
         lines += [
             "residual_f = Cast <to = 1> (residual)",
+            f"inner = Constant <value_ints = {[around] * 2}> ()",
+            f"outer = Constant <value_ints = {[-around] * 2 if around else [_END] * 2}> ()",
+            "sides = Constant <value_ints = [2, 3]> ()",
+            "residual_i = Slice (residual_f, inner, outer, sides)",
             f"amount = Constant <value_float = {kind.residual_scale}> ()",
         ]
-        lines += ["residual_s = Mul (residual_f, amount)", "summed = Add (active, residual_s)"]
+        lines += ["residual_s = Mul (residual_i, amount)", "summed = Add (active, residual_s)"]
         value = "summed"
     if kind.pad:
         lines.append(f"border = Constant <value_ints = {[0, 0, kind.pad, kind.pad] * 2}> ()")
@@ -151,22 +180,60 @@ def _activated(kind: Kind, value: str, result: str) -> str:
 
 
 def _coefficients(kernel: PluginKernel, given: list[str]) -> str:
-    """`[N, 3, C]`: mean, scale and offset."""
+    """`[N, 3, C]`: mean, scale and offset; layer norm's moments follow from the channels'."""
     assert kernel.size is not None
-    height, width = kernel.size
-    count = f"pixels = Constant <value_float = {float(height * width)}> ()"
-    lines = [
-        _merged("partials", kernel.variant.kind, count),
-        "row = Constant <value_ints = [1, 1, 1, -1]> ()",
-    ]
+    kind = kernel.variant.kind
+    pixels = float(kernel.size[0] * kernel.size[1])
+    lines = [_merged("partials", f"pixels = Constant <value_float = {pixels}> ()")]
+    samples = 0 if kernel.variant.affine == "sample" else 1
+    lines.append(f"row = Constant <value_ints = {[samples, 1, 1, -1]}> ()")
+    if kind.family != "layer":
+        lines.append(_inverted(kind, "total", "pixels", "own"))
+    if kind.family != "instance":
+        lines.append(
+            """
+            across = Constant <value_ints = [3]> ()
+            middle = ReduceMean <keepdims = 1> (mean, across)
+            away = Sub (mean, middle)
+            away2 = Mul (away, away)
+            spread = Mul (away2, pixels)
+            both_moments = Add (total, spread)
+            whole = ReduceSum <keepdims = 1> (both_moments, across)
+            shape = Shape <start = 3> (mean)
+            channels = Cast <to = 1> (shape)
+            numbers = Mul (channels, pixels)"""
+            + _inverted(kind, "whole", "numbers", "common")
+        )
+    if kind.family == "clamp":
+        lines.append(
+            """
+            line = Constant <value_ints = [1, 1, 1, -1]> ()
+            own_part = Reshape (mix, line)
+            rest = Sub (one, own_part)
+            own_share = Mul (own, own_part)
+            layer_share = Mul (common, rest)
+            factor = Add (own_share, layer_share)"""
+        )
+    elif kind.family == "layer":
+        lines.append(
+            "layer_share = Identity (common)\n zero = Sub (mean, mean)\n factor = Add (common, zero)"
+        )
+    else:
+        lines.append("factor = Identity (own)")
+    if kind.family != "instance":
+        lines.append("drift = Mul (layer_share, away)")
+    else:
+        lines.append("drift = Sub (mean, mean)")
     if "weight" in given:
         lines += [
             "weight_r = Reshape (weight, row)",
             "scale = Mul (factor, weight_r)",
-            "offset = Reshape (bias, row)",
+            "drift_w = Mul (drift, weight_r)",
+            "bias_r = Reshape (bias, row)",
+            "offset = Add (drift_w, bias_r)",
         ]
     else:
-        lines += ["scale = Identity (factor)", "offset = Sub (mean, mean)"]
+        lines += ["scale = Identity (factor)", "offset = Identity (drift)"]
     lines += ["joined = Concat <axis = 2> (mean, scale, offset)", "first = Constant <value_ints = [1]> ()"]
     return "\n".join([*lines, "coefficients = Squeeze (joined, first)"])
 
@@ -175,16 +242,9 @@ def _convolution(kernel: PluginKernel, given: list[str]) -> str:
     """Normalises what it loads, reflects by 1, convolves 3x3, and takes the statistics of the result."""
     dtype = _TYPES[kernel.variant.dtype]
     return (
-        """
-        x_f = Cast <to = 1> (x)
-        columns = Transpose <perm = [0, 2, 1]> (coefficients)
-        last = Constant <value_ints = [3]> ()
-        four = Unsqueeze (columns, last)
-        mean_in, scale, offset = Split <axis = 2, num_outputs = 3> (four)
-        shifted = Sub (x_f, mean_in)
-        scaled = Mul (shifted, scale)
-        normal = Add (scaled, offset)
-        """
+        "x_f = Cast <to = 1> (x)"
+        + _mapped("coefficients", "x_f")
+        + "\n"
         + _activated(kernel.variant.kind, "normal", "active")
         + f"""
         border = Constant <value_ints = [0, 0, 1, 1, 0, 0, 1, 1]> ()

@@ -1,5 +1,4 @@
-"""Norms become plugin nodes: InstanceNormalization with its activation, residual and pad is one or two of our
-kernels.
+"""Norms become plugin nodes: a norm with its activation, residual and reflection is one, two or three of our kernels.
 
 Each different kernel is an operator of its own name in the domain `i2i`, without attributes, because
 everything is baked into the kernel. Pictures stay NCHW in the graph's words; the plugin asks for them
@@ -10,16 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.rewrites import add_weight, constant, nodes_of, only_use, simplify
-from i2i_kernels.kind import Activation, Kind
-from i2i_kernels.recipes import CHANNEL_MULTIPLE, Argument, Dtype, Op, Variant, recipe
+from i2i_export.plugin_norms import (
+    DTYPES,
+    FusedNorm,
+    fixed_size,
+    fused_norms,
+    reflection_of,
+    share_of,
+)
+from i2i_export.rewrites import Array, Writer, add_weight, constant, nodes_of, only_use, simplify
+from i2i_kernels.kind import Kind
+from i2i_kernels.recipes import CHANNEL_MULTIPLE, Affine, Argument, Op, Variant, recipe
 
 DOMAIN = "i2i"
 PICTURES = frozenset({"x_ptr", "residual_ptr", "y_ptr"})
@@ -32,11 +38,6 @@ CONVOLUTION_PIXELS = 16384
 """The largest map that the fused convolution takes: 128 pixels a program, 128 partial statistics."""
 
 _SPLITS = 32
-_DTYPES: dict[ir.DataType, Dtype] = {
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
-    ir.DataType.FLOAT: "float32",
-}
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,6 @@ class PluginNetwork:
 
 
 @dataclass(frozen=True)
-class _Norm:
-    """An InstanceNormalization and what follows it and fits into the same kernel; `nodes` in graph order."""
-
-    picture: ir.Value
-    scale: ir.Value
-    bias: ir.Value
-    kind: Kind
-    residual: ir.Value | None
-    nodes: tuple[ir.Node, ...]
-
-
-@dataclass(frozen=True)
 class _Partials:
     """Statistics of a picture in `splits` parts, `[N, splits, 2, C] float32`."""
 
@@ -94,9 +83,7 @@ def network_with_plugins(model: onnx.ModelProto, *, convolutions: bool = False) 
     if convolutions and not lowering.replace_convolutions():
         return None
     lowering.replace_norms()
-    if not lowering.kernels:
-        return None
-    return PluginNetwork(lowering.to_proto(), lowering.kernels)
+    return lowering.finish()
 
 
 class _Lowering:
@@ -104,56 +91,73 @@ class _Lowering:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = ir.from_proto(model)
-        self.kernels: dict[str, PluginKernel] = {}
+        self._kernels: dict[str, PluginKernel] = {}
         self._partials: dict[ir.Value, _Partials] = {}
+        self._new: dict[ir.Value, ir.Value] = {}
+        self._wide_splits: dict[ir.Node, ir.Node] = {}
         simplify(self.graph)
         ShapeInferencePass()(self.graph)
 
-    def to_proto(self) -> onnx.ModelProto:
+    def finish(self) -> PluginNetwork | None:
+        """The network with its plugins; None where there are none."""
+        simplify(self.graph)
+        used = {node.op_type for node in self.graph.graph if node.domain == DOMAIN}
+        if not used:
+            return None
         self.graph.opset_imports[DOMAIN] = 1
-        return ir.to_proto(self.graph)
+        kernels = {name: kernel for name, kernel in self._kernels.items() if name in used}
+        return PluginNetwork(ir.to_proto(self.graph), kernels)
 
     def replace_norms(self) -> None:
-        for node in nodes_of(self.graph, "InstanceNormalization"):
-            norm = _norm_at(node)
-            if norm is not None:
-                self._replace_norm(norm)
+        simplify(self.graph)
+        for fused in fused_norms(self.graph):
+            self._replace_norm(fused)
 
-    def _replace_norm(self, norm: _Norm) -> None:
-        last, values, variant = norm.nodes[-1], {"x_ptr": norm.picture}, _variant(norm)
-        if norm.residual is not None:
-            values["residual_ptr"] = norm.residual
-        values |= self._affine(norm, variant, last)
-        known = self._partials.get(norm.picture)
-        size = _fixed_size(norm.picture)
-        if known is None and size is not None and size[0] * size[1] <= SLAB_PIXELS and not norm.kind.pad:
-            whole = replace(variant, block_c=64)  # the slab has a tile of its own: one name for one kernel
-            (result,) = self._insert(last, PluginKernel("norm_slab", whole), values)
+    def _replace_norm(self, fused: FusedNorm) -> None:
+        last = fused.result.producer()
+        assert last is not None
+        picture = self._now(fused.norm.picture)
+        values, variant = {"x_ptr": picture}, _variant(fused)
+        if fused.residual is not None:
+            values["residual_ptr"] = self._now(fused.residual)
+        known, size = self._partials.get(picture), fused.size
+        if not fused.norm.is_instance:
+            values["moments_ptr"] = self._coefficients(fused, last)
+            kernel = PluginKernel("norm_apply", _applied(variant))
+        elif known is None and size is not None and size[0] * size[1] <= SLAB_PIXELS:
+            values |= self._affine(fused, last)
+            # The slab has a tile of its own: one name for one kernel.
+            kernel = PluginKernel("norm_slab", replace(variant, block_c=64))
         else:
-            partials = known or self._statistics(norm.picture, variant, last)
+            values |= self._affine(fused, last)
+            partials = known or self._statistics(picture, variant, last)
             values["moments_ptr"] = partials.value
             kernel = PluginKernel("norm_apply", replace(variant, splits=partials.splits))
-            (result,) = self._insert(last, kernel, values)
-        self._put(result, last.outputs[0], norm.nodes)
+        (result,) = self._insert(last, kernel, values)
+        self._put(result, fused.result)
 
     def replace_convolutions(self) -> int:
-        """Every 3x3 convolution behind a reflection of 1 whose result only a norm reads; returns how many."""
-        changed = 0
+        """Every 3x3 convolution behind a reflection of 1 whose result a norm reads; returns how many."""
+        changed, fused = 0, fused_norms(self.graph, padding=False)
+        behind = {one.norm.picture: one for one in fused}
+        before = {one.result: one for one in fused if one.residual is None}
         for convolution in nodes_of(self.graph, "Conv"):
             weight, pad = constant(convolution.inputs[1]), _maker(convolution.inputs[0], "Pad")
-            reader = _only_reader(convolution.outputs[0])
-            if weight is None or pad is None or reader is None or reader.op_type != "InstanceNormalization":
+            reader = behind.get(convolution.outputs[0])
+            if weight is None or pad is None or reader is None:
                 continue
-            given, size = pad.inputs[0], _fixed_size(pad.inputs[0])
+            given, size = pad.inputs[0], fixed_size(pad.inputs[0])
             if given is None or size is None or size[0] * size[1] > CONVOLUTION_PIXELS or min(size) < 2:
                 continue
-            # The norm behind removes whatever bias the convolution has.
+            # An instance norm removes whatever bias the convolution has.
+            has_bias = len(convolution.inputs) > 2 and convolution.inputs[2] is not None
             is_ours = (
                 weight.shape[2:] == (3, 3)
                 and weight.shape[0] == weight.shape[1]
                 and weight.shape[0] % CHANNEL_MULTIPLE == 0
-                and _reflection_of(pad) == 1
+                and reflection_of(pad) == 1
                 and only_use(pad.outputs[0])
+                and (not has_bias or (reader.norm.is_instance and only_use(convolution.outputs[0])))
                 and list(convolution.attributes.get_ints("pads", [0] * 4)) == [0] * 4
                 and list(convolution.attributes.get_ints("strides", [1, 1])) == [1, 1]
                 and list(convolution.attributes.get_ints("dilations", [1, 1])) == [1, 1]
@@ -161,51 +165,57 @@ class _Lowering:
                 and given.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
             )
             if is_ours:
-                self._replace_convolution(convolution, pad, given, weight, size)
+                norm = before.get(given) if only_use(given) else None
+                self._replace_convolution(convolution, given, norm, weight, size)
                 changed += 1
         return changed
 
     def _replace_convolution(
         self,
         convolution: ir.Node,
-        pad: ir.Node,
         given: ir.Value,
-        weight: np.ndarray[tuple[int, ...], np.dtype[np.generic]],
+        norm: FusedNorm | None,
+        weight: Array,
         size: tuple[int, int],
     ) -> None:
         assert given.dtype is not None
         channels, pixels = weight.shape[0], size[0] * size[1]
         splits = 1 << (-(-pixels // 128) - 1).bit_length()
-        norm = _norm_behind(given)
         kind = Kind() if norm is None else Kind(activation=norm.kind.activation, slope=norm.kind.slope)
-        variant = Variant(dtype=_DTYPES[given.dtype], kind=kind, splits=splits)
+        variant = Variant(dtype=DTYPES[given.dtype], kind=kind, splits=splits)
         name = convolution.outputs[0].name or "convolution"
         rows = add_weight(self.graph, f"{name}/rows", np.ascontiguousarray(weight.transpose(0, 2, 3, 1)))
-        values = {"x_ptr": given if norm is None else norm.picture, "weight_ptr": rows}
+        values = {"x_ptr": given if norm is None else self._now(norm.norm.picture), "weight_ptr": rows}
         if norm is None:
             as_it_is = np.zeros((1, 3, channels), np.float32)
             as_it_is[:, 1] = 1
             values["coefficients_ptr"] = add_weight(self.graph, f"{name}/as_it_is", as_it_is)
         else:
-            values["coefficients_ptr"] = self._coefficients(norm, size, convolution)
+            values["coefficients_ptr"] = self._coefficients(norm, convolution)
         result, partials = self._insert(convolution, PluginKernel("conv_norm", variant), values)
         partials.type, partials.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([1, splits, 2, channels])
         self._partials[result] = _Partials(partials, splits)
-        self._put(result, convolution.outputs[0], (*(norm.nodes if norm else ()), pad, convolution))
+        self._put(result, convolution.outputs[0])
 
-    def _coefficients(self, norm: _Norm, size: tuple[int, int], before: ir.Node) -> ir.Value:
+    def _coefficients(self, fused: FusedNorm, before: ir.Node) -> ir.Value:
         """Mean, scale and offset per channel, `[N, 3, C] float32`."""
-        variant = _variant(norm)
-        partials = self._partials.get(norm.picture) or self._statistics(norm.picture, variant, before)
-        plain = Variant(
-            kind=Kind(eps=norm.kind.eps),
-            affine=variant.affine,
-            splits=partials.splits,
-            block_c=variant.block_c,
-        )
-        values = {"partials_ptr": partials.value, **self._affine(norm, variant, before)}
-        (value,) = self._insert(before, PluginKernel("norm_coefficients", plain, size), values)
+        variant, picture = _variant(fused), self._now(fused.norm.picture)
+        partials = self._partials.get(picture) or self._statistics(picture, variant, before)
+        kind = replace(variant.kind, activation="none", slope=0.2, pad=0)
+        if fused.norm.is_layer:
+            kind = replace(kind, family="layer")
+        elif not fused.norm.is_instance:
+            kind = replace(kind, family="clamp")
+        plain = Variant(kind=kind, affine=variant.affine, splits=partials.splits, block_c=variant.block_c)
+        values = {"partials_ptr": partials.value, **self._affine(fused, before)}
+        if kind.family == "clamp":
+            share = share_of(fused.norm)
+            assert share is not None
+            values["mix_ptr"] = add_weight(self.graph, f"{fused.result.name}/share", share)
+        (value,) = self._insert(before, PluginKernel("norm_coefficients", plain, fused.size), values)
+        assert picture.shape is not None
         value.type = ir.TensorType(ir.DataType.FLOAT)
+        value.shape = ir.Shape([picture.shape[0], 3, picture.shape[1]])
         return value
 
     def _statistics(self, picture: ir.Value, variant: Variant, before: ir.Node) -> _Partials:
@@ -216,22 +226,71 @@ class _Lowering:
         value.shape = ir.Shape([picture.shape[0], _SPLITS, 2, picture.shape[1]])
         return _Partials(value, _SPLITS)
 
-    def _affine(self, norm: _Norm, variant: Variant, before: ir.Node) -> dict[str, ir.Value]:
-        if variant.affine == "none":
+    def _affine(self, fused: FusedNorm, before: ir.Node) -> dict[str, ir.Value]:
+        """Weight and bias as the kernels read them: float32, `[C]`, or `[N, C]` where a style makes them."""
+        norm, affine = fused.norm, _affine_of(fused)
+        if affine == "none":
             return {}
-        return {"weight_ptr": self._wide(norm.scale, before), "bias_ptr": self._wide(norm.bias, before)}
+        weight, shift = norm.instance + norm.layer, norm.shift
+        if affine == "channel":
+            both = {"weight_ptr": weight, "bias_ptr": shift}
+            return {
+                name: add_weight(
+                    self.graph, f"{fused.result.name}/{name}", np.array(np.broadcast_to(array, norm.channels))
+                )
+                for name, array in both.items()
+            }
+        write = Writer(self.graph, before)
 
-    def _wide(self, vector: ir.Value, before: ir.Node) -> ir.Value:
-        """`[C]` as float32, which is what the kernels read."""
-        if vector.dtype == ir.DataType.FLOAT:
-            return vector
-        array = constant(vector)
-        if array is not None:
-            return add_weight(self.graph, f"{vector.name}/float32", array.astype(np.float32))
-        node = ir.node("Cast", [vector], attributes={"to": ir.DataType.FLOAT})
-        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), vector.shape
-        self.graph.graph.insert_before(before, node)
-        return node.outputs[0]
+        def row(value: ir.Value | None, factor: Array, rest: Array) -> ir.Value:
+            """`value * factor + rest`, one number per sample and channel."""
+            assert norm.picture.shape is not None
+            batch = norm.picture.shape[0]
+            assert isinstance(batch, int)
+            shape = batch, norm.channels
+            if value is None:
+                return write.weight("row", np.array(np.broadcast_to(rest, shape), np.float32))
+            made = self._part_of_wide_split(self._now(value), shape)
+            if made is None:
+                made = write("Reshape", [self._now(value), write.integers(-1, norm.channels)])
+                made = write("Cast", [made], to=ir.DataType.FLOAT)
+            made = made if np.all(factor == 1) else write("Mul", [made, write.weight("factor", factor)])
+            made = write("Add", [made, write.weight("rest", rest)]) if np.any(rest) else made
+            made.type, made.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+            return made
+
+        none = np.zeros(1, np.float32)
+        scaled = row(norm.scale, weight, none) if norm.scale is not None else row(None, weight, weight)
+        return {"weight_ptr": scaled, "bias_ptr": row(norm.drift, norm.drift_factor, shift)}
+
+    def _part_of_wide_split(self, value: ir.Value, shape: tuple[int, int]) -> ir.Value | None:
+        """A part of one long vector as `[N, C] float32`, the vector widened once: a cast of each part is a launch."""
+        node = value.producer()
+        if node is not None and node.op_type in ("Unsqueeze", "Reshape") and node.inputs[0] is not None:
+            value = node.inputs[0]
+        split = _maker(value, "Split")
+        if split is None or list(value.shape or ()) != list(shape):
+            return None
+        if split not in self._wide_splits:
+            write = Writer(self.graph, split)
+            whole = write("Cast", [split.inputs[0]], to=ir.DataType.FLOAT)
+            wide = ir.node(
+                "Split",
+                [whole, *split.inputs[1:]],
+                attributes={name: entry.value for name, entry in split.attributes.items()},
+                num_outputs=len(split.outputs),
+                name=f"{split.name}/wide",
+            )
+            for index, part in enumerate(wide.outputs):
+                part.name = f"{wide.name}_{index}"
+                part.type, part.shape = ir.TensorType(ir.DataType.FLOAT), split.outputs[index].shape
+            self.graph.graph.insert_before(split, wide)
+            self._wide_splits[split] = wide
+        return self._wide_splits[split].outputs[split.outputs.index(value)]
+
+    def _now(self, value: ir.Value) -> ir.Value:
+        """What stands for a value after the changes so far."""
+        return self._new.get(value, value)
 
     def _insert(
         self, before: ir.Node, kernel: PluginKernel, values: Mapping[str, ir.Value]
@@ -239,7 +298,7 @@ class _Lowering:
         arguments = recipe(kernel.op, kernel.variant).arguments
         inputs = [values[argument.name] for argument in arguments if argument.role == "input"]
         outputs = sum(argument.role == "output" for argument in arguments)
-        self.kernels[kernel.name] = kernel
+        self._kernels[kernel.name] = kernel
         attributes = {"plugin_namespace": DOMAIN, "plugin_version": "1"}
         node = ir.node(kernel.name, inputs, domain=DOMAIN, attributes=attributes, num_outputs=outputs)
         node.name = f"{before.outputs[0].name}/{kernel.op}"
@@ -248,118 +307,42 @@ class _Lowering:
         self.graph.graph.insert_before(before, node)
         return tuple(node.outputs)
 
-    def _put(self, result: ir.Value, old: ir.Value, nodes: tuple[ir.Node, ...]) -> None:
-        """`result` takes the place of `old`, and the nodes that made `old` go."""
+    def _put(self, result: ir.Value, old: ir.Value) -> None:
+        """`result` takes the place of `old`; what made `old` is unused from now on."""
         result.type, result.shape = old.type, old.shape
         ir.convenience.replace_all_uses_with(old, result)
-        for node in reversed(nodes):
-            self.graph.graph.remove(node, safe=True)
+        self._new[old] = result
 
 
-def _norm_at(node: ir.Node) -> _Norm | None:
-    picture, scale, bias = node.inputs
-    if picture is None or scale is None or bias is None or picture.shape is None or len(picture.shape) != 4:
-        return None
-    channels = picture.shape[1]
-    if picture.dtype not in _DTYPES or not isinstance(channels, int) or channels % CHANNEL_MULTIPLE:
-        return None
-    activation, slope, pad, residual = "none", 0.2, 0, None
-    nodes = [node]
-    for step in ("activation", "residual", "pad"):
-        reader = _only_reader(nodes[-1].outputs[0])
-        if reader is None:
-            break
-        if step == "activation" and reader.op_type in ("Relu", "LeakyRelu"):
-            activation = "relu" if reader.op_type == "Relu" else "leaky"
-            if activation == "leaky":
-                slope = _short(reader.attributes.get_float("alpha", 0.01))
-        elif step == "residual" and (other := _residual_of(reader, nodes[-1].outputs[0])) is not None:
-            residual = other
-        elif step == "pad" and (amount := _reflection_of(reader)):
-            pad = amount
-        else:
-            continue
-        nodes.append(reader)
-    eps = _short(node.attributes.get_float("epsilon", 1e-5))
-    kind = Kind(eps=eps, activation=cast(Activation, activation), slope=slope, pad=pad)
-    return _Norm(picture, scale, bias, kind, residual, tuple(nodes))
+def _affine_of(fused: FusedNorm) -> Affine:
+    norm = fused.norm
+    if fused.is_styled:
+        return "sample"
+    is_neutral = np.all(norm.instance + norm.layer == 1) and not np.any(norm.shift)
+    return "none" if is_neutral else "channel"
 
 
-def _norm_behind(value: ir.Value) -> _Norm | None:
-    """The norm whose result, activated or not, this value is and only the next convolution reads."""
-    if not only_use(value):
-        return None
-    activation = _maker(value, "Relu") or _maker(value, "LeakyRelu")
-    normed = value if activation is None else activation.inputs[0]
-    node = _maker(normed, "InstanceNormalization")
-    found = None if node is None else _norm_at(node)
-    if found is None or found.residual is not None or node is None:
-        return None
-    # The pad belongs to the convolution here.
-    nodes = tuple(step for step in found.nodes if step.op_type != "Pad")
-    return replace(found, nodes=nodes) if nodes[-1].outputs[0] is value else None
-
-
-def _variant(norm: _Norm) -> Variant:
-    shape, dtype = norm.picture.shape, norm.picture.dtype
-    assert shape is not None
-    assert dtype is not None
-    assert isinstance(shape[1], int)
-    scale, bias = constant(norm.scale), constant(norm.bias)
-    is_neutral = scale is not None and bias is not None and bool(np.all(scale == 1)) and not np.any(bias)
+def _variant(fused: FusedNorm) -> Variant:
     return Variant(
-        dtype=_DTYPES[dtype],
-        kind=norm.kind,
-        affine="none" if is_neutral else "channel",
-        residual=norm.residual is not None,
+        dtype=fused.dtype,
+        kind=fused.kind,
+        affine=_affine_of(fused),
+        residual=fused.residual is not None,
+        residual_pad=fused.residual_pad,
         splits=_SPLITS,
-        block_c=next(c for c in (64, 32, 16) if shape[1] % c == 0),
+        block_c=next(c for c in (64, 32, 16) if fused.norm.channels % c == 0),
     )
 
 
-def _short(value: float) -> float:
-    """An attribute's float32 as the decimal that was meant, so that equal kernels get equal names."""
-    return float(f"{value:.6g}")
+def _applied(variant: Variant) -> Variant:
+    """The kernel that takes coefficients: whatever made them is not its business."""
+    kind = Kind(activation=variant.kind.activation, slope=variant.kind.slope, pad=variant.kind.pad)
+    return replace(variant, kind=kind, affine="none", splits=0)
 
 
 def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    if not only_use(value):
-        return None
-    reader = next(iter(value.uses())).node
-    return reader if reader.domain in ("", "ai.onnx") else None
-
-
-def _fixed_size(picture: ir.Value | None) -> tuple[int, int] | None:
-    if picture is None or picture.shape is None or len(picture.shape) != 4:
-        return None
-    height, width = picture.shape[2], picture.shape[3]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
-def _residual_of(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """The other summand, where it is a picture of the same shape."""
-    if node.op_type != "Add":
-        return None
-    other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
-    if other is None or other.shape is None or value.shape is None or constant(other) is not None:
-        return None
-    return other if list(other.shape) == list(value.shape) else None
-
-
-def _reflection_of(node: ir.Node) -> int:
-    """Rows and columns that a reflection pad adds on every side, 0 for anything else."""
-    if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "reflect":
-        return 0
-    pads = constant(node.inputs[1])
-    if pads is None or len(node.inputs) > 3 or pads.size != 8 or pads[2] < 1:
-        return 0
-    amount = int(pads[2])
-    return amount if pads.tolist() == [0, 0, amount, amount] * 2 else 0
 
 
 def in_graph_order(argument: Argument) -> tuple[str, ...]:

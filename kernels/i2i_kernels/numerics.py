@@ -244,6 +244,8 @@ def cases() -> list[Case]:
             )
         ],
         norm_case("slab 9x7x20", (2, 20, 9, 7), relu, affine="sample", residual=True, impl="slab"),
+        norm_case("slab residual pad", (2, 20, 7, 9), tail, affine="sample", residual=True, impl="slab"),
+        norm_case("slab pad 3 on 4x4", (1, 16, 4, 4), Kind(activation="relu", pad=3), impl="slab"),
         norm_case("slab float16", (1, 16, 8, 8), Kind(), dtype="float16", impl="slab"),
         norm_case("slab far mean", (1, 16, 16, 16), Kind(), mean=1000.0, impl="slab"),
         pyramid_case("down 9x13x3", (2, 3, 9, 13), "down", "float32"),

@@ -49,6 +49,8 @@ class Variant:
     """Weight and bias: none, per channel `[C]`, or per sample `[N, C]`."""
     residual: bool = False
     """A picture is added: the residual of a norm, or the other summand of `pyramid_up`."""
+    residual_pad: int = 0
+    """Rows and columns that a norm's residual has around it, as the result of a norm with padding has."""
     splits: int = 32
     """Runs of pixels in the partial statistics, a power of two; 0 in `norm_apply`: takes coefficients instead."""
     block_c: int = 64
@@ -164,6 +166,7 @@ def _tail(variant: Variant) -> dict[str, object]:
         "ACTIVATION": kind.activation,
         "SLOPE": kind.slope,
         "RESIDUAL_SCALE": kind.residual_scale,
+        "RESIDUAL_PAD": variant.residual_pad,
     }
 
 
@@ -227,7 +230,7 @@ def _apply(variant: Variant) -> Recipe:
             "norm_coefficients first and take norm_apply with splits of 0"
         )
     affine = [(merged and variant.affine != "none", a) for a in _affine(variant)]
-    residual = _picture("residual_ptr", "input", variant.dtype)
+    residual = _picture("residual_ptr", "input", variant.dtype, variant.residual_pad)
     present, absent = _with_optional(*affine, (variant.residual, residual))
     pad = variant.kind.pad
     tiles = _tiles(variant)
@@ -250,12 +253,10 @@ def _apply(variant: Variant) -> Recipe:
 
 
 def _slab(variant: Variant) -> Recipe:
-    if variant.kind.family != "instance" or variant.kind.pad:
-        raise ValueError(
-            f"norm_slab does the instance family without padding, it was asked for {variant.kind}"
-        )
+    if variant.kind.family != "instance":
+        raise ValueError(f"norm_slab does the instance family, it was asked for {variant.kind}")
     affine = [(variant.affine != "none", a) for a in _affine(variant)]
-    residual = _picture("residual_ptr", "input", variant.dtype)
+    residual = _picture("residual_ptr", "input", variant.dtype, variant.residual_pad)
     present, absent = _with_optional(*affine, (variant.residual, residual))
     return Recipe(
         module="i2i_kernels.norm.kernel",
@@ -264,10 +265,16 @@ def _slab(variant: Variant) -> Recipe:
             _picture("x_ptr", "input", variant.dtype),
             *present,
             *_int32("C", "H", "W"),
-            _picture("y_ptr", "output", variant.dtype),
+            _picture("y_ptr", "output", variant.dtype, variant.kind.pad),
         ),
         absent=(*absent, "partials_ptr"),
-        constants={**_tail(variant), "BLOCK_HW": 4096, "BLOCK_C": 8},
+        constants={
+            **_tail(variant),
+            "PAD": variant.kind.pad,
+            "BLOCK_HW": 4096,
+            "BLOCK_C": 8,
+            "BLOCK_BORDER": 512,
+        },
         warps=16,
         grid=("cdiv(C, 8)", "N", "1"),
     )
@@ -399,7 +406,9 @@ def default_entries() -> list[tuple[Op, Variant]]:
     entries += [("norm_coefficients", Variant(kind=kind, affine="channel")) for kind in (munit, *mixes)]
     entries += [("norm_coefficients", Variant(kind=kind, affine="sample")) for kind in mixes]
     entries.append(("norm_coefficients", Variant(kind=plain, splits=128)))
-    entries += [("norm_slab", Variant(kind=relu)), ("norm_slab", Variant(kind=plain, residual=True))]
+    entries += [("norm_slab", Variant(kind=kind)) for kind in (relu, pad)]
+    entries += [("norm_slab", Variant(kind=plain, residual=True))]
+    entries.append(("norm_slab", Variant(kind=Kind(pad=1), residual=True, residual_pad=1)))
     entries += [("conv_norm", Variant(kind=relu)), ("pyramid_down", Variant()), ("pyramid_up", Variant())]
     entries += [("pyramid_up", Variant(residual=True)), ("picture_from_nv12", Variant())]
     entries.append(("nv12_from_picture", Variant()))

@@ -46,6 +46,98 @@ def residual_block(network: Any, side: int, dtype: type = np.float32) -> ir.Mode
     return network(rows, typed | one, 3, height=side, width=side)  # type: ignore[no-any-return]
 
 
+def written_norm(x: str, name: str, over: str) -> list[Any]:
+    """Unbiased, epsilon outside the root, as rows."""
+    return [
+        ("ReduceMean", [x, over], f"m{name}", {}),
+        ("Sub", [x, f"m{name}"], f"c{name}", {}),
+        ("ReduceSumSquare", [f"c{name}", over], f"t{name}", {}),
+        ("Div", [f"t{name}", f"free_{over}"], f"v{name}", {}),
+        ("Sqrt", [f"v{name}"], f"s{name}", {}),
+        ("Add", [f"s{name}", "eps"], f"d{name}", {}),
+        ("Div", [f"c{name}", f"d{name}"], f"n{name}", {}),
+    ]
+
+
+def styled_blocks(network: Any, side: int) -> ir.Model:
+    """A layer norm, and two residual blocks: a mix scaled at run time, and an instance norm scaled at run time."""
+    rows = [
+        ("Conv", ["x", "w0"], "c0", {"pads": [1] * 4}),
+        *written_norm("c0", "l", "sample"),
+        ("Mul", ["nl", "k"], "scaled", {}),
+        ("Relu", ["scaled"], "h", {}),
+        ("GlobalAveragePool", ["c0"], "style", {}),
+        ("Pad", ["h", "pads"], "p0", {"mode": "reflect"}),
+        ("Conv", ["p0", "w1"], "c1", {}),
+        *written_norm("c1", "i", "channel"),
+        *written_norm("c1", "j", "sample"),
+        ("Mul", ["ni", "rho"], "share_i", {}),
+        ("Mul", ["nj", "rest"], "share_j", {}),
+        ("Add", ["share_i", "share_j"], "mix", {}),
+        ("Mul", ["mix", "style"], "styled", {}),
+        ("Add", ["h", "styled"], "h1", {}),
+        ("Pad", ["h1", "pads"], "p1", {"mode": "reflect"}),
+        ("Conv", ["p1", "w2"], "c2", {}),
+        ("InstanceNormalization", ["c2", "one", "zero"], "n2", {}),
+        ("Mul", ["n2", "style"], "a2", {}),
+        ("Add", ["a2", "style"], "b2", {}),
+        ("Mul", ["b2", "tenth"], "e2", {}),
+        ("Add", ["e2", "h1"], "h2", {}),
+        ("Pad", ["h2", "pads"], "p2", {"mode": "reflect"}),
+        ("Conv", ["p2", "w3"], "y", {}),
+    ]
+    weights: dict[str, Any] = {
+        f"w{index}": normal(32, 3 if index == 0 else 32, 3, 3) / 12 for index in range(4)
+    }
+    rho = RANDOM.uniform(0, 1, (32, 1, 1)).astype(np.float32)
+    weights |= {"k": normal(32, 1, 1), "rho": rho, "rest": 1 - rho, "tenth": np.float32(0.1)}
+    weights |= {"one": np.ones(32, np.float32), "zero": np.zeros(32, np.float32), "eps": np.float32(1e-3)}
+    weights |= {"free_channel": np.float32(side**2 - 1), "free_sample": np.float32(32 * side**2 - 1)}
+    weights |= {"channel": np.asarray([2, 3]), "sample": np.asarray([1, 2, 3])}
+    weights |= {"pads": np.asarray([0, 0, 1, 1] * 2)}
+    return network(rows, weights, 3, height=side, width=side)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("side", [24, 72])
+def test_layer_norms_mixes_and_styles_give_the_master_s_picture(network: Any, run: Any, side: int) -> None:
+    master = styled_blocks(network, side)
+    x = normal(1, 3, side, side)
+    wanted = run(master, x)
+    fused = network_with_plugins(ir.to_proto(master))
+    assert fused is not None
+    families = {kernel.variant.kind.family for kernel in fused.kernels.values()}
+    assert families == {"layer", "clamp", "instance"}
+    left = {node.op_type for node in fused.model.graph.node if node.domain == ""}
+    assert not {"ReduceMean", "InstanceNormalization", "Pad", "Relu"} & left
+    padded = [kernel.variant for kernel in fused.kernels.values() if kernel.variant.residual_pad]
+    assert len(padded) == 2, "both residuals are taken from the inside of a padded picture"
+    # The master sums up to 165,888 numbers in a row.
+    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=1e-4)
+
+
+def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any, run: Any) -> None:
+    rows = [
+        ("Conv", ["x", "w0"], "c0", {"pads": [1] * 4}),
+        ("InstanceNormalization", ["c0", "one", "zero"], "h", {}),
+        ("Pad", ["h", "pads"], "p", {"mode": "reflect"}),
+        ("Conv", ["p", "w1"], "c1", {}),
+        ("InstanceNormalization", ["c1", "one", "zero"], "n1", {}),
+        ("Add", ["h", "n1"], "h1", {}),
+        ("GlobalMaxPool", ["h"], "pool", {}),
+        ("Mul", ["h1", "pool"], "y", {}),
+    ]
+    weights = {"w0": normal(16, 3, 3, 3), "w1": normal(16, 16, 3, 3), "pads": np.asarray([0, 0, 1, 1] * 2)}
+    weights |= {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
+    master = network(rows, weights, 3, height=20, width=20)
+    x = normal(1, 3, 20, 20)
+    wanted = run(master, x)
+    fused = network_with_plugins(ir.to_proto(master))
+    assert fused is not None
+    assert "Pad" in {node.op_type for node in fused.model.graph.node}
+    assert not any(kernel.variant.residual_pad for kernel in fused.kernels.values())
+    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
+
+
 @pytest.mark.parametrize("side", [24, 72])
 def test_fused_norms_give_the_master_s_picture(network: Any, run: Any, side: int) -> None:
     master = residual_block(network, side)

@@ -25,6 +25,10 @@ ENTRIES: dict[str, tuple[Op, Variant]] = {
     "apply-full": ("norm_apply", Variant(kind=Kind(pad=1), affine="sample", residual=True)),
     "coefficients": ("norm_coefficients", Variant(kind=Kind("clamp", unbiased=True), affine="channel")),
     "slab": ("norm_slab", Variant(kind=Kind(activation="relu"))),
+    "slab-full": (
+        "norm_slab",
+        Variant(kind=Kind(pad=1), affine="sample", residual=True, residual_pad=1),
+    ),
 }
 
 

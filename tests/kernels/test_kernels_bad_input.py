@@ -88,7 +88,7 @@ UNKNOWN: Any = "nothing"
         (lambda: Variant(UNKNOWN), ValueError, "'nothing'.*float16, bfloat16, float32"),
         (lambda: recipe(UNKNOWN, Variant()), ValueError, "'nothing'.*norm_stats"),
         (lambda: recipe("norm_apply", Variant(kind=Kind("layer"))), ValueError, "norm_coefficients first"),
-        (lambda: recipe("norm_slab", Variant(kind=Kind(pad=1))), ValueError, "without padding"),
+        (lambda: recipe("norm_slab", Variant(kind=Kind("layer"))), ValueError, "instance family"),
         (lambda: recipe("norm_stats", Variant(splits=0)), ValueError, "1 or more"),
         (lambda: build_pack(Path("unused"), [], [61]), PackError, "sm_61.*sm_75.*sm_120"),
     ],

@@ -53,7 +53,7 @@ def norm(
 
     impl: None picks by device: the kernels on a CUDA device where triton is installed and x is channels-last,
     plain torch elsewhere. `split` (two or three launches) and `slab` (one launch, instance family, H x W up to
-    4096, no padding) are the kernels, `reference` plain torch. The kernels differentiate once; where a second
+    4096) are the kernels, `reference` plain torch. The kernels differentiate once; where a second
     derivative is needed (a gradient penalty through a norm), take `reference`.
 
     Raises ValueError or TypeError where the arguments do not fit each other, RuntimeError where an explicit
@@ -239,10 +239,8 @@ def _check_kernel(x: Tensor, kind: Kind, residual: Tensor | None, impl: Impl) ->
                 f"residual is {residual.dtype} and x is {x.dtype}, the {impl} kernels need one dtype"
             )
     if impl == "slab":
-        if kind.family != "instance" or kind.pad:
-            raise ValueError(
-                f"the slab kernel does the instance family without padding, it was asked for {kind}"
-            )
+        if kind.family != "instance":
+            raise ValueError(f"the slab kernel does the instance family, it was asked for {kind}")
         if x.shape[2] * x.shape[3] > SLAB_PIXELS:
             raise ValueError(
                 f"the slab kernel holds maps of up to {SLAB_PIXELS} pixels, x is {list(x.shape)}"

@@ -16,6 +16,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+BLOCK_BORDER = 512
+"""Pixels of a padded border that the slab kernel writes at a time."""
+
 
 @triton.jit
 def merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS: tl.constexpr):
@@ -110,6 +113,14 @@ def reflected(i, size):
 
 
 @triton.jit
+def inside(pixel, W, PAD: tl.constexpr):
+    """Where a pixel of the picture lies in one that has PAD more rows and columns on every side."""
+    if PAD > 0:
+        pixel = (pixel // W + PAD) * (W + 2 * PAD) + pixel % W + PAD
+    return pixel
+
+
+@triton.jit
 def stats_kernel(
     x_ptr,  # [N, HW, C]
     C,
@@ -191,7 +202,7 @@ def apply_kernel(
     moments_ptr,  # SPLITS > 0: partials [N, SPLITS, 2, C] of the instance family; 0: coefficients [N, 3, C]
     weight_ptr,  # [C] or [N, C], or None; only with partials
     bias_ptr,
-    residual_ptr,  # [N, H, W, C], or None
+    residual_ptr,  # [N, H + 2 RESIDUAL_PAD, W + 2 RESIDUAL_PAD, C], or None
     C,
     H,
     W,
@@ -203,6 +214,7 @@ def apply_kernel(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     RESIDUAL_SCALE: tl.constexpr,
+    RESIDUAL_PAD: tl.constexpr,
     PAD: tl.constexpr,
     SPLITS: tl.constexpr,
     TILES: tl.constexpr,
@@ -227,6 +239,7 @@ def apply_kernel(
     out_hw = (H + 2 * PAD) * out_w
     x_ptr += n * H * W * C
     y_ptr += n * out_hw * C
+    residual_hw = (H + 2 * RESIDUAL_PAD) * (W + 2 * RESIDUAL_PAD)
     for tile in range(TILES):
         out = (tl.program_id(0) * TILES + tile) * BLOCK_HW + tl.arange(0, BLOCK_HW)
         mask = (out < out_hw)[:, None] & in_c[None, :]
@@ -238,9 +251,23 @@ def apply_kernel(
         x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
         y = activated((x - mean[None, :]) * scale[None, :] + offset[None, :], ACTIVATION, SLOPE)
         if residual_ptr is not None:
-            residual = tl.load(residual_ptr + n * H * W * C + at, mask=mask, other=0.0).to(tl.float32)
-            y += residual * RESIDUAL_SCALE
+            at = (n * residual_hw + inside(source, W, RESIDUAL_PAD))[:, None] * C + c[None, :]
+            y += tl.load(residual_ptr + at, mask=mask, other=0.0).to(tl.float32) * RESIDUAL_SCALE
         tl.store(y_ptr + out[:, None] * C + c[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def border_pixel(b, H, W, PAD: tl.constexpr):
+    """Row and column, in the padded picture, of its border's b-th pixel: those above, those below, then both sides."""
+    out_w = W + 2 * PAD
+    above = PAD * out_w
+    is_below = b >= above
+    is_side = b >= 2 * above
+    level = tl.where(is_below, b - above, b)
+    side = tl.maximum(b - 2 * above, 0)
+    column = side % (2 * PAD)
+    row = tl.where(is_side, PAD + side // (2 * PAD), level // out_w + tl.where(is_below, H + PAD, 0))
+    return row, tl.where(is_side, tl.where(column < PAD, column, W + column), level % out_w)
 
 
 @triton.jit
@@ -248,11 +275,11 @@ def slab_kernel(
     x_ptr,  # [N, H, W, C]
     weight_ptr,  # [C] or [N, C], or None
     bias_ptr,
-    residual_ptr,  # [N, H, W, C], or None
+    residual_ptr,  # [N, H + 2 RESIDUAL_PAD, W + 2 RESIDUAL_PAD, C], or None
     C,
     H,
     W,
-    y_ptr,  # [N, H, W, C]
+    y_ptr,  # [N, H + 2 PAD, W + 2 PAD, C]
     partials_ptr,  # [N, 1, 2, C] float32 for the gradient, or None
     EPS: tl.constexpr,
     UNBIASED: tl.constexpr,
@@ -261,17 +288,24 @@ def slab_kernel(
     ACTIVATION: tl.constexpr,
     SLOPE: tl.constexpr,
     RESIDUAL_SCALE: tl.constexpr,
+    RESIDUAL_PAD: tl.constexpr,
+    PAD: tl.constexpr,
     BLOCK_HW: tl.constexpr,  # power of two, at least H * W
     BLOCK_C: tl.constexpr,
+    BLOCK_BORDER: tl.constexpr,
 ):
-    """Instance norm of a whole small map held in registers: x is read once. Grid: channel blocks, N."""
+    """Instance norm of a whole small map held in registers: x is read once, and its rim again for a padded border.
+
+    Grid: channel blocks, N.
+    """
     n = tl.program_id(1).to(tl.int64)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     in_c = c < C
     pixel = tl.arange(0, BLOCK_HW)
     mask = (pixel < H * W)[:, None] & in_c[None, :]
-    at = n * H * W * C + pixel[:, None] * C + c[None, :]
-    x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
+    x_ptr += n * H * W * C
+    y_ptr += n * (H + 2 * PAD) * (W + 2 * PAD) * C
+    x = tl.load(x_ptr + pixel[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
     count = H * W * 1.0
     mean = tl.sum(x, 0) / count
     gap = tl.where(mask, x - mean[None, :], 0.0)
@@ -285,5 +319,22 @@ def slab_kernel(
     offset = parameter(bias_ptr, n, c, in_c, C, 0.0, PER_SAMPLE)
     y = activated(gap * scale[None, :] + offset[None, :], ACTIVATION, SLOPE)
     if residual_ptr is not None:
+        residual_ptr += n * (H + 2 * RESIDUAL_PAD) * (W + 2 * RESIDUAL_PAD) * C
+        at = inside(pixel, W, RESIDUAL_PAD)[:, None] * C + c[None, :]
         y += tl.load(residual_ptr + at, mask=mask, other=0.0).to(tl.float32) * RESIDUAL_SCALE
+    at = inside(pixel, W, PAD)[:, None] * C + c[None, :]
     tl.store(y_ptr + at, y.to(y_ptr.dtype.element_ty), mask=mask)
+    if PAD > 0:
+        border = 2 * PAD * (W + 2 * PAD + H)
+        for first in range(0, border, BLOCK_BORDER):
+            b = first + tl.arange(0, BLOCK_BORDER)
+            row, column = border_pixel(b, H, W, PAD)
+            source = reflected(row - PAD, H) * W + reflected(column - PAD, W)
+            valid = (b < border)[:, None] & in_c[None, :]
+            read = tl.load(x_ptr + source[:, None] * C + c[None, :], mask=valid, other=0.0).to(tl.float32)
+            rim = activated((read - mean[None, :]) * scale[None, :] + offset[None, :], ACTIVATION, SLOPE)
+            if residual_ptr is not None:
+                there = inside(source, W, RESIDUAL_PAD)[:, None] * C + c[None, :]
+                rim += tl.load(residual_ptr + there, mask=valid, other=0.0).to(tl.float32) * RESIDUAL_SCALE
+            there = (row * (W + 2 * PAD) + column)[:, None] * C + c[None, :]
+            tl.store(y_ptr + there, rim.to(y_ptr.dtype.element_ty), mask=valid)

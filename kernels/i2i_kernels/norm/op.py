@@ -77,6 +77,7 @@ def norm_op(
         **_std(kind, weight, bias),
         **_tail(kind),
         RESIDUAL_SCALE=kind.residual_scale,
+        RESIDUAL_PAD=0,
         PAD=kind.pad,
         SPLITS=splits if merged else 0,
         TILES=tiles,
@@ -91,14 +92,17 @@ def _slab(
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     partials = torch.empty((n, 1, 2, c), dtype=torch.float32, device=x.device)
-    y = empty_picture(x, h, w)
+    y = empty_picture(x, h + 2 * kind.pad, w + 2 * kind.pad)
     launch(kernel.slab_kernel, (triton.cdiv(c, 8), n))(
         *(x, weight, bias, residual, c, h, w, y, partials),
         **_std(kind, weight, bias),
         **_tail(kind),
         RESIDUAL_SCALE=kind.residual_scale,
+        RESIDUAL_PAD=0,
+        PAD=kind.pad,
         BLOCK_HW=triton.next_power_of_2(h * w),
         BLOCK_C=8,
+        BLOCK_BORDER=kernel.BLOCK_BORDER,
         num_warps=16 if h * w > 1024 else 4,
     )
     return y, partials

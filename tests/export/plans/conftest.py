@@ -69,6 +69,22 @@ class NetworkWriter:
         values = self.weight(scale.astype(self.dtype)), self.weight(bias.astype(self.dtype))
         return self("InstanceNormalization", x, *values, epsilon=1e-5)
 
+    def mix(self, x: str, channels: int) -> str:
+        """A share of instance norm and the rest of layer norm, written out in float32."""
+
+        def centred(x: str, axes: list[int]) -> str:
+            over = self.weight(np.array(axes, np.int64))
+            gap = self("Sub", x, self("ReduceMean", x, over))
+            spread = self("ReduceMean", self("Mul", gap, gap), over)
+            safe = self("Add", spread, self.weight(np.asarray(1e-5, np.float32)))
+            return self("Mul", gap, self("Reciprocal", self("Sqrt", safe)))
+
+        wide = self("Cast", x, to=TensorProto.FLOAT)
+        share = np.linspace(0, 1, channels, dtype=np.float32).reshape(-1, 1, 1)
+        own = self("Mul", centred(wide, [2, 3]), self.weight(share))
+        whole = self("Mul", centred(wide, [1, 2, 3]), self.weight(1 - share))
+        return self("Cast", self("Add", own, whole), to=helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype)))
+
     def reflection(self, x: str, pad: int) -> str:
         return self("Pad", x, self.weight(np.array([0, 0, pad, pad] * 2, np.int64)), mode="reflect")
 
@@ -174,26 +190,10 @@ def mixing(width: int = 32) -> Any:
     """NICE-GAN's and U-GAT-IT's norms in little: mixes of instance and layer norm, one scaled at run time."""
 
     def body(net: NetworkWriter, x: str) -> str:
-        def centred(x: str, axes: list[int]) -> str:
-            over = net.weight(np.array(axes, np.int64))
-            gap = net("Sub", x, net("ReduceMean", x, over))
-            spread = net("ReduceMean", net("Mul", gap, gap), over)
-            safe = net("Add", spread, net.weight(np.asarray(1e-5, np.float32)))
-            return net("Mul", gap, net("Reciprocal", net("Sqrt", safe)))
-
-        def mix(x: str) -> str:
-            wide = net("Cast", x, to=TensorProto.FLOAT)
-            share = np.linspace(0, 1, width, dtype=np.float32).reshape(-1, 1, 1)
-            own = net("Mul", centred(wide, [2, 3]), net.weight(share))
-            whole = net("Mul", centred(wide, [1, 2, 3]), net.weight(1 - share))
-            return net(
-                "Cast", net("Add", own, whole), to=helper.np_dtype_to_tensor_dtype(np.dtype(net.dtype))
-            )
-
-        x = net("Relu", mix(net.convolution(x, 3, width, 3, pad=1)))
+        x = net("Relu", net.mix(net.convolution(x, 3, width, 3, pad=1), width))
         style = net("GlobalAveragePool", x)
         inner = net.convolution(net.reflection(x, 1), width, width, 3)
-        inner = net("Add", net("Mul", mix(inner), style), style)
+        inner = net("Add", net("Mul", net.mix(inner, width), style), style)
         x = net("Add", x, inner)
         return net("Tanh", net.convolution(net.reflection(x, 1), width, 3, 3))
 

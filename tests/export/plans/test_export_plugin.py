@@ -154,11 +154,17 @@ def test_the_kernels_take_what_tensorrt_passes(plugins: Callable[..., PluginNetw
 
 
 def every_kernel(net: Any, x: str) -> str:
-    """Each form of our kernels once: two launches with a pad, two with a residual, and the single launch."""
+    """Each form of our kernels once: two launches with a pad, two with a residual, three for a mix, and the single
+    launch, with weights, with a pad that others read as a residual, and with a style.
+    """
     x = net("Relu", net.convolution(x, 3, 16, 3, pad=1))
     inner = net.reflection(net("Relu", net.norm(net.convolution(x, 16, 16, 3, pad=1), 16)), 1)
     x = net("Add", x, net.norm(net.convolution(inner, 16, 16, 3), 16))
+    x = net("Relu", net.mix(net.convolution(x, 16, 16, 1), 16))
+    style = net("GlobalAveragePool", x)
     small = net("Relu", net.norm(net.convolution(x, 16, 16, 3, stride=2, pad=1), 16, affine=True))
+    inner = net.norm(net.convolution(net.reflection(small, 1), 16, 16, 3), 16)
+    small = net("Add", small, net("Add", net("Mul", inner, style), style))
     return net("Tanh", net.convolution(net.doubled(small), 16, 3, 3, pad=1))
 
 
@@ -173,9 +179,12 @@ def test_a_network_of_plugins_gives_the_same_picture(
     model = network(np.float16 if convolutions else np.float32).engine(every_kernel, 66, 66)
     found = network_with_plugins(model, convolutions=convolutions)
     assert found is not None
-    fused = {"conv_norm", "norm_coefficients"} if convolutions else set()
+    fused = {"conv_norm"} if convolutions else set()
     ops = {kernel.op for kernel in found.kernels.values()}
-    assert ops == {"norm_stats", "norm_apply", "norm_slab"} | fused
+    assert ops == {"norm_stats", "norm_coefficients", "norm_apply", "norm_slab"} | fused
+    variants = [kernel.variant for kernel in found.kernels.values()]
+    assert any(variant.affine == "sample" for variant in variants)
+    assert convolutions or any(variant.residual_pad for variant in variants)
     build_pack(found, pack, 87)
     answers: dict[str, Any] = {}
     for side in (66, 33):
