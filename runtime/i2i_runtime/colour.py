@@ -66,6 +66,12 @@ class Colour:
         return _HDR_TRANSFERS.get(self.transfer)
 
 
+def is_rgb(pixel_format: str) -> bool:
+    """Whether pixels are stored as RGB, or as a palette of it."""
+    entry = av.VideoFormat(pixel_format)
+    return entry.is_rgb or entry.has_palette
+
+
 class ColourConverter:
     """Converts the frames of one clip in both directions; keeps swscale's tables between frames.
 

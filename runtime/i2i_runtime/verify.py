@@ -16,6 +16,8 @@ import av
 import av.error
 import tyro
 
+from i2i_runtime.alpha import alpha_of_frame, is_opaque
+from i2i_runtime.colour import is_rgb
 from i2i_runtime.errors import SourceError
 
 # Written by the container itself, so never the same.
@@ -78,6 +80,7 @@ class _Film:
     attachments: tuple[str, ...]
     chapters: tuple[tuple[Fraction, Fraction, str], ...]
     tags: dict[str, str]
+    transparent: bool
     damage: int
 
 
@@ -113,8 +116,10 @@ def compare_files(source: Path, output: Path) -> list[Check]:
         _same("rotation", before.rotation, after.rotation),
         _same("shape of pixels", before.sample_aspect, after.sample_aspect),
         _same("bits per sample", before.depth, after.depth),
+        _same("transparency", before.transparent, after.transparent),
     ]
-    checks += [_same(name, before.colour[name], after.colour[name]) for name in before.colour]
+    both = [name for name in before.colour if name in after.colour]
+    checks += [_same(name, before.colour[name], after.colour[name]) for name in both]
     for kind in ("audio", "subtitle", "data", "video"):
         had, has = ([s for s in film.others if s.kind == kind] for film in (before, after))
         checks.append(_same(f"{kind} streams", [s.codec for s in had], [s.codec for s in has]))
@@ -146,6 +151,8 @@ def _film(container: av.container.InputContainer) -> _Film:
     pictures.thread_type = "AUTO"
     times: list[Fraction] = []
     rotation = damage = 0
+    # The decoder that reads alpha beside WebM's pictures is another one, so its flag is believed.
+    transparent = pictures.metadata.get("alpha_mode") == "1"
     frame_colour = (2, 0)
     digests = {s.index: hashlib.sha256() for s in container.streams if s.codec_context is not None}
     packet_times: dict[int, list[Fraction]] = {index: [] for index in digests}
@@ -159,11 +166,14 @@ def _film(container: av.container.InputContainer) -> _Film:
             for frame in frames:
                 times.append((frame.pts or 0) * (frame.time_base or Fraction(1)))
                 rotation, frame_colour = frame.rotation, (frame.colorspace, frame.color_range)
+                if not transparent and (alpha := alpha_of_frame(frame)) is not None:
+                    transparent = not is_opaque(alpha)
         elif packet.size and packet.stream.index in digests:
             digests[packet.stream.index].update(bytes(packet))
             packet_times[packet.stream.index].append((packet.pts or 0) * packet.time_base)
     context = pictures.codec_context
     full = frame_colour[1] == 2 or (context.pix_fmt or "").startswith("yuvj")
+    rgb = context.format is not None and is_rgb(context.format.name)
     return _Film(
         tick=pictures.time_base or Fraction(1, 1000),
         times=tuple(times),
@@ -174,8 +184,8 @@ def _film(container: av.container.InputContainer) -> _Film:
         if context.format is not None
         else 8,
         colour={
-            "matrix": int(frame_colour[0]),
-            "full range": int(full),
+            # RGB came from no matrix and has no other range.
+            **({} if rgb else {"matrix": int(frame_colour[0]), "full range": int(full)}),
             "primaries": int(context.color_primaries),
             "transfer": int(context.color_trc),
         },
@@ -189,6 +199,7 @@ def _film(container: av.container.InputContainer) -> _Film:
         tags={
             key.lower(): value for key, value in container.metadata.items() if key.lower() not in _OWN_TAGS
         },
+        transparent=transparent,
         damage=damage,
     )
 

@@ -310,7 +310,9 @@ def test_encoder_options_reach_the_encoder(
         run(engines.identity, clip, tmp_path / "x.mp4", encoder_option=["nonsense"])
     with pytest.raises(SinkError, match=r"libx264.*no option.*unheard"):
         run(engines.identity, clip, tmp_path / "x.mp4", encoder_option=["unheard=1"])
-    assert not (tmp_path / "x.mp4").exists()
+    with pytest.raises(SinkError, match="dnxhd does not take pictures of 96x64 as yuv422p"):
+        run(engines.identity, clip, tmp_path / "x.mov", codec="dnxhd")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["intra.mp4"]
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".webm", None), (".mkv", "libx265"), (".mov", "ffv1")])
@@ -326,6 +328,25 @@ def test_other_containers_and_codecs(
         return
     assert run(engines.identity, clip, output, codec=codec) == 0
     assert disagreements(clip, output) == []
+
+
+@pytest.mark.parametrize(("codec", "label"), [("prores_ks", "apch"), ("libx265", "hvc1"), ("dnxhd", "AVdh")])
+def test_codecs_of_editors_and_their_labels(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path, codec: str, label: str
+) -> None:
+    """Over segments of a container other than NUT, which holds neither ProRes nor DNxHR."""
+
+    def tag(container: av.container.OutputContainer, stream: av.VideoStream) -> None:
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
+
+    clip = make_clip("edited.mov", pts=REGULAR[:20], size=(256, 128), audio_tracks=1, prepare=tag)
+    options = ["profile=dnxhr_hq"] if codec == "dnxhd" else []
+    assert run(engines.identity, clip, tmp_path / "out.mov", codec=codec, encoder_option=options) == 0
+    differ = [line for line in disagreements(clip, tmp_path / "out.mov") if not line.startswith("bits")]
+    assert differ == []
+    with av.open(tmp_path / "out.mov") as container:
+        assert container.streams.video[0].codec_context.codec_tag == label
 
 
 def test_hardware_encoder_that_does_not_open_falls_back_and_says_why(

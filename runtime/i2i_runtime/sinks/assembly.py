@@ -123,7 +123,12 @@ class _Film:
         self.notes: list[str] = []
         self._output = av.open(target, "w")
         with av.open(segment) as template:
-            self._pictures = self._output.add_stream_from_template(template.streams.video[0])
+            made = template.streams.video[0]
+            self._pictures = self._output.add_stream_from_template(made)
+            if self._output.format.name in ("mov", "mp4"):
+                # A new stream forgets the label: ProRes 4444 would be taken for 4:2:2, and Apple's players want hvc1.
+                label = {"prores": made.codec_context.codec_tag, "hevc": "hvc1"}.get(made.codec_context.name)
+                self._pictures.codec_context.codec_tag = label or self._pictures.codec_context.codec_tag
         self._pictures.time_base = time_base
         self._source = None
         self._others: Iterator[_Timed] = iter(())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,8 +12,9 @@ import av.error
 import cv2
 from av.codec.codec import Capabilities
 
+from i2i_runtime.alpha import Alpha, alpha_bits
 from i2i_runtime.clip import Clip
-from i2i_runtime.colour import Colour
+from i2i_runtime.colour import FULL, LIMITED, Colour, is_rgb
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions
@@ -35,6 +36,7 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     "libvpx-vp9": {"crf": "30", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
     "libsvtav1": {"crf": "32", "preset": "9"},
 }
+_HOLD_ALPHA = {"ffv1", "png", "prores_ks", "qtrle"}
 _AVX_512F = 13  # OpenCV's number for the instruction set
 _WIDER = {
     "yuvj420p": "yuv420p",
@@ -59,6 +61,10 @@ class Encoding:
     colour: Colour
     sample_aspect: Fraction | None
 
+    @property
+    def has_alpha(self) -> bool:
+        return self.codec in _HOLD_ALPHA and alpha_bits(self.pixel_format) > 0
+
 
 def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
     """The encoder for a file of this name, and what is to be said about the choice.
@@ -72,21 +78,35 @@ def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
     if codec.capabilities & Capabilities.hardware and (why := _refusal(codec)) is not None:
         notes.append(f"{name} cannot be opened here ({why}), so {_SOFTWARE} was used")
         name, codec = _SOFTWARE, _codec(_SOFTWARE)
-    container = CONTAINERS[path.suffix.lower()]
-    with av.open(io.BytesIO(), "w", format=container) as probe:
-        if codec.canonical_name not in probe.supported_codecs:
-            raise SinkError(
-                f"{path}: a {path.suffix} file cannot hold {name}, use .mkv or leave out --codec."
-            )
+    if not _holds(CONTAINERS[path.suffix.lower()], codec):
+        raise SinkError(
+            f"{path}: a {path.suffix} file cannot hold {name}: use another ending, or leave out --codec."
+        )
     return name, notes
 
 
+def choose_segments(codec: str) -> str:
+    """The container of a job's segments: NUT keeps any time base exactly, QuickTime holds what NUT does not."""
+    return "nut" if _holds("nut", _codec(codec)) else "mov"
+
+
+def _holds(container: str, codec: av.Codec) -> bool:
+    with av.open(io.BytesIO(), "w", format=container) as probe:
+        return codec.canonical_name in probe.supported_codecs
+
+
 def choose_encoding(
-    codec: str, options: SinkOptions, clip: Clip | None, source_size: tuple[int, int], frame: Frame
+    codec: str,
+    options: SinkOptions,
+    clip: Clip | None,
+    source_size: tuple[int, int],
+    frame: Frame,
+    alpha: Alpha | None,
 ) -> Encoding:
     """How `frame`, as it is stored, is encoded; `source_size` is (width, height) of what the engine was given.
 
-    `clip` is None where pictures come from no file.
+    `clip` is None where pictures come from no file. `alpha` is that of the frame; the encoding has none where the
+    codec cannot hold it.
     """
     settings = dict(_DEFAULTS.get(codec, {}))
     if options.crf is not None:
@@ -100,15 +120,22 @@ def choose_encoding(
         settings["x264-params"] = ":".join(filter(None, ["asm=avx2", settings.get("x264-params")]))
     height, width = frame.pixels.shape[:2]
     source_format = "yuv420p" if clip is None else clip.pixel_format
+    pixel_format = None if alpha is None else _alpha_format(codec, source_format, 8 * alpha.itemsize)
+    if pixel_format is None:
+        pixel_format = _pixel_format(_codec(codec), source_format, (width, height))
+    if codec == "prores_ks" and "444" in pixel_format:
+        settings.setdefault(
+            "profile", "4444"
+        )  # else the file is labelled 4:2:2, and editors take it for that
     return Encoding(
         codec=codec,
         options=settings,
         width=width,
         height=height,
-        pixel_format=_pixel_format(_codec(codec), source_format, (width, height)),
+        pixel_format=pixel_format,
         time_base=frame.time_base,
         rate=Fraction(options.rate or 30) if clip is None else clip.rate,
-        colour=Colour(1, 1, 1, 1) if clip is None else clip.colour,
+        colour=Colour(1, LIMITED, 1, 1) if clip is None else _encoded_colour(clip, pixel_format),
         sample_aspect=None if clip is None else _sample_aspect(clip, source_size),
     )
 
@@ -128,7 +155,14 @@ def open_encoder(container: av.container.OutputContainer, encoding: Encoding) ->
         context.sample_aspect_ratio = encoding.sample_aspect
     context.colorspace, context.color_range = encoding.colour.matrix, encoding.colour.range
     context.color_primaries, context.color_trc = encoding.colour.primaries, encoding.colour.transfer
-    context.open()
+    try:
+        context.open()
+    except (av.error.FFmpegError, ValueError) as error:
+        raise SinkError(
+            f"{encoding.codec} does not take pictures of {encoding.width}x{encoding.height} as {encoding.pixel_format} "
+            f"with these options ({getattr(error, 'strerror', None) or error}): "
+            "choose another --codec, or leave out what was set with -e."
+        ) from error
     # What the encoder did not take is left behind.
     if context.options:
         unknown = ", ".join(context.options)
@@ -164,6 +198,18 @@ def _refusal(codec: av.Codec) -> str | None:
     return None
 
 
+def _encoded_colour(clip: Clip, pixel_format: str) -> Colour:
+    """The clip's own; but what says how RGB became YCbCr has no meaning for RGB, nor that of RGB for YCbCr."""
+    was, becomes = is_rgb(clip.pixel_format), is_rgb(pixel_format)
+    if was == becomes:
+        return clip.colour
+    return (
+        replace(clip.colour, matrix=0, range=FULL)
+        if becomes
+        else replace(clip.colour, matrix=1, range=LIMITED)
+    )
+
+
 def _sample_aspect(clip: Clip, size: tuple[int, int]) -> Fraction | None:
     """The shape of a pixel that keeps the shape of the picture, if the user had it scaled to `size`."""
     if size == (clip.width, clip.height):
@@ -173,10 +219,34 @@ def _sample_aspect(clip: Clip, size: tuple[int, int]) -> Fraction | None:
     return None if abs(shape - 1) < Fraction(1, 100) else shape.limit_denominator(255)
 
 
+def _alpha_format(codec: str, source: str, bits: int) -> str | None:
+    """The pixel format with alpha of this encoder that is nearest to the source's; None where it holds no alpha."""
+    formats = _codec(codec).video_formats or ()
+    offered = [entry for entry in formats if len(entry.components) == 4 and alpha_bits(entry.name)]
+    if codec not in _HOLD_ALPHA or not offered:
+        return None
+    wanted = av.VideoFormat(source if alpha_bits(source) else "rgba")
+    bits = alpha_bits(source) or bits
+
+    def distance(entry: av.VideoFormat) -> tuple[bool, bool, int, int, bool]:
+        have = alpha_bits(entry.name)
+        chroma = entry.chroma_width(16) - wanted.chroma_width(16)
+        chroma += entry.chroma_height(16) - wanted.chroma_height(16)
+        return (
+            entry.name != wanted.name,
+            have < bits,
+            abs(have - bits),
+            abs(chroma),
+            entry.is_rgb != wanted.is_rgb,
+        )
+
+    return min(offered, key=distance).name
+
+
 def _pixel_format(codec: av.Codec, source: str, size: tuple[int, int]) -> str:
     """The source's own pixel format where the encoder takes it, else the nearest that keeps what the source has."""
     offered = [entry.name for entry in codec.video_formats or ()]
-    wanted = source
+    wanted = source.replace("yuva", "yuv").replace("gbrap", "gbrp")
     odd = size[0] % 2 == 1 or size[1] % 2 == 1
     if odd and "420" in wanted:
         # Encoders refuse odd sizes at 4:2:0; full chroma keeps the size where cutting a line would not.

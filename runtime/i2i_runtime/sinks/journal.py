@@ -18,6 +18,7 @@ from typing import Any
 from i2i_runtime.errors import UsageError
 
 _FILE = "journal.jsonl"
+_SEGMENTS = "[0-9]*.*"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Journal:
             self.begin()
             return
         lines = self._lines()
-        if not lines and not any(self.folder.glob("*.nut")):
+        if not lines and not any(self.folder.glob(_SEGMENTS)):
             self.begin()  # the earlier run ended before it had done anything
             return
         if not lines or lines[0].get("job") != self._job:
@@ -83,7 +84,7 @@ class Journal:
 
     def discard(self) -> None:
         """Removes all of it, the journal last: killed on the way, what is left is still true."""
-        for segment in self.folder.glob("*.nut"):
+        for segment in self.folder.glob(_SEGMENTS):
             segment.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from i2i_runtime.alpha import fitting_alpha, narrowed
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions
@@ -55,11 +56,11 @@ class PictureSink:
         if origin is not None:
             if origin.deep and suffix in _KEEPS_16_BIT:
                 bgr = bgr.astype(np.uint16) * 257
-            same_size = origin.alpha is not None and origin.alpha.shape == bgr.shape[:2]
-            if same_size and suffix in _KEEPS_ALPHA:
-                bgr = np.dstack([bgr, origin.alpha.astype(bgr.dtype)])
             if origin.icc is not None:
                 kinds, chunks = [cv2.IMAGE_METADATA_ICCP], [np.frombuffer(origin.icc, np.uint8)]
+        alpha = fitting_alpha(translated, source)
+        if alpha is not None and suffix in _KEEPS_ALPHA:
+            bgr = np.dstack([bgr, narrowed(alpha) if bgr.dtype == np.uint8 else alpha])
         parameters = _PARAMETERS.get(".jpg" if suffix == ".jpeg" else suffix, [])
         encoded, data = cv2.imencodeWithMetadata(suffix, bgr, kinds, chunks, parameters)
         if not encoded:

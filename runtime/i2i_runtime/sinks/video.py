@@ -10,13 +10,21 @@ from typing import Any
 import av
 import av.error
 
+from i2i_runtime.alpha import ALPHA, fitting_alpha, is_opaque, put_alpha
 from i2i_runtime.clip import CLIP
 from i2i_runtime.colour import ColourConverter
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.assembly import Assembly
-from i2i_runtime.sinks.encoder import CONTAINERS, Encoding, choose_codec, choose_encoding, open_encoder
+from i2i_runtime.sinks.encoder import (
+    CONTAINERS,
+    Encoding,
+    choose_codec,
+    choose_encoding,
+    choose_segments,
+    open_encoder,
+)
 from i2i_runtime.sinks.journal import Journal, Segment
 from i2i_runtime.sources.video import stored_from_upright
 
@@ -43,6 +51,7 @@ class VideoSink:
             )
         self._codec, self.notes = choose_codec(path, options)
         """The notes say what was not done as asked, one sentence each; complete after `finish`."""
+        self._segment_format = choose_segments(self._codec)
         self._journal = Journal(path, options.job)
         try:
             if options.resume:
@@ -65,6 +74,7 @@ class VideoSink:
         self._stream: av.VideoStream | None = None
         self._pts: list[int] = []
         self._segment_frames = 0
+        self._alpha_dropped = False
         self._finished = False
         self._working = Lock()
 
@@ -76,13 +86,14 @@ class VideoSink:
         clip = source.extra.get(CLIP)
         rotation = 0 if clip is None else clip.rotation
         picture = stored_from_upright(translated.pixels, rotation)
+        alpha = fitting_alpha(translated, source)
         height, width = picture.shape[:2]
         if self._encoding is None:
             if clip is not None and self._path.exists() and self._path.samefile(clip.path):
                 raise SinkError(f"{self._path} would overwrite its own source: choose another --output.")
             given = stored_from_upright(source.pixels, rotation).shape
             self._encoding = choose_encoding(
-                self._codec, self._options, clip, (given[1], given[0]), translated.with_pixels(picture)
+                self._codec, self._options, clip, (given[1], given[0]), translated.with_pixels(picture), alpha
             )
             self._converter = ColourConverter(self._encoding.colour, self._encoding.pixel_format, height)
             film = self._journal.folder / f"whole{self._path.suffix}"
@@ -96,7 +107,13 @@ class VideoSink:
         assert self._converter is not None
         assert self._assembly is not None
         frame = self._converter.frame_from_rgb(picture, encoding.pixel_format)
+        if encoding.has_alpha:
+            put_alpha(frame, None if alpha is None else stored_from_upright(alpha, rotation))
+        elif not self._alpha_dropped and ALPHA in source.extra:
+            self._alpha_dropped = not is_opaque(source.extra[ALPHA])
         frame.pts, frame.time_base = translated.pts, encoding.time_base
+        # ProRes writes the tags of the picture, not those of the stream.
+        frame.color_primaries, frame.color_trc = encoding.colour.primaries, encoding.colour.transfer
         try:
             container, stream = self._open_segment()
             self._mux(container, stream.encode(frame))
@@ -118,6 +135,11 @@ class VideoSink:
                 raise SinkError(f"Nothing was written to {self._path}, as the input gave no frame.")
             assert self._assembly is not None
             self.notes += self._assembly.finish(whole=not self._options.cut)
+            if self._alpha_dropped:
+                self.notes.append(
+                    f"the alpha channel was left out, as {self._codec} holds none: "
+                    "--codec prores_ks in a .mov or --codec ffv1 in a .mkv keeps it"
+                )
             with self._assembly.target.open("rb") as file:
                 os.fsync(file.fileno())
             self._assembly.target.replace(self._path)
@@ -157,9 +179,8 @@ class VideoSink:
     def _open_segment(self) -> tuple[av.container.OutputContainer, av.VideoStream]:
         if self._container is None or self._stream is None:
             assert self._encoding is not None
-            # NUT keeps any time base exactly, which Matroska and MP4 do not.
             path = self._journal.folder / self._segment_file
-            self._container = av.open(path, "w", format="nut")
+            self._container = av.open(path, "w", format=self._segment_format)
             self._stream = open_encoder(self._container, self._encoding)
         return self._container, self._stream
 
@@ -169,7 +190,7 @@ class VideoSink:
 
     @property
     def _segment_file(self) -> str:
-        return f"{len(self._journal.segments):06d}.nut"
+        return f"{len(self._journal.segments):06d}.{self._segment_format}"
 
     def _mux(self, container: av.container.OutputContainer, packets: list[av.Packet[Any]]) -> None:
         assert self._encoding is not None

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from i2i_runtime.alpha import ALPHA, Alpha
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
 from i2i_runtime.sources import SourceOptions
@@ -31,12 +32,12 @@ ORIGIN = "picture"
 class PictureOrigin:
     """What a picture file held beside 8-bit RGB.
 
-    `alpha` is `[H, W] uint8 or uint16`; `icc` the bytes of an RGB colour profile; `deep` says 16 bits per channel.
+    `icc` is the bytes of an RGB colour profile; `deep` says 16 bits per channel.
     """
 
     path: Path
     deep: bool
-    alpha: NDArray[np.uint8] | NDArray[np.uint16] | None
+    alpha: Alpha | None
     icc: bytes | None
 
 
@@ -73,7 +74,10 @@ class PictureSource:
                     raise
                 self._losses.append(str(error))
                 continue
-            return Frame(pixels, index, index, self._time_base, time.monotonic(), {ORIGIN: origin})
+            extra: dict[str, Any] = {ORIGIN: origin}
+            if origin.alpha is not None:
+                extra[ALPHA] = origin.alpha
+            return Frame(pixels, index, index, self._time_base, time.monotonic(), extra)
         return None
 
     def close(self) -> None:
@@ -127,9 +131,7 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], PictureOrigin]:
     return rgb, PictureOrigin(path, deep, alpha, _rgb_profile(kinds, metadata))
 
 
-def _alpha(
-    data: NDArray[np.uint8], path: Path, size: tuple[int, ...]
-) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
+def _alpha(data: NDArray[np.uint8], path: Path, size: tuple[int, ...]) -> Alpha | None:
     if path.suffix.lower() not in _WITH_ALPHA:
         return None
     whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)

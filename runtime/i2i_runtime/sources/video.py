@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import av
 import av.error
 import cv2
-import numpy as np
 
+from i2i_runtime.alpha import ALPHA, Alpha, alpha_of_frame
 from i2i_runtime.clip import CLIP, Clip
 from i2i_runtime.colour import FULL, LIMITED, Colour, ColourConverter
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame, Picture
 from i2i_runtime.hdr import ToneMapper
 from i2i_runtime.sources import SourceOptions
+
+_Turned = TypeVar("_Turned", Picture, Alpha)
 
 # Degrees counter-clockwise of the display matrix -> what turns a stored picture upright.
 _UPRIGHT = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180}
@@ -51,7 +54,8 @@ class VideoSource:
             self._container.close()
             raise SourceError(f"{path} has no video stream, so there is nothing to translate.")
         self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO"
+        self._decoder = _decoder(self._stream)
+        self._decoder.thread_type = "AUTO"
         self.frame_count: int | None = self._stream.frames or None
         self._losses: list[str] = []
         self._decoded = self._decode()
@@ -92,13 +96,17 @@ class VideoSource:
             self._index += 1
             if index < self._skip:
                 continue
+            extra: dict[str, Any] = {CLIP: self.clip}
+            alpha = alpha_of_frame(decoded)
+            if alpha is not None:
+                extra[ALPHA] = upright_from_stored(alpha, self.clip.rotation)
             return Frame(
                 pixels=upright_from_stored(self._converter.rgb_from_frame(decoded), self.clip.rotation),
                 index=index,
                 pts=pts,
                 time_base=self.clip.time_base,
                 captured_s=time.monotonic(),
-                extra={CLIP: self.clip},
+                extra=extra,
             )
         return None
 
@@ -123,7 +131,7 @@ class VideoSource:
             if packet.pts is not None and not packet.is_discard:
                 awaited.add(packet.pts)
             try:
-                frames = packet.decode()
+                frames = self._decoder.decode(packet)
             except av.error.FFmpegError as error:
                 damage.append(_reason(error))
                 continue
@@ -191,13 +199,25 @@ class VideoSource:
         return pts
 
 
-def upright_from_stored(picture: Picture, rotation: int) -> Picture:
-    """`[H, W, 3]` turned as a player turns it; the picture itself where nothing is to turn."""
+def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+    """The stream's own, or where VP8 and VP9 carry alpha beside the pictures (WebM's AlphaMode) one that reads it."""
+    own = stream.codec_context
+    with suppress(av.error.FFmpegError, ValueError):
+        if stream.metadata.get("alpha_mode") == "1":
+            decoder = av.CodecContext.create({"vp8": "libvpx"}.get(own.name, f"libvpx-{own.name}"), "r")
+            assert isinstance(decoder, av.VideoCodecContext)
+            decoder.extradata = own.extradata
+            return decoder
+    return own
+
+
+def upright_from_stored(picture: _Turned, rotation: int) -> _Turned:
+    """`[H, W, 3]` or `[H, W]` turned as a player turns it; the picture itself where nothing is to turn."""
     turn = _UPRIGHT.get(rotation)
-    return picture if turn is None else np.asarray(cv2.rotate(picture, turn), np.uint8)
+    return picture if turn is None else cast(_Turned, cv2.rotate(picture, turn))
 
 
-def stored_from_upright(picture: Picture, rotation: int) -> Picture:
+def stored_from_upright(picture: _Turned, rotation: int) -> _Turned:
     """The reverse of `upright_from_stored`."""
     return upright_from_stored(picture, rotation if rotation == 180 else -rotation)
 
