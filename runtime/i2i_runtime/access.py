@@ -97,7 +97,8 @@ def _token_from_file(file: Path) -> str:
         token = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"The token file {file} cannot be read ({error}): give a text file with one line."
+            f"The token file {file} cannot be read ({getattr(error, 'strerror', None) or error}): "
+            "give a text file with one line."
         ) from error
     if len(token) < _SHORTEST_TOKEN or not token.isascii() or any(c.isspace() for c in token):
         raise UsageError(

@@ -4,6 +4,7 @@ another.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from i2i_runtime.access import Access
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.logs import event
 from i2i_runtime.pipeline import Pipeline, Policy, Stage
 from i2i_runtime.progress import ProgressLine
 from i2i_runtime.report import describe, write_json
@@ -23,6 +25,8 @@ from i2i_runtime.sinks import Remarking, Resumable, Sink, SinkOptions, open_sink
 from i2i_runtime.sources import Source, SourceOptions, open_source
 from i2i_runtime.stability import HeldSource
 from i2i_runtime.uri import parse_uri, redact
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ def translate(
             options=record,
             notes=notes,
         )
+        counts = {"frames": pipeline.frames_out, "dropped": pipeline.dropped, "losses": len(pipeline.losses)}
+        _log.info("%s: %s", redact(input_text), ended, extra=event("ended", outcome=ended, **counts))
         if report_path is not None:
             write_json(report_path, report)
     return Outcome(1 if pipeline.losses else 0, _sentence(pipeline, outputs, notes), report)
@@ -153,11 +159,11 @@ def _done(sinks: Sequence[Sink], options: SinkOptions) -> int:
 
 
 def _sentence(pipeline: Pipeline, outputs: Sequence[str], notes: Sequence[str]) -> str:
-    where = ", ".join(parse_uri(output).shown.removeprefix("file:") for output in outputs)
-    lines = [
-        f"{pipeline.frames_out} frames in {pipeline.elapsed_s:.1f} s ({pipeline.fps:.1f} new frames per second), "
-        f"{pipeline.dropped} dropped, written to {where}"
-    ]
+    uris = [parse_uri(output) for output in outputs]
+    where = ", ".join(str(uri.path) if uri.scheme == "file" else uri.shown for uri in uris)
+    count = "1 frame" if pipeline.frames_out == 1 else f"{pipeline.frames_out} frames"
+    pace = f" ({pipeline.fps:.1f} new frames per second)" if pipeline.fps else ""
+    lines = [f"{count} in {pipeline.elapsed_s:.1f} s{pace}, {pipeline.dropped} dropped, written to {where}"]
     if pipeline.overdue:
         lines.append(f"{pipeline.overdue} frames were shown older than --max-staleness allows")
     lines += list(notes)

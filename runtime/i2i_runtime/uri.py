@@ -17,6 +17,7 @@ _CREDENTIALS = re.compile(r"(?<=//)[^/@]+@")
 _SECRET_PARAMETER = re.compile(
     r"(?i)\b(token|password|passwd|pass|pwd|key|secret|auth|signature|sig)=[^&#\s]*"
 )
+_DEVICE = re.compile(r"^/dev/video[0-9]+$")
 _BARE_WORDS = {"screen", "virtualcam"}
 
 
@@ -47,6 +48,8 @@ def parse_uri(text: str) -> Uri:
         return Uri("webcam", text, text)
     if text in _BARE_WORDS:
         return Uri(text, "", text)
+    if _DEVICE.match(text):
+        return Uri("v4l2", text, text)
     match = _SCHEME.match(text)
     if match is None:
         return Uri("file", text, text)

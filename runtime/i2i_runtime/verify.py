@@ -142,7 +142,8 @@ def _read(path: Path) -> _Film:
             return _film(container)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(
-            f"{path} cannot be read as a video ({getattr(error, 'strerror', error)})."
+            f"{path} cannot be read as a video ({getattr(error, 'strerror', error)}): "
+            "name the video that was translated and what came out."
         ) from error
 
 

@@ -30,8 +30,9 @@ class WebServer:
         try:
             self._socket = socket.create_server((access.host, access.port), family=family)
         except OSError as error:
+            reason = (error.strerror or str(error)).partition(" (while")[0]
             raise SinkError(
-                f"{what} cannot listen on {access.host}:{access.port} ({error.strerror}): choose another port, "
+                f"{what} cannot listen on {access.host}:{access.port} ({reason}): choose another port, "
                 "or an address of this machine."
             ) from error
         self.port = int(self._socket.getsockname()[1])

@@ -232,6 +232,8 @@ def test_style_from_a_picture(engines: Any, save_engine: Callable[..., Path], tm
         ("0", "webcam", "0"),
         ("webcam:1", "webcam", "1"),
         ("v4l2:///dev/video0", "v4l2", "/dev/video0"),
+        ("/dev/video12", "v4l2", "/dev/video12"),
+        ("/dev/videos/clip.mp4", "file", "/dev/videos/clip.mp4"),
         ("rtsp://user:pw@host/live", "rtsp", "user:pw@host/live"),
         ("replay:a/b c.mp4", "replay", "a/b c.mp4"),
         ("test://street", "test", "street"),

@@ -6,11 +6,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from i2i_runtime.cli.usage import checked_input, encoder_options
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.size import parse_size
 from i2i_runtime.uri import parse_uri, redact
@@ -124,6 +126,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:]
     try:
+        if arguments == ["--version"]:
+            print(f"i2i-stream {version('i2i-stream')}")
+            sys.exit(0)
         if arguments[:1] == ["verify"]:
             from i2i_runtime.verify import run_verify
 
@@ -154,7 +159,7 @@ def stream(options: StreamOptions) -> int:
     from i2i_runtime.report import write_json
     from i2i_runtime.sources import SourceOptions
 
-    input_text = _input(options)
+    input_text = checked_input(options)
     size = parse_size(options.size)
     if options.json:
         from i2i_runtime.logs import open_log
@@ -277,7 +282,7 @@ def _sink_options(options: StreamOptions, work: Translation) -> SinkOptions:
         codec=options.codec,
         crf=options.crf,
         preset=options.preset,
-        encoder=_encoder_options(options.encoder_option),
+        encoder=encoder_options(options.encoder_option),
         rate=options.rate,
         cut=options.limit is not None,
         job={"engine": work.engine_sha256, "backend": work.engine.backend, **asked},
@@ -306,30 +311,6 @@ def _record(options: StreamOptions) -> dict[str, Any]:
     record["input"] = None if options.input is None else redact(options.input)
     record["output"] = [redact(output) for output in options.output]
     return record
-
-
-def _input(options: StreamOptions) -> str:
-    if options.resume and options.restart:
-        raise UsageError("--resume goes on and --restart begins anew: give one of them.")
-    if options.resume and options.steady:
-        raise UsageError(
-            "--steady carries pictures over from frame to frame, so such a job cannot be resumed."
-        )
-    if (options.input is None) == (options.camera is None):
-        raise UsageError("Say what to translate with either --input or --camera.")
-    text = options.input if options.input is not None else str(options.camera)
-    # Without a clock, a replay is just its clip.
-    return text.removeprefix("replay:") if options.policy == "no-clock" else text
-
-
-def _encoder_options(pairs: list[str]) -> dict[str, str]:
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise UsageError(f"-e {pair} is no option: write KEY=VALUE, for example -e tune=film.")
-        options[key] = value
-    return options
 
 
 def _complain(sentence: str) -> None:

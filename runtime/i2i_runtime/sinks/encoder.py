@@ -161,7 +161,7 @@ def open_encoder(container: av.container.OutputContainer, encoding: Encoding) ->
         raise SinkError(
             f"{encoding.codec} does not take pictures of {encoding.width}x{encoding.height} as {encoding.pixel_format} "
             f"with these options ({getattr(error, 'strerror', None) or error}): "
-            "choose another --codec, or leave out what was set with -e."
+            "choose another --codec, or leave out --crf, --preset and -e."
         ) from error
     # What the encoder did not take is left behind.
     if context.options:

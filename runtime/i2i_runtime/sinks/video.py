@@ -218,7 +218,8 @@ class VideoSink:
 
     def _failure(self, error: Exception) -> SinkError:
         reason = getattr(error, "strerror", None) or str(error)
+        done = "; --resume goes on with what is done" if self._journal.frames else ""
         return SinkError(
             f"{self._path} cannot be written ({str(reason).rstrip('.')}): "
-            "see that the folder exists, is yours and has room; --resume goes on with what is done."
+            f"see that the folder exists, is yours and has room{done}."
         )

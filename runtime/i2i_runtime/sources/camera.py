@@ -28,7 +28,10 @@ class CameraSource:
     def __init__(self, device: str, options: SourceOptions) -> None:
         self.name = f"camera {device}"
         target = int(device) if device.isdecimal() else device
-        self._capture = cv2.VideoCapture(target, cv2.CAP_ANY)
+        # What OpenCV has to say about a camera that is not there would stand between the user and our sentence.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        known = cv2.videoio_registry.getCameraBackends()
+        self._capture = cv2.VideoCapture(target, cv2.CAP_V4L2 if cv2.CAP_V4L2 in known else cv2.CAP_ANY)
         if not self._capture.isOpened():
             raise SourceError(
                 f"Camera {device} cannot be opened (it is not there, or another program uses it): "

@@ -42,6 +42,8 @@ class VideoSource:
         self.name = str(path)
         if not path.is_file():
             what = "is a folder without pictures" if path.is_dir() else "does not exist"
+            if path.exists() and not path.is_dir():
+                what = "is a pipe or device, and a video is read more than once"
             raise SourceError(f"{path} {what}: give a video file, a folder of pictures, a camera or a URI.")
         try:
             self._container = av.open(path)

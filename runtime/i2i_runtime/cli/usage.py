@@ -1,0 +1,75 @@
+"""What a user may write for i2i-stream, checked before anything is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from i2i_runtime.errors import UsageError
+from i2i_runtime.uri import parse_uri
+
+if TYPE_CHECKING:
+    from i2i_runtime.cli.stream import StreamOptions
+
+
+def checked_input(options: StreamOptions) -> str:
+    """The one input that the options name, as a URI. Raises UsageError for options that make no sense."""
+    if options.resume and options.restart:
+        raise UsageError("--resume goes on and --restart begins anew: give one of them.")
+    if options.resume and options.steady:
+        raise UsageError(
+            "--steady carries pictures over from frame to frame, so such a job cannot be resumed."
+        )
+    if (options.input is None) == (options.camera is None):
+        raise UsageError("Say what to translate with either --input or --camera.")
+    _check_numbers(options)
+    _check_outputs(options.output)
+    text = options.input if options.input is not None else str(options.camera)
+    if text in ("", "-"):
+        raise UsageError(
+            f"--input {text!r} names nothing that is read: give a file, a camera or a URI, "
+            "and save what comes through a pipe to a file first."
+        )
+    # Without a clock, a replay is just its clip.
+    return text.removeprefix("replay:") if options.policy == "no-clock" else text
+
+
+def encoder_options(pairs: list[str]) -> dict[str, str]:
+    """`KEY=VALUE` texts as the encoder takes them. Raises UsageError."""
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise UsageError(f"-e {pair} is no option: write KEY=VALUE, for example -e tune=film.")
+        options[key] = value
+    return options
+
+
+def _check_numbers(options: StreamOptions) -> None:
+    for name, value, least in (
+        ("camera", options.camera, 0),
+        ("limit", options.limit, 1),
+        ("rate", options.rate, 1),
+        ("threads", options.threads, 1),
+    ):
+        if value is not None and value < least:
+            raise UsageError(f"--{name} {value} is too small: give {least} or more, or leave it out.")
+    for name, seconds in (("max-staleness", options.max_staleness), ("stall", options.stall)):
+        # Not-a-number fails every comparison.
+        if seconds is not None and not seconds > 0:
+            raise UsageError(
+                f"--{name} {seconds:g} is no time to wait: give seconds above 0, or leave it out."
+            )
+
+
+def _check_outputs(outputs: list[str]) -> None:
+    seen = set()
+    for text in outputs:
+        if text in ("", "-"):
+            raise UsageError(
+                f"--output {text!r} names no output, and nothing is written to a pipe: give a file, a folder or a URI."
+            )
+        uri = parse_uri(text)
+        place = str(uri.path.absolute().resolve()) if uri.scheme == "file" else text
+        if place in seen and uri.scheme != "null":
+            raise UsageError(f"--output {uri} is given twice: leave one of them out.")
+        seen.add(place)
