@@ -106,3 +106,21 @@ def test_a_token_file_that_is_not_there_is_named_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
         open_access("@0.0.0.0:1", 1, ServerOptions(token_file=tmp_path / "token"))
     assert "(No such file or directory): give" in str(refused.value)
+
+
+def test_an_interrupt_that_a_library_turns_into_its_own_error_is_an_interrupt(engines: Any) -> None:
+    script = (
+        "import signal, os\n"
+        "import i2i_runtime.engines as engines\n"
+        "from i2i_runtime.cli.stream import main\n"
+        "def broken(*given):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ImportError('initialization failed')\n"
+        "engines.open_engine = broken\n"
+        "main()\n"
+    )
+    job = ["-m", str(engines.identity), "-i", "test://bars", "-o", "null:"]
+    ended = subprocess.run([sys.executable, "-c", script, *job], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "i2i-stream: interrupted\n")

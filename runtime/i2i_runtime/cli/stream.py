@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -123,7 +124,14 @@ class StreamOptions:
 
 def main() -> None:
     """The command. Exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     arguments = sys.argv[1:]
     try:
         if arguments == ["--version"]:
@@ -147,6 +155,10 @@ def main() -> None:
         _complain("There is not enough memory for pictures of this size: add --size with a smaller one.")
         sys.exit(1)
     except Exception as error:
+        # A library that is interrupted while it is imported raises an error of its own.
+        if signals:
+            _complain("interrupted")
+            sys.exit(INTERRUPTED)
         first = str(error).strip().partition("\n")[0]
         _complain(f"This is a bug in i2i-stream ({type(error).__name__}: {first}): please report it.")
         sys.exit(1)
