@@ -4,7 +4,7 @@ A doubled picture holds every pixel four times, so each of the four output phase
 column) sees a smaller kernel on the small picture: 5x5 becomes four 3x3 (36 multiply-adds instead of 100 for four
 output pixels), 3x3 becomes four 2x2 (16 instead of 36). Zero borders carry over as they are. A reflected border of 1
 on the doubled picture is the repeated border pixel of the small one. A reflected border of 2 is not: its outermost
-row shows the second pixel, so there the outermost lines are computed by the plain form on a strip and put in place.
+row shows the second pixel, so what that changes is added to the outermost lines of the result.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import onnx_ir as ir
 
 from i2i_export.rewrites import Array, Writer, constant, nodes_of, only_use
 
-_STRIP = 2
-"""Lines of the small picture that the plain form needs to compute two lines of a reflected border."""
+_END = np.iinfo(np.int64).max
 
 
 def write_wide_upsampling_as_phases(model: ir.Model) -> int:
@@ -31,7 +30,7 @@ def write_upsampling_as_phases(model: ir.Model) -> int:
 def _write_phases(model: ir.Model, kernel: int) -> int:
     changed = 0
     for convolution in nodes_of(model, "Conv"):
-        found = _doubled_convolution(convolution, kernel)
+        found = doubled_convolution(convolution, kernel)
         if found is None:
             continue
         small, border, weight = found
@@ -42,7 +41,7 @@ def _write_phases(model: ir.Model, kernel: int) -> int:
         else:
             value = _phases_5(write, small, weight, rest, border)
             if border == "reflect":
-                value = _with_plain_border(write, small, value, convolution)
+                value = _with_reflected_border(write, small, value, weight)
         write.finish(value)
         changed += 1
     return changed
@@ -94,45 +93,55 @@ def _phase(weight: Array, axis: int, phase: int) -> Array:
     return summed.astype(weight.dtype)
 
 
-def _with_plain_border(write: Writer, small: ir.Value, value: ir.Value, convolution: ir.Node) -> ir.Value:
-    """Replaces the two outermost lines on every side by those of the plain form."""
-    top = _strip(write, small, convolution, axis=2, far=False)
-    bottom = _strip(write, small, convolution, axis=2, far=True)
-    left = _cut(write, _strip(write, small, convolution, axis=3, far=False), axes=(2,))
-    right = _cut(write, _strip(write, small, convolution, axis=3, far=True), axes=(2,))
-    middle = write("Concat", [left, _cut(write, value, axes=(2, 3)), right], axis=3)
-    return write("Concat", [top, middle, bottom], axis=2)
+def _with_reflected_border(write: Writer, small: ir.Value, value: ir.Value, weight: Array) -> ir.Value:
+    """Adds to the outermost lines what reflection shows there and repetition does not.
+
+    Only the outermost line of the border differs, and it meets only the outermost line of the result, by the first or
+    last row (or column) of weights. Corners count as part of the rows.
+    """
+    both = weight.shape[0]
+    near, edge = (write("Gather", [small, write.integers(*lines)], axis=2) for lines in ((1, -2), (0, -1)))
+    near, edge = _doubled_along(write, near, 3), _doubled_along(write, edge, 3)
+    sides = write.integers(0, 0, 0, 2, 0, 0, 0, 2)
+    rows = write(
+        "Sub", [write("Pad", [near, sides], mode="reflect"), write("Pad", [edge, sides], mode="edge")]
+    )
+    kernel = write.weight("rows", np.concatenate([weight[:, :, :1], weight[:, :, -1:]]))
+    rows = write("Conv", [rows, kernel], kernel_shape=[1, 5], pads=[0] * 4)
+
+    near, edge = (write("Gather", [small, write.integers(*lines)], axis=3) for lines in ((1, -2), (0, -1)))
+    columns = _doubled_along(write, write("Sub", [near, edge]), 2)
+    ends = write.integers(0, 0, 1, 0, 0, 0, 1, 0)
+    columns = write("Pad", [columns, ends], mode="edge")
+    kernel = write.weight("columns", np.concatenate([weight[..., :1], weight[..., -1:]]))
+    columns = write("Conv", [columns, kernel], kernel_shape=[5, 1], pads=[1, 0, 1, 0])
+    for axis, lines in ((3, columns), (2, rows)):
+        parts = [_cut(write, value, axis, start, stop) for start, stop in ((0, 1), (1, -1), (-1, _END))]
+        for index, (line, end) in ((0, (0, both)), (2, (both, 2 * both))):
+            own = _cut(write, _cut(write, lines, 1, line, end), axis, index // 2, index // 2 + 1)
+            parts[index] = write("Add", [parts[index], own])
+        value = write("Concat", parts, axis=axis)
+    return value
 
 
-def _strip(write: Writer, small: ir.Value, convolution: ir.Node, *, axis: int, far: bool) -> ir.Value:
-    """Two output lines along one side, by doubling, reflecting and convolving a strip of the small picture."""
-    start, end = (-_STRIP, np.iinfo(np.int64).max) if far else (0, _STRIP)
-    lines = write("Slice", [small, write.integers(start), write.integers(end), write.integers(axis)])
-    scales = write.weight("double", np.asarray([1, 1, 2, 2], np.float32))
-    doubled = write(
+def _doubled_along(write: Writer, value: ir.Value, axis: int) -> ir.Value:
+    """Every line along an axis twice."""
+    scales = np.ones(4, np.float32)
+    scales[axis] = 2
+    return write(
         "Resize",
-        [lines, None, scales],
+        [value, None, write.weight("double", scales)],
         mode="nearest",
         nearest_mode="floor",
         coordinate_transformation_mode="asymmetric",
     )
-    before, after = [0, 0, 2, 2], [0, 0, 2, 2]
-    (before if far else after)[axis] = 0
-    padded = write("Pad", [doubled, write.integers(*before, *after)], mode="reflect")
-    rest = [value for value in convolution.inputs[1:] if value is not None]
-    return write("Conv", [padded, *rest], kernel_shape=[5, 5], pads=[0, 0, 0, 0])
 
 
-def _cut(write: Writer, value: ir.Value, axes: tuple[int, ...]) -> ir.Value:
-    """Without the two outermost lines on both sides of these axes."""
-    count = len(axes)
-    return write(
-        "Slice",
-        [value, write.integers(*[2] * count), write.integers(*[-2] * count), write.integers(*axes)],
-    )
+def _cut(write: Writer, value: ir.Value, axis: int, start: int, stop: int) -> ir.Value:
+    return write("Slice", [value, *(write.integers(number) for number in (start, stop, axis))])
 
 
-def _doubled_convolution(convolution: ir.Node, kernel: int) -> tuple[ir.Value, str, Array] | None:
+def doubled_convolution(convolution: ir.Node, kernel: int) -> tuple[ir.Value, str, Array] | None:
     """The small picture, the border (`zero` or `reflect`) and the weights, where the pattern stands."""
     weight, value = constant(convolution.inputs[1]), convolution.inputs[0]
     if weight is None or value is None or weight.shape[2:] != (kernel, kernel) or not _is_plain(convolution):

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.phases import _doubled_convolution
+from i2i_export.phases import doubled_convolution
 from i2i_export.plan_convolutions import crop_before_convolutions, join_equal_convolutions
 from i2i_export.plan_norms import write_norms_in_nhwc
 from i2i_export.rewrites import Writer, constant, nodes_of, only_use, simplify
@@ -116,7 +116,7 @@ def write_upsampled_convolution_as_transposed(model: ir.Model) -> int:
     """
     changed = 0
     for convolution in nodes_of(model, "Conv"):
-        found = _doubled_convolution(convolution, 3)
+        found = doubled_convolution(convolution, 3)
         if found is None:
             continue
         small, border, weight = found
@@ -132,6 +132,19 @@ def write_upsampled_convolution_as_transposed(model: ir.Model) -> int:
                 "ConvTranspose", [small, kernel, *rest], strides=[2, 2], pads=[crop] * 4, kernel_shape=[4, 4]
             )
         )
+        changed += 1
+    return changed
+
+
+def write_equal_slopes_as_leaky(model: ir.Model) -> int:
+    """PRelu with one slope for everything becomes LeakyRelu, which fuses into the convolution before."""
+    changed = 0
+    for activation in nodes_of(model, "PRelu"):
+        slopes = constant(activation.inputs[1])
+        if slopes is None or np.ptp(slopes) != 0:
+            continue
+        build = Writer(model, activation)
+        build.finish(build("LeakyRelu", [activation.inputs[0]], alpha=float(slopes.reshape(-1)[0])))
         changed += 1
     return changed
 
@@ -265,6 +278,7 @@ def _pixelwise_reader(value: ir.Value) -> ir.Node | None:
 
 
 PASSES: dict[str, Pass] = {
+    "equal slopes as leaky ReLU": write_equal_slopes_as_leaky,
     "upsampled convolutions as transposed ones": write_upsampled_convolution_as_transposed,
     "norms in NHWC": write_norms_in_nhwc,
     "reflection as gather": write_reflection_as_gather,

@@ -23,6 +23,7 @@ from i2i_export.sizes import dynamic_size
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import Provenance
 from i2i_trainer.method import Inference
+from i2i_trainer.methods import METHODS
 
 Array = NDArray[Any]
 Network = Callable[..., ir.Model]
@@ -82,6 +83,25 @@ class Plain(Inference):
 
     def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
         return (picture + 0.2 * self.layers(picture)).clamp(-1, 1)
+
+
+@pytest.fixture(scope="session")
+def inference_from_method() -> Callable[[str], Inference]:
+    """A method's `small` preset with random weights, ready for export."""
+
+    def make(name: str) -> Inference:
+        entry = METHODS[name]
+        torch.manual_seed(0)
+        method = entry.method(entry.config(**entry.config.presets.get("small", {}))).eval()
+        inference = method.inference(method.directions()[0]).eval()
+        # Networks start with biases of 0 and norms that do nothing: an export that lost them would pass unseen.
+        with torch.no_grad():
+            for parameter in inference.parameters():
+                if parameter.ndim == 1:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        return inference
+
+    return make
 
 
 @pytest.fixture(scope="session")

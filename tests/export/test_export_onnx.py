@@ -79,8 +79,8 @@ def test_macs_are_those_of_the_convolutions_and_the_linear_layer(painter_engine:
     full, half = size * size, (size // 2) ** 2
     wide = full * 3 * 8 * 49 * 2 + half * 8 * 16 * 16 + half * 16 * 16 * 9
     phases = half * 16 * (4 * 8) * 9
-    # Two lines on each of the four sides are computed by the plain 5x5 convolution.
-    border = 4 * 2 * size * 16 * 8 * 25
+    # What reflection changes on the outermost lines: two pairs of lines, each met by a pair of kernels of 5.
+    border = 2 * 2 * size * 16 * (2 * 8) * 5
     assert painter_engine.metadata.macs == wide + phases + border + 4 * 32
     assert painter_engine.metadata.macs_per_pixel == painter_engine.metadata.macs / full
     assert count_macs(painter_engine.to_proto(), 128, 128) > 3.8 * painter_engine.metadata.macs

@@ -200,6 +200,17 @@ def mixing(width: int = 32) -> Any:
     return body
 
 
+def sloped(spread: float = 0.0, width: int = 16) -> Any:
+    """An activation with a slope per channel, as CoGAN has it with all of them equal."""
+
+    def body(net: NetworkWriter, x: str) -> str:
+        slopes = np.linspace(0.25 - spread, 0.25 + spread, width).reshape(-1, 1, 1).astype(net.dtype)
+        x = net("PRelu", net.convolution(x, 3, width, 3, pad=1), net.weight(slopes))
+        return net("Tanh", net.convolution(x, width, 3, 3, pad=1))
+
+    return body
+
+
 def live(width: int = 16, stride: int = 4, pad: int = 4) -> Any:
     """The trainer's real-time network: a gain and a bias per position, applied to the unshuffled picture."""
 
@@ -231,7 +242,8 @@ def network() -> type[NetworkWriter]:
 @pytest.fixture
 def bodies() -> dict[str, Any]:
     """The networks by name: each takes its options and returns what `NetworkWriter.engine` takes."""
-    return {"resnet": resnet, "student": student, "upsampler": upsampler, "mixing": mixing, "live": live}
+    known = (resnet, student, upsampler, mixing, sloped, live)
+    return {network.__name__: network for network in known}
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ The networks are the methods' `small` presets, exported, halved and rewritten as
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from i2i_export.enginefile import EngineFile, write_engine
 from i2i_export.frames import fit_all, read_frames
@@ -23,6 +23,7 @@ from i2i_export.precision import half_from_engine
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.metadata import Provenance, SizePolicy
 from i2i_runtime.plan_manifest import TENSORRT_RTX, PlanManifest, read_manifest
+from i2i_trainer.method import Inference
 from i2i_trainer.methods import METHODS
 
 ARCHITECTURES = ("sm_89", "sm_75", "sm_80", "sm_86", "sm_120", "sm_121")
@@ -63,17 +64,8 @@ class Exported:
     size: SizePolicy
 
 
-def engine_from_method(name: str) -> tuple[EngineFile, tuple[int, int]]:
-    """A half-precision engine with random weights, dynamic where the method allows it, and a small size of it."""
-    entry = METHODS[name]
-    torch.manual_seed(0)
-    method = entry.method(entry.config(**entry.config.presets.get("small", {}))).eval()
-    inference = method.inference(method.directions()[0]).eval()
-    # Biases of 0 and norms that do nothing are folded away; no trained network has them.
-    with torch.no_grad():
-        for parameter in inference.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
+def half_engine(inference: Inference, name: str) -> tuple[EngineFile, tuple[int, int]]:
+    """A half-precision engine, dynamic where the method allows it, and a small size of it."""
     fixed = inference.fixed_size
     policy = dynamic_size(inference.stride) if fixed is None else SizePolicy.fixed(*fixed)
     size = fixed or (SIDE, SIDE)
@@ -87,9 +79,14 @@ def engine_from_method(name: str) -> tuple[EngineFile, tuple[int, int]]:
 @pytest.fixture(
     scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in METHODS]
 )
-def exported(request: pytest.FixtureRequest, rtx: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(
+    request: pytest.FixtureRequest,
+    inference_from_method: Callable[[str], Inference],
+    rtx: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Exported:
     name = request.param
-    engine, size = engine_from_method(name)
+    engine, size = half_engine(inference_from_method(name), name)
     path = tmp_path_factory.mktemp("plans") / f"{name}.onnx"
     write_engine(engine, path)
     plan = plan_from_onnx(path, target=TENSORRT_RTX, arch=ARCHITECTURES, size=size)

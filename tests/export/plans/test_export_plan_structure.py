@@ -197,6 +197,7 @@ def test_every_rewrite_gives_the_same_picture(
         bodies["upsampler"](reflected=False),
         bodies["upsampler"](reflected=True),
         bodies["mixing"](),
+        bodies["sloped"](),
         bodies["live"](),
     ]
     frame = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
@@ -251,6 +252,20 @@ def test_doubled_pictures_are_never_written(reflected: bool, network: Any, bodie
     assert after is not None
     assert after.is_smaller_than(before)
     assert after.megabytes < 0.75 * before.megabytes
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_one_slope_fuses_into_the_convolution_and_many_stay(
+    spread: float, network: Any, bodies: Any, count: Count
+) -> None:
+    model = network().engine(bodies["sloped"](spread), 64, 64)
+    leaner = rewritten(model, ("equal slopes as leaky ReLU",))
+    assert (leaner is None) == (spread > 0)
+    if leaner is not None:
+        before, after = count(model), count(leaner)
+        assert before is not None
+        assert after is not None
+        assert after.launch_count == before.launch_count - 1
 
 
 def test_a_network_without_the_pattern_is_left_alone(network: Any, bodies: Any) -> None:
