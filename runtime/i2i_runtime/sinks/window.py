@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from threading import get_ident
 
 import cv2
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
+from i2i_runtime.sinks.pacing import Pacer
 
 
 class WindowSink:
@@ -20,18 +22,24 @@ class WindowSink:
         # OpenCV's window library ends the whole process where there is no screen, so this must be asked first.
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise SinkError("There is no screen to open a window on: write to a file with --output FILE.mp4.")
+        # What the window library has to say about its fonts and timers helps nobody who sees a window.
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
         self._open = False
+        self._owner = 0
+        self._pacer = Pacer()
 
     def write(self, translated: Frame, source: Frame) -> None:
+        self._pacer.wait(source)
         try:
             if not self._open:
                 cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
                 height, width = translated.pixels.shape[:2]
                 cv2.resizeWindow(self._title, width, height)
-                self._open = True
+                self._open, self._owner = True, get_ident()
             cv2.imshow(self._title, cv2.cvtColor(translated.pixels, cv2.COLOR_RGB2BGR))
             key = cv2.waitKey(1) & 0xFF
             if key in (ord("q"), 27) or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
+                self.close()
                 raise KeyboardInterrupt
         except cv2.error as error:
             raise SinkError(
@@ -40,9 +48,12 @@ class WindowSink:
             ) from error
 
     def finish(self) -> None:
-        return
+        self.close()
 
     def close(self) -> None:
-        if self._open:
+        # The library complains about any other thread than the one that opened the window; the end of the process
+        # closes it then.
+        if self._open and self._owner == get_ident():
             self._open = False
             cv2.destroyWindow(self._title)
+            cv2.waitKey(1)

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -156,6 +158,27 @@ def test_screen_shows_what_is_on_it(
     )
     source.close()
     source.read()
+
+
+def test_a_window_shows_a_clip_at_its_own_pace_and_closes_quietly(
+    screen: None, engines: Any, make_clip: Callable[..., Path]
+) -> None:
+    """A clip of one second from its first to its last frame: a window that did not wait would be done in no time."""
+    clip = make_clip("window.mp4", pts=[1280 * index for index in range(11)])
+    script = (
+        "import i2i_runtime.sinks.window as window, i2i_runtime.sinks.pacing as pacing\n"
+        "wait, waited = pacing.Pacer.wait, []\n"
+        "pacing.Pacer.wait = lambda self, source: (waited.append(source.index), wait(self, source))\n"
+        "from i2i_runtime.cli.stream import main\n"
+        "try:\n    main()\nfinally:\n    print(waited)\n"
+    )
+    job = ["-m", str(engines.identity), "-i", str(clip)]
+    shown = subprocess.run([sys.executable, "-c", script, *job], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == f"{list(range(11))}\n"
+    assert len(shown.stderr.strip().splitlines()) == 2, (
+        "what runs, what came out, and nothing of the window library"
+    )
 
 
 def test_screens_that_are_not_there(screen: None, monkeypatch: pytest.MonkeyPatch) -> None:
