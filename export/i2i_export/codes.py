@@ -88,7 +88,15 @@ def _quantise_weights(convolution: ir.Node, write: Writer, step: Array, form: Fo
     largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
     steps = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     codes = np.clip(np.rint(weight / steps[:, None, None, None]), -127, 127).astype(np.int8)
-    convolution.replace_input_with(1, _decoded(write, codes, steps))
+    if form.unsigned:
+        # Weights on the grid of their codes: a back end that folds constants first would make floats of stored codes,
+        # and then computes in floats. It never folds a quantiser.
+        grid = write.weight("grid", codes * steps[:, None, None, None])
+        scale, zero = write.weight("steps", steps), write.weight("zeros", np.zeros(len(codes), np.int8))
+        stored = write("QuantizeLinear", [grid, scale, zero], axis=0)
+        convolution.replace_input_with(1, write("DequantizeLinear", [stored, scale, zero], axis=0))
+    else:
+        convolution.replace_input_with(1, _decoded(write, codes, steps))
     bias = constant(convolution.inputs[2]) if len(convolution.inputs) > 2 else None
     if bias is not None and form.unsigned:
         # A sum of products has the product of both steps: the only one in which a bias can be added to it.

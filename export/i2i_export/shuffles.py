@@ -19,6 +19,8 @@ from i2i_export.rewrites import Array, Writer, constant
 _ALONE = ("LeakyRelu", "Relu")
 _TOGETHER = ("Add", "Sub", "Mul")
 _PLACES = 4
+_NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+"""How the exporter writes that every pixel is repeated."""
 
 
 def sink_shuffles(model: ir.Model) -> int:
@@ -151,10 +153,19 @@ def _in_blocks(
     if value not in entered:
         doubled = _doubled(value)
         if doubled is not None:
-            entered[value] = write("Concat", [doubled] * _PLACES, axis=1)
+            entered[value] = _copies(doubled, write)
         else:
             entered[value] = write("SpaceToDepth", [value], blocksize=2)
     return entered[value]
+
+
+def _copies(value: ir.Value, write: Writer) -> ir.Value:
+    """The value once per place; what was doubled on the way to it is doubled after copying, which moves less."""
+    doubled, resize = _doubled(value), value.producer()
+    if doubled is None or resize is None:
+        return write("Concat", [value] * _PLACES, axis=1)
+    inputs = [_copies(doubled, write), None, resize.inputs[2]]
+    return write("Resize", inputs, **_NEAREST)
 
 
 def _doubled(value: ir.Value) -> ir.Value | None:
@@ -163,7 +174,6 @@ def _doubled(value: ir.Value) -> ir.Value | None:
     if resize is None or resize.op_type != "Resize" or len(resize.inputs) < 3:
         return None
     scales, attributes = constant(resize.inputs[2]), resize.attributes
-    how = ("mode", "coordinate_transformation_mode", "nearest_mode")
-    if [attributes.get_string(name, "") for name in how] != ["nearest", "asymmetric", "floor"]:
+    if any(attributes.get_string(name, "") != wanted for name, wanted in _NEAREST.items()):
         return None
     return resize.inputs[0] if scales is not None and scales.tolist() == [1, 1, 2, 2] else None

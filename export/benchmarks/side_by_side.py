@@ -1,0 +1,143 @@
+"""Engines that could stand for each other, timed in turn on this machine's back ends: int8, smaller pictures, rewrites.
+
+    python export/benchmarks/side_by_side.py ORIGINAL.onnx OTHER.onnx ... --frames CLIP [--sizes 640x360 1280x720]
+    python export/benchmarks/side_by_side.py --table
+
+Every round runs each engine twice and times the second frame, so that all meet the same noise; the best quarter of the
+rounds is stored beside the median. PSNR and the worst SSIM are against the original's picture in float32 (ONNX
+Runtime). Rows are added to side_by_side.jsonl beside this file; `--table` prints the newest of each as Markdown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from i2i_export.frames import fit, read_frames
+from i2i_export.likeness import worst_ssim
+from i2i_export.parity import psnr_db
+from i2i_runtime.engines import Backend, Engine, open_engine
+from i2i_runtime.frame import Picture
+from i2i_runtime.machine import describe_machine
+from i2i_runtime.size import parse_size
+
+ROWS = Path(__file__).parent / "side_by_side.jsonl"
+
+
+@dataclass(frozen=True)
+class Options:
+    engines: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """The original first, then what could stand for it."""
+    frames: Path | None = None
+    """Clip or folder whose pictures are translated; the rendered street if not given."""
+    sizes: tuple[str, ...] = ("640x360", "1280x720")
+    backends: tuple[Backend, ...] = ("openvino", "onnxruntime")
+    rounds: int = 41
+    seconds: float = 15.0
+    """How long one size on one back end is measured, three rounds at least."""
+    table: bool = False
+    """Print the stored rows and measure nothing."""
+
+
+def main() -> None:
+    options = tyro.cli(Options)
+    if not options.table:
+        frame = read_frames(options.frames, 1)[0]
+        for text in options.sizes:
+            width, height = parse_size(text) or (640, 360)
+            picture = fit(frame, height, width)
+            truth = translated(options.engines[0], picture)
+            for backend in options.backends:
+                for row in measure(options, backend, picture, truth):
+                    with ROWS.open("a", encoding="utf-8") as out:
+                        out.write(json.dumps(row) + "\n")
+    print(table(read_rows()))
+
+
+def translated(engine: Path, picture: Picture) -> Picture:
+    opened = open_engine(engine, "onnxruntime")
+    try:
+        return opened.infer(picture)
+    finally:
+        opened.close()
+
+
+def measure(options: Options, backend: Backend, picture: Picture, truth: Picture) -> list[dict[str, Any]]:
+    """One row per engine."""
+    engines = [open_engine(path, backend) for path in options.engines]
+    pictures = [engine.infer(picture) for engine in engines]
+    times_ms = time_in_turn(engines, picture, options.rounds, options.seconds)
+    height, width = picture.shape[:2]
+    rows = []
+    for path, engine, result, times in zip(options.engines, engines, pictures, times_ms, strict=True):
+        rows.append(
+            {
+                "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "original": options.engines[0].stem,
+                "engine": path.stem,
+                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "notes": {
+                    k: v for k, v in engine.metadata.notes.items() if k in ("int8", "guided", "rewrites")
+                },
+                "precision": engine.metadata.precision,
+                "backend": engine.backend,
+                "size": f"{width}x{height}",
+                "median_ms": round(float(np.median(times)), 3),
+                "best_quarter_ms": round(float(np.percentile(times, 25)), 3),
+                "gain": round(float(np.percentile(times_ms[0], 25) / np.percentile(times, 25)), 3),
+                "rounds": len(times),
+                "psnr_db": round(psnr_db(truth, result), 2),
+                "worst_ssim": round(worst_ssim(truth, result), 4),
+                "machine": describe_machine(),
+            }
+        )
+        engine.close()
+    return rows
+
+
+def time_in_turn(engines: list[Engine], picture: Picture, rounds: int, seconds: float) -> list[list[float]]:
+    times: list[list[float]] = [[] for _ in engines]
+    end_s = time.perf_counter() + seconds
+    while len(times[0]) < rounds and (time.perf_counter() < end_s or len(times[0]) < 3):
+        for engine, mine in zip(engines, times, strict=True):
+            engine.infer(picture)
+            began_s = time.perf_counter()
+            engine.infer(picture)
+            mine.append((time.perf_counter() - began_s) * 1e3)
+    return times
+
+
+def read_rows() -> list[dict[str, Any]]:
+    """The newest row of each engine, back end and size, in the order in which they first appeared."""
+    newest: dict[tuple[str, ...], dict[str, Any]] = {}
+    for line in ROWS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        newest[row["original"], row["size"], row["backend"].split()[0], row["engine"]] = row
+    return list(newest.values())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| size | engine | back end | ms a frame | gain | PSNR dB | worst SSIM |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        is_original = row["engine"] == row["original"]
+        likeness = "" if is_original else f"{row['psnr_db']:.1f} | {row['worst_ssim']:.3f}"
+        lines.append(
+            f"| {row['size']} | {row['engine']} | {row['backend']} | {row['best_quarter_ms']:.1f} | "
+            f"{'' if is_original else format(row['gain'], '.2f')} | {likeness or ' | '} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
