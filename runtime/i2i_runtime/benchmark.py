@@ -40,13 +40,14 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Level:
-    """One of the three figures. Rates count new frames; processor use is in cores."""
+    """One of the three figures. Rates count new frames; processor use is in cores, memory what the process holds."""
 
     name: str
     fps: float
     fps_repeats: tuple[float, ...]
     latency_ms: dict[str, float]
     cores_used: float
+    memory_mb: float
     dropped: int = 0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -93,7 +94,14 @@ def engine_alone(engine: Engine, pictures: Sequence[Picture], seconds: float, re
             mine = _infer_for(engine, pictures, seconds / repeats)
             durations += mine
             rates.append(1 / statistics.median(mine))
-    return Level("engine alone", statistics.median(rates), tuple(rates), _percentiles(durations), cores.used)
+    return Level(
+        "engine alone",
+        statistics.median(rates),
+        tuple(rates),
+        _percentiles(durations),
+        cores.used,
+        resident_memory_mb(),
+    )
 
 
 def _infer_for(engine: Engine, pictures: Sequence[Picture], seconds: float) -> list[float]:
@@ -180,7 +188,16 @@ def _through_pipeline(
     stages = {stage: histogram.summary() for stage, histogram in last.latencies.items() if histogram.count}
     added = stages["added"]
     latency = {key: added[key] for key in ("p50_ms", "p95_ms", "p99_ms")}
-    return Level(name, statistics.median(rates), tuple(rates), latency, cores.used, dropped, stages)
+    return Level(
+        name,
+        statistics.median(rates),
+        tuple(rates),
+        latency,
+        cores.used,
+        resident_memory_mb(),
+        dropped,
+        stages,
+    )
 
 
 def limit_of(alone: Level, piped: Level, whole: Level) -> str:
@@ -190,16 +207,26 @@ def limit_of(alone: Level, piped: Level, whole: Level) -> str:
     }
     slowest = max(stages, key=lambda name: stages[name])
     if slowest == "read":
-        return "Reading the input takes longest: decode a smaller clip, or scale it beforehand."
+        return "Reading the input takes longest: give --input a smaller clip; --size does not spare its decoding."
     if slowest == "write":
         return "The output takes longest: try --preset ultrafast, or a hardware encoder with --codec."
+    smaller = "--size with a smaller picture, or an engine that i2i-export made int8 or --guided, helps"
     share = whole.fps / alone.fps
     if share < 0.8:
         return (
             f"The engine takes longest and gets {share:.0%} of its own rate, the rest goes to decoding on the same "
-            "cores: --size with a smaller picture helps both."
+            f"cores: {smaller}."
         )
-    return "The engine takes longest: --size with a smaller picture, or a smaller engine, helps."
+    return f"The engine takes longest: {smaller}."
+
+
+def resident_memory_mb() -> float:
+    """The memory that this process holds now, in MB; the most it has held where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return round(peak_memory_mb(), 1)
+    return round(pages * resource.getpagesize() / 2**20, 1)
 
 
 def peak_memory_mb() -> float:

@@ -46,7 +46,7 @@ def compare_records(old: dict[str, Any], new: dict[str, Any]) -> list[Verdict]:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What else changed between two records, and would explain a difference."""
-    keys = ("engine_sha256", "backend", "threads", "input", "width", "height")
+    keys = ("engine_sha256", "precision", "backend", "threads", "input", "input_sha256", "width", "height")
     found = [
         f"{key}: {old.get(key)} before, {new.get(key)} now" for key in keys if old.get(key) != new.get(key)
     ]

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from i2i_runtime.bench_tables import print_record
 from i2i_runtime.benchmark import Level, limit_of
 from i2i_runtime.chart import draw_bars
 from i2i_runtime.cli.bench import BenchOptions, CompareOptions, bench, compare
@@ -64,7 +65,18 @@ def test_record_holds_the_three_levels_and_what_they_were_made_on(
     assert record["machine"]["cores"] >= 1
     assert record["machine"]["versions"]["numpy"] == np.__version__
     assert cv2.imread(str(chart)).std() > 5
-    assert "invert (a -> b) at 64x48" in capsys.readouterr().out
+    assert record["input_sha256"] is None, "a scene is no file"
+    assert record["threads"] == record["machine"]["cores"]
+    assert (record["warm_up_frames"], record["frames"], record["repeats"]) == (8, 6, 2)
+    assert all(level["memory_mb"] > 10 for level in record["levels"])
+    shown = capsys.readouterr().out
+    assert "invert (a -> b) at 64x48" in shown
+    assert record["engine_sha256"][:12] in shown
+    assert [line.split()[0] for line in shown.splitlines() if "queue" in line or "hand over" in line] == [
+        "wait",
+        "write",
+    ]
+    assert record["limit"] in shown
     assert compare(CompareOptions(record_file, record_file)) == 0
 
 
@@ -87,7 +99,9 @@ def test_verdict_knows_the_noise(new: tuple[float, ...], word: str) -> None:
 
 
 def level_of(name: str, fps: float, **stages: float) -> Level:
-    return Level(name, fps, (fps,), {}, 1.0, 0, {stage: {"p50_ms": ms} for stage, ms in stages.items()})
+    return Level(
+        name, fps, (fps,), {}, 1.0, 100.0, 0, {stage: {"p50_ms": ms} for stage, ms in stages.items()}
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,6 +115,32 @@ def level_of(name: str, fps: float, **stages: float) -> Level:
 def test_limit_names_the_slowest_stage_and_a_mend(stages: dict[str, float], word: str) -> None:
     alone = level_of("engine alone", 100.0)
     assert word in limit_of(alone, alone, level_of("end to end", 90.0, **stages))
+
+
+def test_scaling_is_shown_and_refusals_with_their_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {
+        "256": {"fps": 500.0, "p50_ms": 2.0, "p95_ms": 2.5, "p99_ms": 3.0},
+        "2160p": {"refused": "too large"},
+    }
+    level = {
+        "name": "end to end", "fps": 9.0, "fps_repeats": [9.0], "cores_used": 1.0, "memory_mb": 90.0, "dropped": 0,
+        "latency_ms": {"p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0},
+        "stages": {"read": {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}},
+    }  # fmt: skip
+    record = {
+        "engine": "e", "direction": "a -> b", "width": 8, "height": 6, "precision": "fp32", "engine_sha256": "0" * 64,
+        "backend": "b", "reason": "r", "input": "i", "input_sha256": "f" * 64, "threads": 2, "warm_up_frames": 8,
+        "repeats": 1, "frames": 2, "seconds": 1.0, "start": {"first_frame_ms": 5.0}, "peak_memory_mb": 99.0,
+        "limit": "l", "levels": [level], "scaling": {"sizes": sizes, "streams": [{"streams": 4, "fps": 40.0}]},
+        "machine": {
+            "processor": "p", "cores": 2, "features": [], "power_mode": "", "python": "3", "versions": {"numpy": "2"}
+        },
+    }  # fmt: skip
+    print_record(record)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["256", "500.0", "2.0", "2.5", "3.0"] in lines
+    assert ["2160p", "too", "large"] in lines
+    assert ["4", "40.0", "10.0"] in lines
 
 
 def test_recorded_source_goes_round_and_ends() -> None:

@@ -12,7 +12,6 @@ import tyro
 from i2i_runtime.errors import I2IError, UsageError
 
 if TYPE_CHECKING:
-    from i2i_runtime.benchmark import Level
     from i2i_runtime.frame import Picture
 
 
@@ -76,8 +75,9 @@ def main() -> None:
 def bench(options: BenchOptions) -> dict[str, Any]:
     """Measures, prints and writes; returns the record. Raises I2IError."""
     from i2i_runtime import benchmark
+    from i2i_runtime.bench_tables import print_record
     from i2i_runtime.engines import engine_path, open_engine
-    from i2i_runtime.machine import describe_machine
+    from i2i_runtime.machine import describe_machine, usable_cores
     from i2i_runtime.report import file_sha256, write_json
     from i2i_runtime.size import parse_size
 
@@ -106,10 +106,15 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "macs_per_pixel": metadata.macs_per_pixel,
         "backend": backend,
         "reason": reason,
-        "threads": options.threads,
+        "threads": options.threads or usable_cores(),
         "input": options.input,
+        "input_sha256": file_sha256(Path(options.input)) if Path(options.input).is_file() else None,
         "width": width,
         "height": height,
+        "warm_up_frames": len(pictures),
+        "frames": options.frames,
+        "repeats": options.repeats,
+        "seconds": options.seconds,
         "start": start,
         "levels": [asdict(level) for level in (alone, piped, whole)],
         "limit": benchmark.limit_of(alone, piped, whole),
@@ -118,7 +123,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     }
     if options.scaling:
         record["scaling"] = _scale(path, options, pictures)
-    _print(record, [alone, piped, whole])
+    print_record(record)
     if options.json is not None:
         write_json(options.json, record)
     if options.chart is not None:
@@ -165,40 +170,6 @@ def _scale(path: Path, options: BenchOptions, pictures: list[Picture]) -> dict[s
             engine.close()
     streams = benchmark.streams_at_once(path, options.backend, pictures, options.seconds / 2, (1, 2, 4))
     return {"sizes": sizes, "streams": streams}
-
-
-def _print(record: dict[str, Any], levels: list[Level]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console.print(
-        f"{record['engine']} ({record['direction']}) at {record['width']}x{record['height']} on {record['backend']}: "
-        f"{record['reason']}",
-        highlight=False,
-    )
-    table = Table("level", "fps", "range of repeats", "p50 ms", "p95 ms", "p99 ms", "cores busy", "dropped")
-    for level in levels:
-        table.add_row(
-            level.name,
-            f"{level.fps:.1f}",
-            f"{min(level.fps_repeats):.1f} to {max(level.fps_repeats):.1f}",
-            *(f"{level.latency_ms[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
-            f"{level.cores_used:.2f}",
-            str(level.dropped),
-        )
-    console.print(table)
-    for name, row in record.get("scaling", {}).get("sizes", {}).items():
-        console.print(f"{name}: {row.get('refused') or str(row['fps']) + ' fps'}", highlight=False)
-    for row in record.get("scaling", {}).get("streams", []):
-        console.print(f"{row['streams']} streams: {row['fps']} fps together", highlight=False)
-    console.print(
-        "Latency is the time in infer for the engine alone, and what the pipeline adds to it for the other two. "
-        f"First frame after {record['start']['first_frame_ms']:.0f} ms; "
-        f"at most {record['peak_memory_mb']:.0f} MB held.",
-        highlight=False,
-    )
-    console.print(record["limit"], highlight=False)
 
 
 def _draw(record: dict[str, Any], path: Path) -> None:
