@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.moments import Moment, Statistics, fits, picture_of
+from i2i_export.moments import Flat, Moment, Statistics, fits, picture_of
 from i2i_export.rewrites import Array, constant
 
 _ONE, _NONE = np.ones(1, np.float32), np.zeros(1, np.float32)
@@ -33,6 +33,8 @@ class Norm:
     """`sqrt(variance + eps)`, else `sqrt(variance) + eps`."""
     is_operator: bool = False
     """One operator takes the statistics; else they are written out."""
+    is_flat: bool = False
+    """Laid out as `[N, 1, C * H * W]` so far."""
     instance: Array = field(default_factory=lambda: _NONE)
     """Shares of instance and layer norm, and the constant shift: one number, or `[C]`, float32."""
     layer: Array = field(default_factory=lambda: _NONE)
@@ -70,7 +72,7 @@ def norms_of(model: ir.Model) -> list[Norm]:
         norm = _norm_at(node, statistics, found)
         if norm is not None:
             found[node.outputs[0]] = replace(norm, result=node.outputs[0])
-    return [norm for norm in found.values() if _ends(norm, found)]
+    return [norm for norm in found.values() if not norm.is_flat and _ends(norm, found)]
 
 
 def _ends(norm: Norm, found: dict[ir.Value, Norm]) -> bool:
@@ -85,8 +87,10 @@ def _norm_at(node: ir.Node, statistics: Statistics, found: dict[ir.Value, Norm])
     """The norm that a node's result is."""
     if node.domain not in ("", "ai.onnx"):
         return None
-    if node.op_type == "InstanceNormalization":
-        return _operator(node)
+    if node.op_type in ("InstanceNormalization", "GroupNormalization"):
+        return _operator(node, statistics)
+    if node.op_type == "Reshape":
+        return _raised(node, found)
     if node.op_type == "Cast":
         norm, kind = _known(node.inputs[0], found), node.outputs[0].dtype
         return norm if kind is not None and kind.is_floating_point() else None
@@ -105,19 +109,43 @@ def _norm_at(node: ir.Node, statistics: Statistics, found: dict[ir.Value, Norm])
 
 
 def _known(value: ir.Value | None, found: dict[ir.Value, Norm]) -> Norm | None:
-    return found.get(value) if value is not None else None
+    norm = found.get(value) if value is not None else None
+    return None if norm is None or norm.is_flat else norm
 
 
-def _operator(node: ir.Node) -> Norm | None:
-    """InstanceNormalization: biased variance, epsilon inside the root (ONNX)."""
-    picture, scale, bias = picture_of(node.inputs[0]), constant(node.inputs[1]), constant(node.inputs[2])
-    if picture is None:
+def _raised(node: ir.Node, found: dict[ir.Value, Norm]) -> Norm | None:
+    """A norm that was laid flat, as a picture again."""
+    norm = found.get(node.inputs[0]) if node.inputs[0] is not None else None
+    shape = node.outputs[0].shape
+    if norm is None or not norm.is_flat or shape is None or norm.picture.shape is None:
+        return None
+    return replace(norm, is_flat=False) if list(shape) == list(norm.picture.shape) else None
+
+
+def _operator(node: ir.Node, statistics: Statistics) -> Norm | None:
+    """InstanceNormalization and GroupNormalization: biased variance, epsilon inside the root (ONNX).
+
+    Group norm of one group is layer norm; older exporters write it as instance norm of a picture laid flat.
+    """
+    given, scale, bias = node.inputs[0], constant(node.inputs[1]), constant(node.inputs[2])
+    picture, flat = picture_of(given), statistics.of(given)
+    groups = node.attributes.get_int("num_groups", 0)
+    is_flat = picture is None and isinstance(flat, Flat) and len(flat.layout) == 3 and flat.layout[1] == 1
+    if is_flat and isinstance(flat, Flat):
+        picture = flat.picture
+    is_layer = is_flat or groups == 1
+    if picture is None or picture.shape is None or groups not in (0, 1, picture.shape[1]):
         return None
     eps = node.attributes.get_float("epsilon", 1e-5)
-    norm = Norm(picture, picture, False, eps, eps_inside=True, is_operator=True, instance=_ONE)
+    norm = Norm(picture, picture, False, eps, eps_inside=True, is_operator=True, is_flat=is_flat)
     if scale is not None and bias is not None:
-        return replace(norm, instance=scale.astype(np.float32), shift=bias.astype(np.float32))
-    return replace(norm, scale=node.inputs[1], drift=node.inputs[2])
+        share, shift = scale.astype(np.float32), bias.astype(np.float32)
+        return (
+            replace(norm, layer=share, shift=shift)
+            if is_layer
+            else replace(norm, instance=share, shift=shift)
+        )
+    return None if is_layer else replace(norm, instance=_ONE, scale=node.inputs[1], drift=node.inputs[2])
 
 
 def _normalised(node: ir.Node, statistics: Statistics) -> Norm | None:

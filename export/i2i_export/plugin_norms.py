@@ -58,7 +58,7 @@ def fused_norms(model: ir.Model, *, padding: bool = True) -> list[FusedNorm]:
 
     Without `padding` the reflections behind them belong to somebody else.
     """
-    found = [_with_tail(norm) for norm in norms_of(model) if _is_ours(norm)]
+    found = [_with_tail(norm) for norm in map(_in_its_own_type, norms_of(model)) if _is_ours(norm)]
     if not padding:
         return found
     wider = {one.result: amount for one in found if (amount := _padding_of_every_other_reader(one, found))}
@@ -93,6 +93,14 @@ def reflection_of(node: ir.Node | None) -> int:
         return 0
     amount = int(pads[2])
     return amount if pads.tolist() == [0, 0, amount, amount] * 2 else 0
+
+
+def _in_its_own_type(norm: Norm) -> Norm:
+    """Without a last cast from the picture's type to another."""
+    last = norm.result.producer()
+    before = last.inputs[0] if last is not None and last.op_type == "Cast" else None
+    is_same = before is not None and before.dtype == norm.picture.dtype != norm.result.dtype
+    return replace(norm, result=before) if is_same and before is not None else norm
 
 
 def _is_ours(norm: Norm) -> bool:

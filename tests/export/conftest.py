@@ -142,7 +142,7 @@ def street() -> list[Picture]:
 
 @pytest.fixture(scope="session")
 def network() -> Network:
-    """Builds a graph from `x` float32 `[1, C, H, W]` to `y` out of (op, inputs, output, attributes) rows."""
+    """Builds a graph from `x` float32 `[1, C, H, W]` to `y` out of (op, inputs, outputs, attributes) rows."""
 
     def build(
         rows: Sequence[tuple[str, list[str], str, dict[str, Any]]],
@@ -154,7 +154,8 @@ def network() -> Network:
         opset: int = 18,
     ) -> ir.Model:
         nodes = [
-            helper.make_node(op, inputs, [output], **attributes) for op, inputs, output, attributes in rows
+            helper.make_node(op, inputs, output.split(), **attributes)
+            for op, inputs, output, attributes in rows
         ]
         picture = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, channels, height, width])
         result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * 4)

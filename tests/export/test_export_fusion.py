@@ -115,6 +115,39 @@ def test_layer_norms_mixes_and_styles_give_the_master_s_picture(network: Any, ru
     np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=1e-4)
 
 
+def test_the_parts_of_one_style_are_widened_together(network: Any, run: Any) -> None:
+    half = np.float16
+    rows = [
+        ("Cast", ["x"], "x0", {"to": onnx.TensorProto.FLOAT16}),
+        ("Conv", ["x0", "w0"], "c0", {}),
+        ("GlobalAveragePool", ["x0"], "pool", {}),
+        ("Flatten", ["pool"], "line", {}),
+        ("Gemm", ["line", "w"], "style", {}),
+        ("Split", ["style"], "s0 s1 s2 s3", {"axis": 1, "num_outputs": 4}),
+        *((("Unsqueeze", [f"s{index}", "pool_axes"], f"u{index}", {})) for index in range(4)),
+        ("InstanceNormalization", ["c0", "one", "zero"], "n0", {}),
+        ("Mul", ["n0", "u1"], "m0", {}),
+        ("Add", ["m0", "u0"], "a0", {}),
+        ("Conv", ["a0", "w1"], "c1", {}),
+        ("InstanceNormalization", ["c1", "one", "zero"], "n1", {}),
+        ("Mul", ["n1", "u3"], "m1", {}),
+        ("Add", ["m1", "u2"], "a1", {}),
+        ("Cast", ["a1"], "y", {"to": onnx.TensorProto.FLOAT}),
+    ]
+    weights = {"w0": normal(16, 3, 1, 1).astype(half), "w1": (normal(16, 16, 1, 1) / 4).astype(half)}
+    weights |= {"w": normal(3, 64).astype(half), "pool_axes": np.asarray([2, 3])}
+    weights |= {"one": np.ones(16, half), "zero": np.zeros(16, half)}
+    model = network(rows, weights, 3, height=20, width=20)
+    x = normal(1, 3, 20, 20) + 1
+    wanted = run(model, x)
+    fused = network_with_plugins(ir.to_proto(model))
+    assert fused is not None
+    left = [node.op_type for node in fused.model.graph.node if node.domain == ""]
+    assert left.count("Split") == 1
+    assert left.count("Cast") == 3, "the picture's two, and one for the whole style"
+    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-2)
+
+
 def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any, run: Any) -> None:
     rows = [
         ("Conv", ["x", "w0"], "c0", {"pads": [1] * 4}),

@@ -190,6 +190,33 @@ def test_a_flattened_layer_norm_is_found(network: Any, run: Any) -> None:
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["operator", "flat"])
+def test_group_norm_of_one_group_is_layer_norm(how: str, network: Any, run: Any) -> None:
+    weights = {"gamma": normal(CHANNELS, 1, 1), "beta": normal(CHANNELS, 1, 1)}
+    if how == "operator":
+        rows: list[Row] = [("GroupNormalization", ["x", "s", "t"], "n", {"num_groups": 1, "epsilon": 1e-5})]
+    else:
+        weights |= {"line": np.asarray([0, 1, -1]), "back": np.asarray([1, CHANNELS, HEIGHT, WIDTH])}
+        rows = [
+            ("Reshape", ["x", "line"], "flat", {}),
+            ("InstanceNormalization", ["flat", "s", "t"], "nf", {"epsilon": 1e-5}),
+            ("Reshape", ["nf", "back"], "n", {}),
+        ]
+    rows += [("Mul", ["n", "gamma"], "g", {}), ("Add", ["g", "beta"], "y", {})]
+    ones = CHANNELS if how == "operator" else 1
+    weights |= {"s": np.ones(ones, np.float32), "t": np.zeros(ones, np.float32)}
+    model = network(rows, weights, CHANNELS, height=HEIGHT, width=WIDTH, opset=21)
+    x = normal(1, CHANNELS, HEIGHT, WIDTH) + normal(1, CHANNELS, 1, 1) * 5
+    before = run(model, x)
+    (norm,) = found_in(model)
+    assert norm.is_layer
+    assert not norm.unbiased
+    assert write_norms_in_nhwc(model) == 1
+    rewrites.simplify(model)
+    assert not {"GroupNormalization", "InstanceNormalization"} & {node.op_type for node in model.graph}
+    np.testing.assert_allclose(run(model, x), before, atol=1e-5)
+
+
 def test_a_norm_of_a_norm_is_written_from_the_new_one(network: Any, run: Any) -> None:
     weights: dict[str, Any] = {}
     rows = written("channel", "mean", "inside", weights, result="n")
