@@ -1,12 +1,13 @@
-"""Figures and contact sheet of the engine day2night, each against other ways to make night.
+"""Figures and contact sheet of the engine day2night, each against other ways to make night, or of the way back.
 
-    python trainer/recipes/day2night_card.py DATA RUN CLIP [--others NAME=RUN ...]
+    python trainer/recipes/day2night_card.py DATA RUN CLIP [--others NAME=RUN ...] [--back]
 
-DATA is what day2night.py laid out, RUN the trained run, CLIP a driving clip by day. Everything is measured on cameras
-that training never saw: distance to their real night pictures (kernel distance on random patch features, which
-compares rows of this table with each other and with nothing else), agreement of the edges with the source, and
-flicker on the clip. The gamma curve darkens each channel by one power, fitted on the training pictures so that mean and
-spread of the night are met best. Writes day2night_card.json and day2night_card.jpg beside this file.
+DATA is what day2night.py laid out, RUN the trained run, CLIP a driving clip by day (by night with --back). Everything
+is measured on cameras that training never saw: distance to their real night pictures (kernel distance on random patch
+features, which compares rows of this table with each other and with nothing else), agreement of the edges with the
+source, and flicker on the clip. The gamma curve bends each channel by one power, fitted on the training pictures so
+that mean and spread of the target are met best. Writes day2night_card.json and .jpg beside this file, or the same of
+night2day.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from i2i_trainer.pictures import PictureFile, Pixels, frames_of_clip
 HERE = Path(__file__).parent
 SIDE = 360
 CLIP_FRAMES = 60
-SHEET_ROWS = 6
+SHEET_ROWS = 7
 
 Translate = Callable[[Pixels], Pixels]
 
@@ -49,33 +50,33 @@ class Card:
     """NAME=RUN of further runs to compare."""
     drives: tuple[Path, ...] = field(default_factory=tuple)
     """Further clips whose middle frame joins the contact sheet."""
+    back: bool = False
+    """Measure the runs' way from night to day."""
 
 
 def main() -> None:
     card = tyro.cli(Card)
-    days, nights = (read_folder(card.data / f"test{domain}") for domain in "AB")
+    domains, direction, name = ("BA", "b2a", "night2day") if card.back else ("AB", "a2b", "day2night")
+    sources, targets = (read_folder(card.data / f"test{domain}") for domain in domains)
     clip = [frame.pixels for frame in frames_of_clip(card.clip, 1000.0, SIDE)[:CLIP_FRAMES]]
     ways: dict[str, Translate] = {
         "source unchanged": lambda picture: picture,
-        "gamma curve": fitted_gamma(*(read_folder(card.data / f"train{domain}") for domain in "AB")),
-        "day2night": translator(card.run),
+        "gamma curve": fitted_gamma(*(read_folder(card.data / f"train{domain}") for domain in domains)),
+        name: translator(card.run, direction),
     }
     for other in card.others:
-        name, _, run = other.partition("=")
-        ways[name] = translator(Path(run))
-    rows = {name: measure(way, days, nights, clip) for name, way in ways.items()}
-    (HERE / "day2night_card.json").write_text(
-        json.dumps(
-            {"test_days": len(days), "test_nights": len(nights), "clip": card.clip.name, "rows": rows},
-            indent=2,
-        )
-        + "\n"
-    )
+        title, _, run = other.partition("=")
+        ways[title] = translator(Path(run), direction)
+    rows = {title: measure(way, sources, targets, clip) for title, way in ways.items()}
+    record = {"sources": len(sources), "targets": len(targets), "clip": card.clip.name, "rows": rows}
+    (HERE / f"{name}_card.json").write_text(json.dumps(record, indent=2) + "\n")
     drives = [clip[len(clip) // 2]]
     for path in card.drives:
         frames = frames_of_clip(path, 1.0, SIDE)
         drives.append(frames[len(frames) // 2].pixels)
-    write_sheet([*drives, *days[:: max(1, len(days) // SHEET_ROWS)]][:SHEET_ROWS], ways)
+    spread = np.linspace(0, len(sources) - 1, max(SHEET_ROWS - len(drives), 1)).round().astype(int)
+    pictures = sheet([*drives, *(sources[i] for i in spread)], ways)
+    cv2.imwrite(str(HERE / f"{name}_card.jpg"), pictures[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     print(markdown(rows))
 
 
@@ -85,9 +86,9 @@ def read_folder(folder: Path) -> list[Pixels]:
     return [picture[: picture.shape[0] // 16 * 16, : picture.shape[1] // 16 * 16] for picture in pictures]
 
 
-def translator(run: Path) -> Translate:
+def translator(run: Path, direction: str) -> Translate:
     """The trained network as a function on `[H, W, 3] uint8`."""
-    network = load_method(run).inference("a2b")
+    network = load_method(run).inference(direction)
 
     @torch.inference_mode()
     def translate(picture: Pixels) -> Pixels:
@@ -99,51 +100,48 @@ def translator(run: Path) -> Translate:
     return translate
 
 
-def fitted_gamma(days: Sequence[Pixels], nights: Sequence[Pixels]) -> Translate:
-    """`255 (x / 255)^g` per channel, with the g that meets mean and spread of the night pictures best."""
+def fitted_gamma(sources: Sequence[Pixels], targets: Sequence[Pixels]) -> Translate:
+    """`255 (x / 255)^g` per channel, with the g that meets mean and spread of the target pictures best."""
     thumbs = [
         np.stack([cv2.resize(p, (32, 32), interpolation=cv2.INTER_AREA) for p in ps]) / 255
-        for ps in (days, nights)
+        for ps in (sources, targets)
     ]
-    day, night = (t.reshape(-1, 3) for t in thumbs)
-    powers = np.linspace(1, 8, 141)
+    before, after = (t.reshape(-1, 3) for t in thumbs)
+    powers = np.geomspace(1 / 8, 8, 401)
     chosen = []
     for channel in range(3):
-        target = night[:, channel]
-        misses = [
-            abs((day[:, channel] ** g).mean() - target.mean())
-            + abs((day[:, channel] ** g).std() - target.std())
-            for g in powers
-        ]
+        wanted = after[:, channel]
+        bent = [before[:, channel] ** g for g in powers]
+        misses = [abs(b.mean() - wanted.mean()) + abs(b.std() - wanted.std()) for b in bent]
         chosen.append(powers[int(np.argmin(misses))])
     table = np.round(255 * (np.arange(256)[:, None] / 255) ** np.asarray(chosen)).astype(np.uint8)
     return lambda picture: np.stack([table[picture[..., c], c] for c in range(3)], axis=-1)
 
 
 def measure(
-    way: Translate, days: Sequence[Pixels], nights: Sequence[Pixels], clip: Sequence[Pixels]
+    way: Translate, sources: Sequence[Pixels], targets: Sequence[Pixels], clip: Sequence[Pixels]
 ) -> dict[str, Any]:
-    translated = [way(day) for day in days]
-    kept = [edge_agreement(day, night) for day, night in zip(days, translated, strict=True)]
-    mean, spread = kernel_distance(features(nights), features(translated))
+    translated = [way(source) for source in sources]
+    kept = [edge_agreement(before, after) for before, after in zip(sources, translated, strict=True)]
+    mean, spread = kernel_distance(features(targets), features(translated))
     moving = [way(frame) for frame in clip]
     height, width = moving[0].shape[:2]
     steadiness = flicker([frame[:height, :width] for frame in clip], moving)
     return {
-        "distance_to_night": round(mean, 4),
+        "distance": round(mean, 4),
         "distance_spread": round(spread, 4),
         "edge_agreement": round(float(np.mean(kept)), 3),
         "flicker": round(steadiness.translated, 3),
         "flicker_of_source": round(steadiness.source, 3),
         "mean_level": round(float(np.mean([t.mean() for t in translated])), 1),
-        "mean_level_of_night": round(float(np.mean([n.mean() for n in nights])), 1),
+        "mean_level_of_targets": round(float(np.mean([t.mean() for t in targets])), 1),
     }
 
 
 def features(pictures: Sequence[Pixels]) -> torch.Tensor:
     squares = np.stack([cv2.resize(p, (256, 256), interpolation=cv2.INTER_AREA) for p in pictures])
-    with torch.inference_mode():
-        return RandomPatches()(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 127.5 - 1).float()
+    found: torch.Tensor = RandomPatches()(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    return found
 
 
 def edge_agreement(source: Pixels, translated: Pixels) -> float:
@@ -155,10 +153,11 @@ def edge_agreement(source: Pixels, translated: Pixels) -> float:
         strengths.append(
             np.log1p(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))).ravel()
         )
-    return float(np.corrcoef(*strengths)[0, 1])
+    return float(np.corrcoef(strengths[0], strengths[1])[0, 1])
 
 
-def write_sheet(pictures: Sequence[Pixels], ways: dict[str, Translate]) -> None:
+def sheet(pictures: Sequence[Pixels], ways: dict[str, Translate]) -> Pixels:
+    """One column per way, one row per picture: `[H, W, 3] uint8 RGB`."""
     tile = (320, 200)
     columns = []
     for name, way in ways.items():
@@ -166,17 +165,18 @@ def write_sheet(pictures: Sequence[Pixels], ways: dict[str, Translate]) -> None:
         head = np.full((24, tile[0], 3), 255, np.uint8)
         cv2.putText(head, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         columns.append(np.vstack([head, *cells]))
-    cv2.imwrite(str(HERE / "day2night_card.jpg"), np.hstack(columns)[:, :, ::-1])
+    return np.hstack(columns).astype(np.uint8)
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "| way | distance to real night | edge agreement | flicker (source's) | mean level (night's) |",
+        "| way | distance to the target | edge agreement | flicker (source's) | mean level (target's) |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {name} | {r['distance_to_night']:.4f} ± {r['distance_spread']:.4f} | {r['edge_agreement']:.3f} | "
-        f"{r['flicker']:.2f} ({r['flicker_of_source']:.2f}) | {r['mean_level']:.0f} ({r['mean_level_of_night']:.0f}) |"
+        f"| {name} | {r['distance']:.4f} ± {r['distance_spread']:.4f} | {r['edge_agreement']:.3f} | "
+        f"{r['flicker']:.2f} ({r['flicker_of_source']:.2f}) | "
+        f"{r['mean_level']:.0f} ({r['mean_level_of_targets']:.0f}) |"
         for name, r in rows.items()
     ]
     return "\n".join(lines)
