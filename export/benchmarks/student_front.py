@@ -1,11 +1,12 @@
 """Picture quality against latency of students of several widths: what to give up for speed, measured.
 
-    python export/benchmarks/student_front.py --teacher runs/NAME --data DIR [--steps N]
+    python export/benchmarks/student_front.py --teacher runs/NAME --data DIR --students FOLDER [--steps N]
 
 Trains a student per width with `i2i-train distill`, exports it, and measures it on this machine's fastest back end at
-1280x720, all students in turn so that they meet the same noise. Quality is the likeness to the teacher on pictures of
-the test split that neither has seen. Rows go to student_front.jsonl beside this file, the picture to student_front.png;
-the chosen widths are those no other student beats in both.
+1280x720, all students in turn so that they meet the same noise. Students that FOLDER holds already are not trained
+again, so that a second call measures alone, on a machine that does nothing else. Quality is the likeness to the teacher
+on pictures of the test split that neither has seen. Rows go to student_front.jsonl beside this file, the picture to
+student_front.png; the chosen widths are those no other student beats in both.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -48,6 +48,8 @@ class Options:
     """Run folder of the teacher."""
     data: Path
     """Folder the teacher learned from; its test split is what quality is measured on."""
+    students: Path
+    """Folder of the students' runs and engines; what it holds is measured, what is missing is trained."""
     steps: int = 600
     """Training steps of every student."""
     batch: int = 2
@@ -66,8 +68,8 @@ class Row:
     latency_range_ms: tuple[float, float]
     psnr_to_teacher_db: float
     steps: int
+    threads: int
     backend: str
-    command: str
     machine: dict[str, object]
 
 
@@ -77,28 +79,25 @@ def main() -> None:
     pictures = held_back(options.data, config)
     teacher = load_method(options.teacher).inference()
     wanted = [translate(teacher, picture) for picture in pictures]
+    students = [train(shape, options) for shape in WIDTHS]
+    durations = measure([engine for _, engine in students], options.threads)
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        students = [train(shape, options, Path(folder)) for shape in WIDTHS]
-        durations = measure([engine for _, engine in students], options.threads)
-        for shape, (run, engine), times in zip(WIDTHS, students, durations, strict=True):
-            student = load_method(run).inference()
-            likeness = [psnr_db(translate(student, p), w) for p, w in zip(pictures, wanted, strict=True)]
-            rows.append(
-                Row(
-                    *shape,
-                    parameters=sum(p.numel() for p in student.parameters()),
-                    latency_ms=round(statistics.median(times), 3),
-                    latency_range_ms=(round(min(times), 3), round(max(times), 3)),
-                    psnr_to_teacher_db=round(statistics.mean(likeness), 2),
-                    steps=options.steps,
-                    backend=open_engine(engine).backend,
-                    command=" ".join(
-                        ["python", "export/benchmarks/student_front.py", f"--steps {options.steps}"]
-                    ),
-                    machine=describe_machine(),
-                )
+    for shape, (run, engine), times in zip(WIDTHS, students, durations, strict=True):
+        student = load_method(run).inference()
+        likeness = [psnr_db(translate(student, p), w) for p, w in zip(pictures, wanted, strict=True)]
+        rows.append(
+            Row(
+                *shape,
+                parameters=sum(p.numel() for p in student.parameters()),
+                latency_ms=round(statistics.median(times), 3),
+                latency_range_ms=(round(min(times), 3), round(max(times), 3)),
+                psnr_to_teacher_db=round(statistics.mean(likeness), 2),
+                steps=options.steps,
+                threads=options.threads,
+                backend=open_engine(engine).backend,
+                machine=describe_machine(),
             )
+        )
     ROWS.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
     draw(rows)
     for row in rows:
@@ -111,8 +110,6 @@ def main() -> None:
 
 def held_back(data: Path, config: TrainConfig) -> list[NDArray[np.uint8]]:
     """Source pictures of the test split, cut to multiples of 16 pixels."""
-    from dataclasses import replace
-
     domains = find_domains(replace(config, data=data), "test")
     pictures = [picture.read(360) for picture in domains.a]
     return [p[: p.shape[0] // 16 * 16, : p.shape[1] // 16 * 16] for p in pictures]
@@ -129,16 +126,19 @@ def psnr_db(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(10 * np.log10(4 / max(float(np.mean((a - b) ** 2)), 1e-10)))
 
 
-def train(shape: tuple[int, int, int, int], options: Options, folder: Path) -> tuple[Path, Path]:
-    """Run folder and engine of one student."""
+def train(shape: tuple[int, int, int, int], options: Options) -> tuple[Path, Path]:
+    """Run folder and engine of one student, made unless they are there."""
     width, trunk, blocks, unshuffle = shape
-    run = folder / f"{width}_{trunk}_{blocks}_{unshuffle}"
+    run = options.students / f"{width}_{trunk}_{blocks}_{unshuffle}"
     engine = run.with_suffix(".onnx")
+    if engine.exists():
+        return run, engine
     commands = [
         [
             "i2i-train", "distill", "--teacher", options.teacher, "--data", options.data, "--out", run,
             "--width", width, "--trunk", trunk, "--blocks", blocks, "--unshuffle", unshuffle,
-            "--steps", options.steps, "--batch", options.batch, "--ema", 0.99, "--workers", 1,
+            "--steps", options.steps, "--lr", 5e-4, "--schedule", "linear", "--decay-from", options.steps // 2,
+            "--batch", options.batch, "--ema", 0.98, "--steady-weight", 0, "--precision", "bf16", "--workers", 1,
         ],
         ["i2i-export", run, "-o", engine],
     ]  # fmt: skip
@@ -188,7 +188,7 @@ def draw(rows: list[Row]) -> None:
             textcoords="offset points",
             fontsize=7,
         )
-    axes.set_xlabel(f"latency at 1280x720, ms ({rows[0].backend}, 2 threads)")
+    axes.set_xlabel(f"latency at 1280x720, ms ({rows[0].backend}, {rows[0].threads} threads)")
     axes.set_ylabel("likeness to the teacher on held-back pictures, dB PSNR")
     axes.grid(alpha=0.3)
     figure.tight_layout()
