@@ -67,14 +67,17 @@ def _written(build: Writer, norm: Norm) -> ir.Value:
             build, _inverse(build, norm, _corrected(build, norm, variance, over_sample=False)), norm.instance
         )
     if not norm.is_instance:
-        total = build("Add", [mean, pixel])
-        middle = build("ReduceMean", [total, build.integers(1)], keepdims=1)
-        gap = build("Sub", [total, middle])
-        spread = build("Add", [variance, build("Mul", [gap, gap])])
-        whole = build("ReduceMean", [spread, build.integers(1)], keepdims=1)
-        part = _times(
-            build, _inverse(build, norm, _corrected(build, norm, whole, over_sample=True)), norm.layer
-        )
+        # Around the first channel's first pixel, so that both means over the channels are taken at once.
+        corner = build("Slice", [pixel, build.integers(0), build.integers(1), build.integers(1)])
+        away = build("Add", [build("Sub", [pixel, corner]), mean])
+        spread = build("Add", [variance, build("Mul", [away, away])])
+        middle = build("ReduceMean", [away, build.integers(1)], keepdims=1)
+        power = build("ReduceMean", [spread, build.integers(1)], keepdims=1)
+        whole = build("Sub", [power, build("Mul", [middle, middle])])
+        whole = build("Max", [whole, _scalar(build, 0.0)])
+        whole = _corrected(build, norm, whole, over_sample=True)
+        part = _times(build, _inverse(build, norm, whole), norm.layer)
+        gap = build("Sub", [away, middle])
         offset = build("Mul", [part, gap])
         factor = part if factor is None else build("Add", [factor, part])
     assert factor is not None
