@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+from i2i_runtime.verdict import Verdict
 
 _PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
 _STAGES = {
@@ -35,6 +38,15 @@ def print_record(record: dict[str, Any]) -> None:
         f"at most {record['peak_memory_mb']:.0f} MB held. {record['limit']}",
         soft_wrap=True,
     )
+
+
+def print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    """Prints what `i2i-bench compare` found, level by level."""
+    table = _table("level", "old fps", "new fps", "new / old", "noise", "verdict")
+    for verdict in verdicts:
+        rates = f"{verdict.old_fps:.1f}", f"{verdict.new_fps:.1f}", f"{verdict.ratio:.3f}"
+        table.add_row(verdict.level, *rates, f"±{verdict.noise:.1%}", verdict.word)
+    Console(highlight=False).print(table)
 
 
 def _engine(record: dict[str, Any]) -> str:

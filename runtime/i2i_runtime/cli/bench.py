@@ -133,22 +133,14 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
 def compare(options: CompareOptions) -> int:
     """Prints the verdicts; 1 where a level became slower beyond the noise. Raises UsageError."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from i2i_runtime.bench_tables import print_verdicts
     from i2i_runtime.verdict import compare_records, differences, read_record
 
     old, new = read_record(options.old), read_record(options.new)
-    table = Table("level", "old fps", "new fps", "new / old", "noise", "verdict")
     verdicts = compare_records(old, new)
-    for v in verdicts:
-        table.add_row(
-            v.level, f"{v.old_fps:.1f}", f"{v.new_fps:.1f}", f"{v.ratio:.3f}", f"±{v.noise:.1%}", v.word
-        )
-    console = Console()
-    console.print(table)
+    print_verdicts(verdicts)
     for line in differences(old, new):
-        console.print(f"changed as well: {line}", highlight=False)
+        print(f"changed as well: {line}")
     return int(any(verdict.word == "slower" for verdict in verdicts))
 
 
