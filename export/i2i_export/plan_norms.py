@@ -20,13 +20,22 @@ _ROWS_PER_MEAN = 16384
 
 
 def write_norms_in_nhwc(model: ir.Model) -> int:
-    """Every norm as means over an NHWC tensor and one affine map per channel.
+    """Every norm as means over an NHWC tensor and one affine map per channel; returns how many there were.
 
     Statistics are float32 whatever the network's type. Both moments are taken around the channel's first
     pixel (Chan, Golub and LeVeque, "Algorithms for computing the sample variance", 1983), so a mean far from
     zero cancels nothing, at no launch and no byte more. Those of a whole sample follow from its channels'.
     """
-    found, new = norms_of(model), dict[ir.Value, ir.Value]()
+    return _write(model, norms_of(model))
+
+
+def write_spelled_norms_in_nhwc(model: ir.Model) -> int:
+    """The same for the norms that are no operator of their own: TensorRT has kernels for those that are."""
+    return _write(model, [norm for norm in norms_of(model) if not norm.is_operator])
+
+
+def _write(model: ir.Model, found: list[Norm]) -> int:
+    new: dict[ir.Value, ir.Value] = {}
     for norm in found:
         node, result = norm.result.producer(), norm.result
         assert node is not None

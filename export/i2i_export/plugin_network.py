@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from i2i_export.plan_norms import write_spelled_norms_in_nhwc
 from i2i_export.plugin_norms import (
     DTYPES,
     FusedNorm,
@@ -83,6 +84,7 @@ def network_with_plugins(model: onnx.ModelProto, *, convolutions: bool = False) 
     if convolutions and not lowering.replace_convolutions():
         return None
     lowering.replace_norms()
+    lowering.rewrite_other_norms()
     return lowering.finish()
 
 
@@ -112,6 +114,11 @@ class _Lowering:
         simplify(self.graph)
         for fused in fused_norms(self.graph):
             self._replace_norm(fused)
+
+    def rewrite_other_norms(self) -> None:
+        """Those that our kernels do not take, where they are written out."""
+        simplify(self.graph)
+        write_spelled_norms_in_nhwc(self.graph)
 
     def _replace_norm(self, fused: FusedNorm) -> None:
         last = fused.result.producer()

@@ -148,6 +148,30 @@ def test_the_parts_of_one_style_are_widened_together(network: Any, run: Any) -> 
     np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-2)
 
 
+def test_a_written_norm_that_is_not_ours_is_written_leaner(network: Any, run: Any) -> None:
+    side = 20
+    rows = [
+        ("Conv", ["x", "w0"], "c0", {}),
+        ("InstanceNormalization", ["c0", "one", "zero"], "n0", {}),
+        ("Conv", ["n0", "w1"], "c1", {}),
+        *written_norm("c1", "l", "sample"),
+        ("Relu", ["nl"], "y", {}),
+    ]
+    weights: dict[str, Any] = {"w0": normal(16, 3, 1, 1), "w1": normal(24, 16, 1, 1) / 4}
+    weights |= {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32), "eps": np.float32(1e-3)}
+    weights |= {"sample": np.asarray([1, 2, 3]), "free_sample": np.float32(24 * side**2 - 1)}
+    master = network(rows, weights, 3, height=side, width=side)
+    x = normal(1, 3, side, side)
+    wanted = run(master, x)
+    fused = network_with_plugins(ir.to_proto(master))
+    assert fused is not None
+    assert {kernel.op for kernel in fused.kernels.values()} == {"norm_slab"}, (
+        "24 channels are no multiple of 16"
+    )
+    assert "ReduceSumSquare" not in {node.op_type for node in fused.model.graph.node}
+    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
+
+
 def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any, run: Any) -> None:
     rows = [
         ("Conv", ["x", "w0"], "c0", {"pads": [1] * 4}),
