@@ -63,7 +63,7 @@ def open_access(address: str, default_port: int, options: ServerOptions | None =
     options = options or ServerOptions()
     match = _ADDRESS.match(address)
     port = default_port if match is None or match["port"] is None else int(match["port"])
-    if match is None or port > 65535:
+    if match is None or port > 65535 or (match["host"] or "").isdecimal():
         raise UsageError(
             f"{address!r} is no address to listen on: write @:8080, or @0.0.0.0:8080 for every network."
         )

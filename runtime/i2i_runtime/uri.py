@@ -38,6 +38,11 @@ class Uri:
         """The text without user names, passwords and tokens: the only form that may be printed or stored."""
         return redact(self.text)
 
+    @property
+    def address(self) -> str:
+        """The text with its scheme in lower case, as libraries want it."""
+        return self.scheme + self.text[len(self.scheme) :]
+
     def __str__(self) -> str:
         return self.shown
 

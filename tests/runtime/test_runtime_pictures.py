@@ -249,6 +249,10 @@ def test_inputs_are_spelled_as_people_spell_them(text: str, scheme: str, locatio
     assert (uri.scheme, uri.location) == (scheme, location)
 
 
+def test_a_telephones_capital_does_not_hide_the_protocol() -> None:
+    assert parse_uri("Rtsp://me:Pass@Host/Live").address == "rtsp://me:Pass@Host/Live"
+
+
 def test_passwords_are_never_shown() -> None:
     assert "secret" not in str(parse_uri("rtsp://me:secret@host/a?token=secret&x=1"))
     assert (

@@ -10,6 +10,9 @@ from i2i_runtime.uri import parse_uri
 if TYPE_CHECKING:
     from i2i_runtime.cli.stream import StreamOptions
 
+# Outputs that are written with a colon, which is easily forgotten.
+_SCHEMES = {"null", "display", "mjpeg"}
+
 
 def checked_input(options: StreamOptions) -> str:
     """The one input that the options name, as a URI. Raises UsageError for options that make no sense."""
@@ -24,7 +27,7 @@ def checked_input(options: StreamOptions) -> str:
     _check_numbers(options)
     _check_outputs(options.output)
     text = options.input if options.input is not None else str(options.camera)
-    if text in ("", "-"):
+    if text == "-" or _is_empty(text):
         raise UsageError(
             f"--input {text!r} names nothing that is read: give a file, a camera or a URI, "
             "and save what comes through a pipe to a file first."
@@ -61,12 +64,22 @@ def _check_numbers(options: StreamOptions) -> None:
             )
 
 
+def _is_empty(text: str) -> bool:
+    """Whether a text names nothing, with a scheme before it or without."""
+    uri = parse_uri(text)
+    return uri.location == "" and uri.scheme in ("file", "replay", "webcam", "v4l2")
+
+
 def _check_outputs(outputs: list[str]) -> None:
     seen = set()
     for text in outputs:
-        if text in ("", "-"):
+        if text == "-" or _is_empty(text):
             raise UsageError(
                 f"--output {text!r} names no output, and nothing is written to a pipe: give a file, a folder or a URI."
+            )
+        if text in _SCHEMES:
+            raise UsageError(
+                f"--output {text} lacks its colon: write {text}:, or ./{text} for a folder of that name."
             )
         uri = parse_uri(text)
         place = str(uri.path.absolute().resolve()) if uri.scheme == "file" else text

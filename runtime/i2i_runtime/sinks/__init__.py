@@ -117,7 +117,7 @@ def _open_page(uri: Uri, options: SinkOptions) -> Sink:
 def _open_push(uri: Uri, options: SinkOptions) -> Sink:
     from i2i_runtime.sinks.network import NetworkSink
 
-    return NetworkSink(uri.text, codec=options.codec or "libx264")
+    return NetworkSink(uri.address, codec=options.codec or "libx264")
 
 
 def _open_virtual_camera(uri: Uri, options: SinkOptions) -> Sink:
