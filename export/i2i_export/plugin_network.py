@@ -24,7 +24,16 @@ from i2i_export.plugin_norms import (
     reflection_of,
     share_of,
 )
-from i2i_export.rewrites import Array, Writer, add_weight, constant, nodes_of, only_use, simplify
+from i2i_export.rewrites import (
+    Array,
+    Writer,
+    add_weight,
+    constant,
+    nodes_of,
+    only_use,
+    replace_value,
+    simplify,
+)
 from i2i_kernels.kind import Kind
 from i2i_kernels.recipes import CHANNEL_MULTIPLE, Affine, Argument, Op, Variant, recipe
 
@@ -317,7 +326,7 @@ class _Lowering:
     def _put(self, result: ir.Value, old: ir.Value) -> None:
         """`result` takes the place of `old`; what made `old` is unused from now on."""
         result.type, result.shape = old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, result)
+        replace_value(old, result)
         self._new[old] = result
 
 

@@ -58,7 +58,11 @@ def fused_norms(model: ir.Model, *, padding: bool = True) -> list[FusedNorm]:
 
     Without `padding` the reflections behind them belong to somebody else.
     """
-    found = [_with_tail(norm) for norm in map(_in_its_own_type, norms_of(model)) if _is_ours(norm)]
+    found: list[FusedNorm] = []
+    for norm in map(_in_its_own_type, norms_of(model)):
+        if _is_ours(norm):
+            # A sum of two norms belongs to one of them.
+            found.append(_with_tail(norm, {one.addition for one in found}))
     if not padding:
         return found
     wider = {one.result: amount for one in found if (amount := _padding_of_every_other_reader(one, found))}
@@ -107,13 +111,15 @@ def _is_ours(norm: Norm) -> bool:
     """Whether our kernels take it: types, channels, and for layer norms and mixes a size that is known."""
     if norm.picture.dtype not in DTYPES or norm.result.dtype != norm.picture.dtype:
         return False
-    if norm.channels % CHANNEL_MULTIPLE:
+    batch = norm.picture.shape[0] if norm.picture.shape is not None else None
+    is_vector = any(value is not None and len(value.shape or ()) == 1 for value in (norm.scale, norm.drift))
+    if norm.channels % CHANNEL_MULTIPLE or (is_vector and batch != 1):
         return False
     return norm.is_instance or (fixed_size(norm.picture) is not None and share_of(norm) is not None)
 
 
-def _with_tail(norm: Norm) -> FusedNorm:
-    """With its activation and residual."""
+def _with_tail(norm: Norm, taken: set[ir.Node | None]) -> FusedNorm:
+    """With its activation, and its residual unless that is taken."""
     activation, slope, value = "none", 0.2, norm.result
     reader = _only_reader(value)
     if reader is not None and reader.op_type in ("Relu", "LeakyRelu"):
@@ -129,7 +135,7 @@ def _with_tail(norm: Norm) -> FusedNorm:
         activation=cast(Activation, activation),
         slope=slope,
     )
-    residual = None if reader is None else _residual_of(reader, value)
+    residual = None if reader is None or reader in taken else _residual_of(reader, value)
     if reader is None or residual is None:
         return FusedNorm(norm, kind, value)
     return FusedNorm(norm, kind, reader.outputs[0], residual, addition=reader)

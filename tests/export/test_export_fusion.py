@@ -172,6 +172,26 @@ def test_a_written_norm_that_is_not_ours_is_written_leaner(network: Any, run: An
     np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
 
 
+def test_a_sum_of_two_norms_is_the_residual_of_one(network: Any, run: Any) -> None:
+    rows = [
+        ("Conv", ["x", "w0"], "c0", {}),
+        ("Conv", ["x", "w1"], "c1", {}),
+        ("InstanceNormalization", ["c0", "one", "zero"], "n0", {}),
+        ("InstanceNormalization", ["c1", "one", "zero"], "n1", {}),
+        ("Add", ["n0", "n1"], "sum", {}),
+        ("Pad", ["sum", "pads"], "y", {"mode": "reflect"}),
+    ]
+    weights = {"w0": normal(16, 3, 1, 1), "w1": normal(16, 3, 1, 1), "pads": np.asarray([0, 0, 1, 1] * 2)}
+    weights |= {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
+    master = network(rows, weights, 3, height=20, width=20)
+    x = normal(1, 3, 20, 20)
+    wanted = run(master, x)
+    fused = network_with_plugins(ir.to_proto(master))
+    assert fused is not None
+    assert [node.op_type for node in fused.model.graph.node if node.domain == ""] == ["Conv", "Conv"]
+    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
+
+
 def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any, run: Any) -> None:
     rows = [
         ("Conv", ["x", "w0"], "c0", {"pads": [1] * 4}),
