@@ -106,6 +106,16 @@ def test_side_by_side_pictures_are_pairs(tmp_path: Path) -> None:
     assert raw.b.flatten(0, 2).tolist() == [[0, 0, 255]] * (3 * 16 * 16)
 
 
+def test_plain_pictures_are_not_taken_for_pairs_unasked(tmp_path: Path) -> None:
+    """A stranger's folder of photographs: its left and right halves are no two domains."""
+    Image.fromarray(np.zeros((90, 160, 3), np.uint8)).save(tmp_path / "photo.png")
+    with pytest.raises(DataError, match=r"plain pictures of one domain.*--layout paired"):
+        find_domains(config(tmp_path))
+    assert find_domains(config(tmp_path, layout="paired")).paired
+    Image.fromarray(np.zeros((80, 160, 3), np.uint8)).save(tmp_path / "photo.png")
+    assert find_domains(config(tmp_path)).paired, "two squares side by side are a pair in any method"
+
+
 def test_pairs_are_found_by_stem_and_cut_alike(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for name in ("1", "2", "3"):

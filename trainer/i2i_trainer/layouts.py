@@ -13,6 +13,7 @@ Layouts, tried in this order (`SPLIT` is train, val or test):
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,6 +112,11 @@ class _Finder:
             return self._matched(domains, paired)
         halves = self._side_by_side()
         if halves is not None and layout in ("auto", "paired", "unpaired"):
+            if layout == "auto" and not paired and not _may_be_pairs(halves.a):
+                raise DataError(
+                    f"--data {self.root} holds plain pictures of one domain: make a folder for each of two domains, "
+                    "or add --layout paired where each picture is a pair side by side."
+                )
             return halves
         if layout == "auto" and not paired and self._many_classes():
             return self._class_folders()
@@ -281,6 +287,15 @@ class _Finder:
             f"--data {self.root} holds no pictures in a known layout: make {split}A and {split}B, or folders "
             f"{a} and {b}, or {split} with pairs side by side, or name the layout with --layout."
         )
+
+
+def _may_be_pairs(pictures: Sequence[Picture]) -> bool:
+    """Whether the first half that can be read is no narrower than a square, as no half of a plain picture is."""
+    for picture in pictures:
+        with suppress(DataError):
+            height, width = picture.read(64).shape[:2]
+            return bool(20 * width >= 19 * height)
+    return True
 
 
 def files_under(folder: Path) -> list[Path]:
