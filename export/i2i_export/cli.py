@@ -178,7 +178,8 @@ def _int8(engine: EngineFile, options: ExportOptions, console: Console) -> Engin
         speed = compare_speed(engine, lean, fit(unknown[0], *timing_size(engine.metadata.size)))
         console.print(f"The int8 engine is {speed}.", highlight=False, soft_wrap=True)
         if not options.insist:
-            require_faster(speed)
+            remedy = "keep the original" if options.for_cpu else "try --for-cpu, the form for processors"
+            require_faster(speed, remedy)
     return lean
 
 

@@ -70,11 +70,11 @@ def compare_speed(
                 opened.close()
 
 
-def require_faster(speed: Speed) -> None:
+def require_faster(speed: Speed, remedy: str) -> None:
     """Raises NotFasterError with the figures where the lean engine gains less than `LEAST_GAIN`."""
     if speed.gain < LEAST_GAIN:
         raise NotFasterError(
-            f"the leaner engine is {speed}: keep the original, or write it for another machine with --insist; "
+            f"the leaner engine is {speed}: {remedy}, or write it for another machine with --insist; "
             "no file was written."
         )
 
