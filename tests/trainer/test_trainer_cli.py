@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from i2i_trainer import cli
-from i2i_trainer.checkpoint import load_method, read_config
+from i2i_trainer.checkpoint import load_method, read_config, write_atomically
 from i2i_trainer.errors import CheckpointError, OptionError
 from i2i_trainer.methods import METHODS
 from i2i_trainer.methods.cyclegan import CycleGANConfig
@@ -135,3 +135,11 @@ def test_interrupt_leaves_with_130(streets: Path, tmp_path: Path, clean_environm
     assert process.returncode == 130
     assert "--resume" in said
     assert "Traceback" not in said
+
+
+def test_a_file_is_no_run_folder_and_an_error_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_text("")
+    with pytest.raises(CheckpointError, match=r"clip\.mp4 is no run folder"):
+        read_config(tmp_path / "clip.mp4")
+    with pytest.raises(CheckpointError, match=r"\(Not a directory\): make room"):
+        write_atomically(tmp_path / "clip.mp4" / "run" / "config.json", b"")

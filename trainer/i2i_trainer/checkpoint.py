@@ -51,8 +51,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _unwritable(path: Path, error: Exception) -> CheckpointError:
+    reason = getattr(error, "strerror", None) or error
     return CheckpointError(
-        f"{path} cannot be written ({error}): make room or name a folder of your own by --out; "
+        f"{path} cannot be written ({reason}): make room or name a folder of your own by --out; "
         "what was there before is whole."
     )
 
@@ -76,7 +77,7 @@ def read_config(run: Path) -> tuple[str, TrainConfig]:
     try:
         record = json.loads(path.read_text())
         version, method, values = record["version"], record["method"], dict(record["config"])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{run} is no run folder, it holds no {CONFIG}: name a folder made by i2i-train."
         ) from error
