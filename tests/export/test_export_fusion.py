@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from i2i_export.fusion import model_with_functions
-from i2i_export.plugin_network import network_with_plugins
+from i2i_export.plugin_network import PluginNetwork, network_with_plugins
 
 RANDOM = np.random.default_rng(11)
 
@@ -148,6 +148,20 @@ def test_the_parts_of_one_style_are_widened_together(network: Any, run: Any) -> 
     np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-2)
 
 
+def checked(
+    network: Any, run: Any, rows: list[Any], weights: dict[str, Any], side: int = 20
+) -> PluginNetwork:
+    """The fused network of these rows, whose bodies give the master's picture; `one` and `zero` have 16 channels."""
+    ones = {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
+    master = network(rows, weights | ones, 3, height=side, width=side)
+    x = normal(1, 3, side, side)
+    wanted = run(master, x)
+    fused = network_with_plugins(ir.to_proto(master))
+    assert fused is not None
+    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
+    return fused
+
+
 def test_a_written_norm_that_is_not_ours_is_written_leaner(network: Any, run: Any) -> None:
     side = 20
     rows = [
@@ -158,18 +172,12 @@ def test_a_written_norm_that_is_not_ours_is_written_leaner(network: Any, run: An
         ("Relu", ["nl"], "y", {}),
     ]
     weights: dict[str, Any] = {"w0": normal(16, 3, 1, 1), "w1": normal(24, 16, 1, 1) / 4}
-    weights |= {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32), "eps": np.float32(1e-3)}
     weights |= {"sample": np.asarray([1, 2, 3]), "free_sample": np.float32(24 * side**2 - 1)}
-    master = network(rows, weights, 3, height=side, width=side)
-    x = normal(1, 3, side, side)
-    wanted = run(master, x)
-    fused = network_with_plugins(ir.to_proto(master))
-    assert fused is not None
+    fused = checked(network, run, rows, weights | {"eps": np.float32(1e-3)}, side)
     assert {kernel.op for kernel in fused.kernels.values()} == {"norm_slab"}, (
         "24 channels are no multiple of 16"
     )
     assert "ReduceSumSquare" not in {node.op_type for node in fused.model.graph.node}
-    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
 
 
 def test_a_sum_of_two_norms_is_the_residual_of_one(network: Any, run: Any) -> None:
@@ -182,14 +190,8 @@ def test_a_sum_of_two_norms_is_the_residual_of_one(network: Any, run: Any) -> No
         ("Pad", ["sum", "pads"], "y", {"mode": "reflect"}),
     ]
     weights = {"w0": normal(16, 3, 1, 1), "w1": normal(16, 3, 1, 1), "pads": np.asarray([0, 0, 1, 1] * 2)}
-    weights |= {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
-    master = network(rows, weights, 3, height=20, width=20)
-    x = normal(1, 3, 20, 20)
-    wanted = run(master, x)
-    fused = network_with_plugins(ir.to_proto(master))
-    assert fused is not None
+    fused = checked(network, run, rows, weights)
     assert [node.op_type for node in fused.model.graph.node if node.domain == ""] == ["Conv", "Conv"]
-    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
 
 
 def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any, run: Any) -> None:
@@ -204,15 +206,9 @@ def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any,
         ("Mul", ["h1", "pool"], "y", {}),
     ]
     weights = {"w0": normal(16, 3, 3, 3), "w1": normal(16, 16, 3, 3), "pads": np.asarray([0, 0, 1, 1] * 2)}
-    weights |= {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
-    master = network(rows, weights, 3, height=20, width=20)
-    x = normal(1, 3, 20, 20)
-    wanted = run(master, x)
-    fused = network_with_plugins(ir.to_proto(master))
-    assert fused is not None
+    fused = checked(network, run, rows, weights)
     assert "Pad" in {node.op_type for node in fused.model.graph.node}
     assert not any(kernel.variant.residual_pad for kernel in fused.kernels.values())
-    np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-5)
 
 
 @pytest.mark.parametrize("side", [24, 72])
