@@ -28,14 +28,16 @@ class OnnxRuntimeEngine:
         slots: int = 1,
     ) -> None:
         session = _open_session(path, threads)
-        described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        try:
+            described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+            inputs, outputs = (
+                {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in entries}
+                for entries in (session.get_inputs(), session.get_outputs())
+            )
+        except UnicodeDecodeError as error:
+            raise _unreadable(path, error) from error
         self.metadata = contract.parse_metadata(described, path)
-        contract.check_interface(
-            path,
-            self.metadata,
-            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in session.get_inputs()},
-            {entry.name: _ELEMENT.get(entry.type, entry.type) for entry in session.get_outputs()},
-        )
+        contract.check_interface(path, self.metadata, inputs, outputs)
         self.slots = contract.granted_slots(self.metadata, slots)
         if self.slots > 1:
             # Frames side by side: each on threads of its own, none waits for another's.
@@ -78,10 +80,14 @@ def _open_session(path: Path, threads: int | None) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     # onnxruntime raises a class of its own per status code, without a common base.
     except Exception as error:
-        raise EngineError(
-            f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}): "
-            "it is damaged, no network, or of a format this version does not read."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> EngineError:
+    return EngineError(
+        f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}): "
+        "it is damaged, no network, or of a format this version does not read."
+    )
 
 
 def _first_line(error: Exception) -> str:

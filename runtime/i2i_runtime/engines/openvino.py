@@ -132,6 +132,10 @@ def _core() -> Any:
     with _module_missing("openvino_telemetry"):
         import openvino
 
+    # What the binding makes on its first array it makes under a C++ lock, which two threads with a frame each would
+    # take in another order than Python's: both, and with them the process, would wait for ever.
+    openvino.Type.u8.to_dtype()
+    openvino.Tensor(np.zeros(1, np.uint8), shared_memory=True).data  # noqa: B018 - reading it is what counts
     return openvino.Core()
 
 
