@@ -120,6 +120,8 @@ def broken_files(folder: Path, save: Callable[..., Path], whole: Path) -> dict[s
     empty.write_bytes(b"")
     torn = folder / "torn.onnx"
     torn.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    words = folder / "words.onnx"
+    words.write_text("night falls\n")
     newer = json.loads(EngineMetadata("n", "m", "a -> b", SizePolicy()).to_json()) | {"schema_version": 99}
     stranger = json.loads(EngineMetadata("n", "m", "a -> b", SizePolicy()).to_json())
     stranger["extra_inputs"] = [{"name": "mood", "shape": [1], "default": [0.0]}]
@@ -127,6 +129,8 @@ def broken_files(folder: Path, save: Callable[..., Path], whole: Path) -> dict[s
         "noise": (noise, "damaged"),
         "empty": (empty, "damaged"),
         "torn": (torn, "damaged"),
+        "text": (words, "is text and no network"),
+        "a folder": (Path("."), "is not an engine"),
         "no metadata": (save(folder / "bare.onnx", [], metadata=None), "i2i-export adopt"),
         "bad json": (save(folder / "json.onnx", [], metadata="{"), "cannot be read"),
         "not an object": (save(folder / "list.onnx", [], metadata="[1]"), "cannot be read"),

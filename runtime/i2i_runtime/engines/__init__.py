@@ -76,9 +76,9 @@ def engine_path(engine: str | Path) -> Path:
     path = Path(engine)
     if path.suffix in (".onnx", ".plan"):
         found = path
-    elif path.suffix or len(path.parts) > 1:
+    elif path.suffix or len(path.parts) != 1:
         raise EngineError(
-            f"{path} is not an engine: give a .onnx or .plan file, or the name of one that ships "
+            f"{engine} is not an engine: give a .onnx or .plan file, or the name of one that ships "
             f"({_shipped()})."
         )
     else:

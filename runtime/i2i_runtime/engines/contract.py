@@ -144,3 +144,11 @@ def cropped(
 def granted_slots(metadata: EngineMetadata, wanted: int) -> int:
     """How many frames side by side a processor takes on: those of a heavy network would fill its memory."""
     return wanted if 0 < metadata.macs_per_pixel <= LIGHT_MACS else 1
+
+
+def refuse_text(path: Path) -> None:
+    """Raises EngineError for a text file, which some back ends would take for one of their own formats."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        raise EngineError(f"{path} is text and no network: give a .onnx or .plan file made by i2i-export.")

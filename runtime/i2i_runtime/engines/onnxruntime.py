@@ -27,6 +27,7 @@ class OnnxRuntimeEngine:
         threads: int | None = None,
         slots: int = 1,
     ) -> None:
+        contract.refuse_text(path)
         session = _open_session(path, threads)
         try:
             described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)

@@ -38,6 +38,7 @@ class OpenVinoEngine:
         slots: int = 1,
     ) -> None:
         self._core = _core()
+        contract.refuse_text(path)
         try:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
