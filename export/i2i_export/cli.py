@@ -31,7 +31,9 @@ class ExportOptions:
     """Write an engine from a run folder, or derive one from an engine.
 
     i2i-export runs/NAME -o NAME.onnx            a portable engine from a run
+
     i2i-export NAME.onnx --precision fp16 ...    a leaner engine from an engine
+
     i2i-export adopt THIRD.onnx -o MINE.onnx     an engine from a network trained elsewhere (see adopt --help)
     """
 

@@ -20,6 +20,7 @@ class BenchOptions:
     """Measures an engine alone, in the pipeline without devices, and end to end.
 
     i2i-bench day2night --input drive.mp4 --json new.json
+
     i2i-bench compare old.json new.json
     """
 
