@@ -1,7 +1,7 @@
 """Writing int8 into a graph: QuantizeLinear and DequantizeLinear where a back end computes in integers.
 
-Two forms. `signed` is the one that TensorRT takes as well: symmetric int8 in front of each convolution. `unsigned` is
-for processors, whose integer products multiply uint8 by int8: what is never negative gets 255 steps for 127, biases
+Two forms. The signed one is what TensorRT takes as well: symmetric int8 in front of each convolution. The unsigned one
+is for processors, whose integer products multiply uint8 by int8: what is never negative gets 255 steps for 127, biases
 are integers, and so are sums and copies between two convolutions, because ONNX Runtime computes an operator in
 integers only where everything around it is quantised.
 """
@@ -19,7 +19,6 @@ from i2i_export.rewrites import Array, Writer, add_weight, constant, only_use, s
 
 _CARRIES = ("Add", "Concat", "Resize", "Pad", "MaxPool", "DepthToSpace", "SpaceToDepth")
 """What may stand between two convolutions and still be done on codes."""
-_KEEPS_SIGN = ("Resize", "Pad", "MaxPool", "DepthToSpace", "SpaceToDepth", "Add", "Concat")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Form:
 
 
 def quantised_values(model: ir.Model, convolutions: set[str], form: Form) -> list[ir.Value]:
-    """The values that become codes when the convolutions with these outputs compute in int8, in graph order."""
+    """The values that become codes when the convolutions with these outputs compute in int8."""
     found: dict[str, ir.Value] = {}
     for node in model.graph:
         if node.outputs[0].name in convolutions and node.inputs[0] is not None:
@@ -130,11 +129,22 @@ def _feeds_codes(value: ir.Value, convolutions: set[str]) -> bool:
     )
 
 
-def _is_never_negative(value: ir.Value) -> bool:
-    node = value.producer()
+def _is_never_negative(value: ir.Value | None) -> bool:
+    """Whether the value follows from others in a way that gives no number below 0; False where it is not certain."""
+    number = constant(value)
+    if number is not None:
+        return bool((number >= 0).all())
+    node = value.producer() if value is not None else None
     if node is None:
         return False
     if node.op_type in ("Relu", "Sigmoid"):
         return True
-    given = [entry for entry in node.inputs if entry is not None and constant(entry) is None]
-    return node.op_type in _KEEPS_SIGN and all(_is_never_negative(entry) for entry in given)
+    if node.op_type in ("Add", "Concat"):
+        return all(_is_never_negative(entry) for entry in node.inputs)
+    if node.op_type == "Pad":
+        filled = len(node.inputs) > 2 and node.inputs[2] is not None
+        return _is_never_negative(node.inputs[0]) and (not filled or _is_never_negative(node.inputs[2]))
+    copies = node.op_type in ("MaxPool", "DepthToSpace", "SpaceToDepth") or (
+        node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "cubic"
+    )
+    return copies and _is_never_negative(node.inputs[0])

@@ -16,6 +16,7 @@ import torch
 from i2i_export import parity
 from i2i_export.calibration import exposures, measure_limits
 from i2i_export.cli import main
+from i2i_export.codes import Form
 from i2i_export.enginefile import EngineFile, check_contract, write_engine
 from i2i_export.errors import CalibrationError
 from i2i_export.frames import fit_all, read_held_back_frames
@@ -160,6 +161,28 @@ def test_what_is_never_negative_gets_all_the_steps(unsigned: EngineFile) -> None
             assert zero is not None
             if producer.op_type in ("Relu", "Conv"):
                 assert int(zero.numpy()) == (0 if producer.op_type == "Relu" else 128)
+
+
+@pytest.mark.parametrize(
+    ("rows", "zero"),
+    [
+        ([("Relu", ["x"], "a", {}), ("Pad", ["a", "pads"], "y", {"mode": "reflect"})], 0),
+        ([("Relu", ["x"], "a", {}), ("Pad", ["a", "pads", "below"], "y", {})], 128),
+        ([("Relu", ["x"], "a", {}), ("Add", ["a", "below"], "y", {})], 128),
+        ([("Relu", ["x"], "a", {}), ("Add", ["a", "x"], "y", {})], 128),
+        ([("Relu", ["x"], "a", {}), ("Resize", ["a", "", "scales"], "y", {"mode": "linear"})], 0),
+        ([("Relu", ["x"], "a", {}), ("Resize", ["a", "", "scales"], "y", {"mode": "cubic"})], 128),
+    ],
+)
+def test_only_what_is_certain_counts_as_never_negative(rows: Any, zero: int, network: Any) -> None:
+    weights = {
+        "pads": np.asarray([0, 0, 1, 1, 0, 0, 1, 1]),
+        "below": np.asarray(-1, np.float32),
+        "scales": np.asarray([1, 1, 2, 2], np.float32),
+    }
+    used = {name for _, inputs, _, _ in rows for name in inputs}
+    model = network(rows, {name: array for name, array in weights.items() if name in used}, 3)
+    assert int(Form(unsigned=True).step_and_zero(model.graph.outputs[0], 1.0)[1]) == zero
 
 
 def test_the_form_for_processors_is_as_close_as_the_other(
