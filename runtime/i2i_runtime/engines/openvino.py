@@ -60,7 +60,8 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": precision,
             # One stream takes all threads for one frame; two side by side never wait for each other's threads.
             **({"PERFORMANCE_HINT": "LATENCY"} if self.slots == 1 else {"NUM_STREAMS": self.slots}),
-            **({} if threads is None else {"INFERENCE_NUM_THREADS": threads}),
+            # Who bounds the threads runs several engines, and pinned they would share the first cores.
+            **({} if threads is None else {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}),
         }
         self._requests: dict[tuple[int, int], SimpleQueue[Any]] = {}
         self._lock = Lock()

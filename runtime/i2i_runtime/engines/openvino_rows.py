@@ -31,9 +31,11 @@ def arrange_rows(model: Any) -> list[str]:
     """
     from openvino.passes import ConstantFolding, Manager
 
-    manager = Manager()
-    manager.register_pass(ConstantFolding())
-    manager.run_passes(model)
+    # Folded, the int8 weights of a quantised network would be plain numbers again.
+    if not any(node.get_type_name() == "FakeQuantize" for node in model.get_ordered_ops()):
+        manager = Manager()
+        manager.register_pass(ConstantFolding())
+        manager.run_passes(model)
     changes = []
     positions = next(_unshuffled(model), None)
     spread = None if positions is None else _find_spread(positions)
