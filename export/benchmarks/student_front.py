@@ -188,6 +188,7 @@ def draw(rows: list[Row]) -> None:
             textcoords="offset points",
             fontsize=7,
         )
+    axes.set_xlim(0, 1.3 * max(r.latency_ms for r in rows))
     axes.set_xlabel(f"latency at 1280x720, ms ({rows[0].backend}, {rows[0].threads} threads)")
     axes.set_ylabel("likeness to the teacher on held-back pictures, dB PSNR")
     axes.grid(alpha=0.3)
