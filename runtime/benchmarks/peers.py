@@ -316,10 +316,15 @@ def table() -> str:
         for name in CONTESTANTS
         if (row := rows.get(name)) is not None
     ]
-    lines += ["", "| ratio | of | times |", "|---|---|---|"]
-    lines += [
-        f"| {a} | {b} | {rows[a]['fps'] / rows[b]['fps']:.2f} |" for a, b in RATIOS if a in rows and b in rows
-    ]
+    lines += ["", "| ratio | of | times, median of rounds | range |", "|---|---|---|---|"]
+    for a, b in RATIOS:
+        if a in rows and b in rows:
+            # Within a round both met about the same noise.
+            pairs = zip(rows[a]["fps_rounds"], rows[b]["fps_rounds"], strict=True)
+            times = sorted(mine / theirs for mine, theirs in pairs)
+            lines.append(
+                f"| {a} | {b} | {statistics.median(times):.2f} | {times[0]:.2f} to {times[-1]:.2f} |"
+            )
     return "\n".join(lines)
 
 

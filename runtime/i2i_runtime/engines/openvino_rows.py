@@ -4,7 +4,7 @@ A picture `[1, H, W, 3]` lies in memory as `[1, H, W/b, 3b]` too: half of a pixe
 half is the stride of the convolution that reads it. The way back is the same: where a low-resolution map is spread
 over the picture by bilinear weights, which are a product of a vertical and a horizontal part, the horizontal part is a
 small convolution, the vertical one a matrix product that writes whole rows. Neither shuffle moves a byte any more, and
-the arithmetic between reads and writes the picture's own bytes. `day2night` at 720p: two thirds of the time.
+the arithmetic between reads and writes the picture's own bytes. `day2night` at 720p: three quarters of the time.
 
 The engine file keeps the form that its trainer exported. What is not found here stays as it is.
 """
