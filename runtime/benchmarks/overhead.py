@@ -319,7 +319,7 @@ def _file(path: Path) -> Sink:
 
 
 def _page() -> MjpegSink:
-    return MjpegSink(Access("127.0.0.1", 0))
+    return MjpegSink(Access("127.0.0.1", 0), beside=True)
 
 
 @contextmanager

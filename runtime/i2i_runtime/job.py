@@ -67,7 +67,7 @@ def translate(
     record: dict[str, Any],
 ) -> Outcome:
     """Does one job and writes its report, whatever the end. Raises I2IError and KeyboardInterrupt."""
-    sinks = _open_sinks(outputs, sink_options)
+    sinks = open_sinks(outputs, sink_options)
     try:
         source = open_source(input_text, replace(source_options, skip=_done(sinks, sink_options)))
     except BaseException:
@@ -137,9 +137,11 @@ def _figures_served(
         yield
 
 
-def _open_sinks(outputs: Sequence[str], options: SinkOptions) -> list[Sink]:
+def open_sinks(outputs: Sequence[str], options: SinkOptions) -> list[Sink]:
+    """All outputs of one job, or none. Raises SinkError and UsageError."""
     sinks: list[Sink] = []
     try:
+        options = replace(options, beside=len(outputs) > 1)
         sinks.extend(open_sink(output, options) for output in outputs)
     except BaseException:
         for sink in sinks:

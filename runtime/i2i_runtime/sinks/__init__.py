@@ -51,9 +51,9 @@ class SinkOptions:
 
     `codec`, `crf`, `preset` and `encoder` (option -> value, as the encoder names them) shape encoded video, None
     leaves each to the default of its kind. `rate` is frames per second where the source states none. `cut` ends
-    carried-over audio where the pictures end. `job` describes
-    what is being done, so that an unfinished output is resumed by the same job alone; `resume` goes on with it,
-    `restart` throws it away. `server` guards outputs that are servers.
+    carried-over audio where the pictures end. `job` describes what is being done, so that an unfinished output is
+    resumed by the same job alone; `resume` goes on with it, `restart` throws it away. `server` guards outputs that are
+    servers. `beside` says that the job has other outputs, which one that is only looked at must not slow down.
     """
 
     codec: str | None = None
@@ -66,6 +66,7 @@ class SinkOptions:
     resume: bool = False
     restart: bool = False
     server: ServerOptions = field(default_factory=ServerOptions)
+    beside: bool = False
 
 
 def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
@@ -111,7 +112,7 @@ def _open_window(uri: Uri, options: SinkOptions) -> Sink:
 def _open_page(uri: Uri, options: SinkOptions) -> Sink:
     from i2i_runtime.sinks.mjpeg import MjpegSink
 
-    return MjpegSink(open_access(uri.location, 8080, options.server))
+    return MjpegSink(open_access(uri.location, 8080, options.server), beside=options.beside)
 
 
 def _open_push(uri: Uri, options: SinkOptions) -> Sink:

@@ -44,18 +44,21 @@ class MjpegSink:
     """Serves Motion JPEG over HTTP; every viewer gets the newest picture that his connection is ready for.
 
     Pictures are encoded only while somebody watches, once for all viewers, no larger than the widest of them shows
-    them, and no more often than keeps the encoding under 6 % of one processor core. `quality` is JPEG's, 1 to 100.
+    them. `beside` other outputs that takes at most 6 % of one processor core, and pictures are left out where it would
+    take more; a page that is the only output shows every frame. `quality` is JPEG's, 1 to 100.
     """
 
-    def __init__(self, access: Access, *, quality: int = 80) -> None:
+    def __init__(self, access: Access, *, beside: bool = False, quality: int = 80) -> None:
         """Raises SinkError where the address is taken or the web server is not installed."""
         require_serve_extra("The page")
         self.name = f"mjpeg://{access.host}:{access.port}"
         self._quality = quality
         self._pacer = Pacer()
         self._figures = LiveFigures()
-        self._pairs = _Broadcast()
-        self._singles = _Broadcast()
+        self.beside = beside
+        share = _SHARE if beside else 1.0
+        self._pairs = _Broadcast(Allowance(share))
+        self._singles = _Broadcast(Allowance(share))
         self._server = WebServer(access, self._routes(), "The page")
         self.url = self._server.url
         self.port = self._server.port
@@ -150,8 +153,8 @@ class _Viewer:
 class _Broadcast:
     """The newest picture for any number of viewers, from a thread into the server's event loop."""
 
-    def __init__(self) -> None:
-        self.allowance = Allowance(_SHARE)
+    def __init__(self, allowance: Allowance) -> None:
+        self.allowance = allowance
         self._lock = threading.Lock()
         self._viewers: dict[asyncio.Event, _Viewer] = {}
         self._newest: bytes | None = None

@@ -19,6 +19,8 @@ from i2i_runtime.access import Access, ServerOptions, open_access
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
+from i2i_runtime.job import open_sinks
+from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.mjpeg import Allowance, MjpegSink, shrunk, side_by_side
 from i2i_runtime.slate import NO_SIGNAL
 from i2i_runtime.sources.network import StreamSource
@@ -295,3 +297,21 @@ def test_the_page_takes_its_share_and_no_more() -> None:
     assert not allowance.open
     now[0] = 100.081
     assert allowance.open
+
+
+def test_the_page_alone_takes_every_frame() -> None:
+    now = [100.0]
+    alone = Allowance(1.0, lambda: now[0], lambda: now[0])
+    for _ in range(3):
+        assert alone.open
+        with alone.spent():
+            now[0] += 0.02
+
+
+def test_the_page_knows_whether_it_is_alone(tmp_path: Path) -> None:
+    options = SinkOptions()
+    sinks = open_sinks(["mjpeg://127.0.0.1:0", f"{tmp_path}/out"], options)
+    (single,) = open_sinks(["mjpeg://127.0.0.1:0"], options)
+    assert [getattr(sink, "beside", None) for sink in (*sinks, single)] == [True, None, False]
+    for sink in (*sinks, single):
+        sink.close()
