@@ -24,7 +24,7 @@ import onnxruntime
 import tyro
 from rows import append_row
 
-from i2i_runtime.engines import Backend, engine_path, open_engine
+from i2i_runtime.engines import Backend, engine_path, open_engine, slots_for_throughput
 from i2i_runtime.frame import Picture
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks import SinkOptions, open_sink
@@ -113,7 +113,7 @@ def _engine_alone(options: Figures) -> int:
 def _stream(options: Figures, output: str) -> int:
     pipeline = Pipeline(
         open_source(str(options.clip)),
-        open_engine(options.engine),
+        open_engine(options.engine, slots=slots_for_throughput()),
         [open_sink(output, SinkOptions(restart=True))],
         limit=options.frames,
     )
