@@ -53,8 +53,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return error.exit_code
     console.print(
-        f"{report['frames']['out']} of {report['frames']['in']} frames on {report['engine']['backend']}, "
-        f"{report['latency']['infer']['p50_ms']:.1f} ms each in the network. "
+        f"{report['frames']['out']} of {report['frames']['in']} frames on {report['engine']['backend']}. "
         f"{SHEET} shows source and translated side by side, {REPORT} holds the whole report.",
         highlight=False,
     )
