@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,7 +24,8 @@ import tyro
 from i2i_export.frames import fit, read_frames
 from i2i_export.likeness import worst_ssim
 from i2i_export.parity import psnr_db
-from i2i_runtime.engines import Backend, Engine, open_engine
+from i2i_export.speed import times_in_turn
+from i2i_runtime.engines import Backend, open_engine
 from i2i_runtime.frame import Picture
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.size import parse_size
@@ -75,7 +75,7 @@ def measure(options: Options, backend: Backend, picture: Picture, truth: Picture
     """One row per engine."""
     engines = [open_engine(path, backend) for path in options.engines]
     pictures = [engine.infer(picture) for engine in engines]
-    times_ms = time_in_turn(engines, picture, options.rounds, options.seconds)
+    times_ms = times_in_turn(engines, picture, rounds=options.rounds, fewest=3, budget_s=options.seconds)
     height, width = picture.shape[:2]
     rows = []
     for path, engine, result, times in zip(options.engines, engines, pictures, times_ms, strict=True):
@@ -102,18 +102,6 @@ def measure(options: Options, backend: Backend, picture: Picture, truth: Picture
         )
         engine.close()
     return rows
-
-
-def time_in_turn(engines: list[Engine], picture: Picture, rounds: int, seconds: float) -> list[list[float]]:
-    times: list[list[float]] = [[] for _ in engines]
-    end_s = time.perf_counter() + seconds
-    while len(times[0]) < rounds and (time.perf_counter() < end_s or len(times[0]) < 3):
-        for engine, mine in zip(engines, times, strict=True):
-            engine.infer(picture)
-            began_s = time.perf_counter()
-            engine.infer(picture)
-            mine.append((time.perf_counter() - began_s) * 1e3)
-    return times
 
 
 def read_rows() -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def compare_speed(
             write_engine(engine, Path(folder) / name)
             engines.append(open_engine(Path(folder) / name, backend))
         try:
-            return _timed_in_turn(engines, frame)
+            return _speed(engines, frame)
         finally:
             for opened in engines:
                 opened.close()
@@ -79,18 +80,29 @@ def require_faster(speed: Speed, remedy: str) -> None:
         )
 
 
-def _timed_in_turn(engines: list[Engine], frame: Picture) -> Speed:
+def times_in_turn(
+    engines: Sequence[Engine], frame: Picture, *, rounds: int, fewest: int, budget_s: float
+) -> list[list[float]]:
+    """Milliseconds of each engine's frames, all in turn so that they meet the same noise.
+
+    Stops after `budget_s` seconds, but not before `fewest` rounds.
+    """
     times_ms: list[list[float]] = [[] for _ in engines]
-    for engine in engines:
-        engine.infer(frame)
-    end_s = time.perf_counter() + _BUDGET_S
-    while len(times_ms[0]) < _ROUNDS and (time.perf_counter() < end_s or len(times_ms[0]) < _FEWEST):
+    end_s = time.perf_counter() + budget_s
+    while len(times_ms[0]) < rounds and (time.perf_counter() < end_s or len(times_ms[0]) < fewest):
         for engine, times in zip(engines, times_ms, strict=True):
             # The first call after the other engine's finds cold caches; a stream never does.
             engine.infer(frame)
             began_s = time.perf_counter()
             engine.infer(frame)
             times.append((time.perf_counter() - began_s) * 1e3)
+    return times_ms
+
+
+def _speed(engines: list[Engine], frame: Picture) -> Speed:
+    for engine in engines:
+        engine.infer(frame)
+    times_ms = times_in_turn(engines, frame, rounds=_ROUNDS, fewest=_FEWEST, budget_s=_BUDGET_S)
     height, width = frame.shape[:2]
     original_ms, lean_ms = (float(np.percentile(times, _PERCENTILE)) for times in times_ms)
     backends = (engines[0].backend, engines[1].backend)

@@ -107,10 +107,7 @@ class Time:
             busy = statistics.median(row["processor_ms_per_frame"][name])
             lines.append(f"| {name} | {statistics.median(wall):.1f} | {busy:.1f} |")
         lines += ["", "| ratio | median | lowest to highest |", "|---|---|---|"]
-        for name, values in row["ratios"].items():
-            lines.append(
-                f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} to {max(values):.3f} |"
-            )
+        lines += _ratio_lines(row)
         return "\n".join(lines)
 
 
@@ -196,10 +193,7 @@ class Page:
 
     def table(self, row: dict[str, Any]) -> str:
         lines = ["| page | processor, over a page that nobody watches | lowest to highest |", "|---|---|---|"]
-        for name, values in row["ratios"].items():
-            lines.append(
-                f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} to {max(values):.3f} |"
-            )
+        lines += _ratio_lines(row)
         return "\n".join(lines)
 
 
@@ -316,6 +310,13 @@ def _job(clip: Path, engine: Engine, sinks: list[Sink], frames: int) -> None:
 
 def _file(path: Path) -> Sink:
     return open_sink(str(path), SinkOptions(restart=True))
+
+
+def _ratio_lines(row: dict[str, Any]) -> list[str]:
+    return [
+        f"| {name} | {statistics.median(values):.3f} | {min(values):.3f} to {max(values):.3f} |"
+        for name, values in row["ratios"].items()
+    ]
 
 
 def _page() -> MjpegSink:

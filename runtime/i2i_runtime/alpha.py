@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from i2i_runtime.colour import plane_rows
 from i2i_runtime.frame import Frame
 
 ALPHA = "alpha"
@@ -88,7 +89,7 @@ def _samples(frame: av.VideoFrame) -> NDArray[np.uint8] | NDArray[np.uint16]:
     kind = np.dtype("u1" if alpha_bits(name) == 8 else ">u2" if name.endswith("be") else "<u2")
     number, at = _PACKED.get(name.removesuffix("le").removesuffix("be"), (1, 0))
     plane = frame.planes[0 if number > 1 else _PLANE]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height]
+    rows = plane_rows(plane)[: frame.height]
     return rows.view(kind)[:, at : number * frame.width : number]
 
 

@@ -120,7 +120,7 @@ class ColourConverter:
             dst_color_range=FULL,
             threads=1,
         )
-        rows = _rows(rgb.planes[0])
+        rows = plane_rows(rgb.planes[0])
         return np.ascontiguousarray(rows[:, : rgb.width * 3]).reshape(rgb.height, rgb.width, 3)
 
     def frame_from_rgb(self, picture: Picture, pixel_format: str) -> av.VideoFrame:
@@ -157,7 +157,7 @@ def _without_siting(frame: av.VideoFrame) -> av.VideoFrame:
     """
     plain = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for plane, given in zip(plain.planes, frame.planes, strict=True):
-        _rows(plane)[:, : given.line_size] = _rows(given)[:, : plane.line_size]
+        plane_rows(plane)[:, : given.line_size] = plane_rows(given)[:, : plane.line_size]
     return plain
 
 
@@ -169,11 +169,11 @@ def _repeated(plane: Picture, times: tuple[int, int]) -> Picture:
     return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
-def _rows(plane: av.video.plane.VideoPlane) -> NDArray[np.uint8]:
+def plane_rows(plane: av.video.plane.VideoPlane) -> NDArray[np.uint8]:
     """`[rows, line_size] uint8`: the plane's memory, whatever it holds."""
     return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
 
 
 def _pixels(plane: av.video.plane.VideoPlane) -> NDArray[np.uint8]:
     """`[H, W] uint8` of a plane of bytes."""
-    return _rows(plane)[:, : plane.width]
+    return plane_rows(plane)[:, : plane.width]

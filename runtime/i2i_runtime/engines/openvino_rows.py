@@ -79,11 +79,20 @@ class _Positions:
 
 
 @dataclass(frozen=True)
-class _Spread:
-    """`shuffle(positions * gain + bias)` with gain and bias from convolutions with separable weights."""
+class _Separable:
+    """A convolution of `source` whose weights are vertical `[b, kh]` times horizontal `[3b, I, 1, kw]`."""
 
-    gain: Any
-    bias: Any
+    source: Any
+    vertical: NDArray[np.float32]
+    horizontal: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """`shuffle(positions * gain + bias)`."""
+
+    gain: _Separable
+    bias: _Separable
     shuffle: Any
     last: Any
     """The last elementwise node behind the shuffle, or the shuffle itself."""
@@ -130,13 +139,14 @@ def _find_spread(positions: _Positions) -> _Spread | None:
         transpose = _only_reader(last, "Transpose")
         to_bytes = transpose and _only_reader(transpose, "Convert")
         result = to_bytes and _only_reader(to_bytes, "Result")
-        gain, bias = _other_input(product, positions.value), _other_input(total, product.output(0))
+        gain = _separable(_other_input(product, positions.value), positions)
+        bias = _separable(_other_input(total, product.output(0)), positions)
         if (
             result is not None
             and transpose is not None
             and _constant(transpose.input_value(1)).tolist() == NHWC
-            and _separable(gain, positions) is not None
-            and _separable(bias, positions) is not None
+            and gain is not None
+            and bias is not None
         ):
             return _Spread(gain, bias, shuffle, last, to_bytes, result)
     return None
@@ -152,10 +162,8 @@ def _undoes(shuffle: Any, positions: _Positions) -> bool:
     )
 
 
-def _separable(
-    convolution: Any, positions: _Positions
-) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Weights `[3b^2, I, kh, kw]` as vertical `[b, kh]` times horizontal `[3b, I, 1, kw]`, or None if they are not."""
+def _separable(convolution: Any, positions: _Positions) -> _Separable | None:
+    """The parts of weights `[3b^2, I, kh, kw]`, or None if they are no product."""
     if not _is_plain_convolution(convolution):
         return None
     weights = _constant(convolution.input_value(1))
@@ -172,7 +180,7 @@ def _separable(
     scale = np.abs(left[:, 0]).sum() / block * np.sign(left[:, 0].sum() or 1.0)
     vertical = (left[:, 0] / scale).reshape(block, height)
     horizontal = (right[0] * strength[0] * scale).reshape(positions.row, inputs, 1, width)
-    return vertical.astype(np.float32), horizontal.astype(np.float32)
+    return _Separable(convolution.input_value(0), vertical.astype(np.float32), horizontal.astype(np.float32))
 
 
 def _readers(positions: _Positions) -> list[Any]:
@@ -230,7 +238,7 @@ def _write_rows(positions: _Positions, spread: _Spread) -> None:
     rows = np.array([positions.height, positions.block, positions.width * positions.row])
     _, height, width, _ = positions.frame.get_shape()
     picture = ops.convert(ops.reshape(positions.frame, rows, special_zero=False), "f32")
-    gain, bias = (_in_rows(convolution, positions) for convolution in (spread.gain, spread.bias))
+    gain, bias = (_in_rows(part, positions) for part in (spread.gain, spread.bias))
     translated = ops.add(ops.multiply(_replayed(positions.arithmetic, picture), gain), bias)
 
     end = translated if spread.last is spread.shuffle else spread.last
@@ -243,19 +251,16 @@ def _write_rows(positions: _Positions, spread: _Spread) -> None:
     spread.result.input(0).replace_source_output(frame.output(0))
 
 
-def _in_rows(convolution: Any, positions: _Positions) -> Any:
+def _in_rows(part: _Separable, positions: _Positions) -> Any:
     """What the convolution spreads over the blocks, as `[h, b, w * 3b]`."""
     import openvino.opset13 as ops
 
-    parts = _separable(convolution, positions)
-    assert parts is not None
-    vertical, horizontal = parts
-    taps, rows = vertical.shape[1], positions.height
-    across = ops.convolution(convolution.input_value(0), horizontal, [1, 1], [0, 0], [0, 0], [1, 1])
+    taps, rows = part.vertical.shape[1], positions.height
+    across = ops.convolution(part.source, part.horizontal, [1, 1], [0, 0], [0, 0], [1, 1])
     shape = np.array([rows + taps - 1, 1, positions.width * positions.row])
     lines = ops.reshape(ops.transpose(across, NHWC), shape, special_zero=False)
     first = [ops.slice(lines, [tap], [tap + rows], [1], [0]) for tap in range(taps)]
-    return ops.matmul(vertical, ops.concat(first, 1), False, False)
+    return ops.matmul(part.vertical, ops.concat(first, 1), False, False)
 
 
 def _split_doubled(concat: Any) -> bool:
@@ -314,9 +319,17 @@ def _replayed(arithmetic: list[Any], value: Any) -> Any:
     return value
 
 
+def _has_known_weights(node: Any) -> bool:
+    return bool(node.get_type_name() == "Convolution") and _is_constant(node.input_value(1))
+
+
+def _is_constant(value: Any) -> bool:
+    return bool(value.get_node().get_type_name() == "Constant")
+
+
 def _is_plain_convolution(node: Any) -> bool:
     """Stride 1, no border, weights known."""
-    if node.get_type_name() != "Convolution" or node.input_value(1).get_node().get_type_name() != "Constant":
+    if not _has_known_weights(node):
         return False
     attributes = node.get_attributes()
     return not any([*attributes["pads_begin"], *attributes["pads_end"]]) and all(
@@ -325,7 +338,7 @@ def _is_plain_convolution(node: Any) -> bool:
 
 
 def _is_same_3x3(node: Any) -> bool:
-    if node.get_type_name() != "Convolution" or node.input_value(1).get_node().get_type_name() != "Constant":
+    if not _has_known_weights(node):
         return False
     attributes = node.get_attributes()
     numbers = (attributes[key] for key in ("strides", "dilations", "pads_begin", "pads_end"))
@@ -333,11 +346,11 @@ def _is_same_3x3(node: Any) -> bool:
 
 
 def _is_bias(value: Any) -> bool:
-    return value.get_node().get_type_name() == "Constant" and list(value.get_shape()[2:]) == [1, 1]
+    return _is_constant(value) and list(value.get_shape()[2:]) == [1, 1]
 
 
 def _is_scalar(value: Any) -> bool:
-    return value.get_node().get_type_name() == "Constant" and int(np.prod(list(value.get_shape()))) == 1
+    return _is_constant(value) and int(np.prod(list(value.get_shape()))) == 1
 
 
 def _constant(value: Any) -> NDArray[Any]:
