@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from i2i_trainer.errors import OptionError
+from i2i_trainer.losses import feature_distance
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.realtime import Generator, Realtime, RealtimeConfig, bilinear_phases
 
@@ -36,6 +43,55 @@ def test_an_even_picture_stays_even() -> None:
     nn.init.normal_(generator.change.weight, std=1.0)
     inside = generator(torch.full((1, 3, 64, 64), 0.3))[:, :, 16:-16, 16:-16]
     torch.testing.assert_close(inside, inside[:, :, :1, :1].expand_as(inside), atol=1e-4, rtol=0)
+
+
+def test_context_sees_the_scene_around_and_adds_nothing_at_first() -> None:
+    torch.manual_seed(0)
+    near, far = Generator(width=8, trunk=8, blocks=1), Generator(width=8, trunk=8, blocks=1, context=2)
+    assert (near.stride, far.stride) == (8, 32)
+    far.load_state_dict(near.state_dict(), strict=False)
+    picture = torch.rand(1, 3, 256, 256) * 2 - 1
+    torch.testing.assert_close(far(picture), near(picture))
+
+    for generator in (near, far):
+        for name, weights in generator.named_parameters():
+            if "blocks" in name or "up" in name:
+                nn.init.normal_(weights, std=0.1)
+    elsewhere = picture.clone()
+    elsewhere[:, :, :, 192:] = 1.0
+    corner = np.s_[:, :, :64, :64]
+    assert torch.equal(near(elsewhere)[corner], near(picture)[corner])
+    assert not torch.equal(far(elsewhere)[corner], far(picture)[corner])
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"context": 2, "image_size": 72}, "--image-size 72 must be a multiple of 32"),
+        ({"context": 2, "pad": 4, "image_size": 64}, "--pad 4 must be a multiple of 8"),
+        ({"unshuffle": 3}, "--unshuffle 3"),
+    ],
+)
+def test_sizes_that_do_not_halve_are_refused(options: dict[str, int], named: str) -> None:
+    with pytest.raises(OptionError, match=named):
+        RealtimeConfig(**options)  # type: ignore[arg-type]
+
+
+def test_pairs_can_be_compared_in_the_features_of_the_judges(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    for side in ("trainA", "trainB"):
+        (tmp_path / side).mkdir()
+        cv2.imwrite(str(tmp_path / side / "one.png"), np.full((64, 64, 3), 200, np.uint8))
+    method = Realtime(replace(TINY, pairs=tmp_path, pair_feature_weight=1.0))
+    method.optimisers()
+    batch = Batch(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
+    losses = method.step(batch, lambda *_, **__: None)
+    assert losses["features"] > 0
+
+    even = torch.full((1, 3, 64, 64), 200 / 127.5 - 1)
+    same = method.disc_a.features(even)
+    assert [maps[-1].shape for maps in same] == [logits.shape for logits in method.disc_a(even)]
+    assert feature_distance(same, same) == 0
 
 
 def test_each_update_moves_its_own_networks() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -191,6 +191,18 @@ class MultiScaleDiscriminator(MultiScale):
             for _ in range(scales)
         )
         super().__init__(chains, AverageDownsample())
+
+    def features(self, x: Tensor) -> list[list[Tensor]]:
+        """Output of every layer at every scale, finest scale first; the last of each is the logit map."""
+        found = []
+        for number, scale in enumerate(self.scales):
+            if number:
+                x = self.downsample(x)
+            maps = [x]
+            for layer in cast(nn.Sequential, scale):
+                maps.append(layer(maps[-1]))
+            found.append(maps[1:])
+        return found
 
     @staticmethod
     def smallest_side(layers: int, scales: int) -> int:

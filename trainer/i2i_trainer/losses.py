@@ -29,6 +29,12 @@ def nsgan(logits: Sequence[Tensor], target: float) -> Tensor:
     ).sum()
 
 
+def feature_distance(mine: Sequence[Sequence[Tensor]], theirs: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Mean over all maps of a discriminator's scales of the mean absolute difference (as in pix2pixHD)."""
+    pairs = (pair for scale in zip(mine, theirs, strict=True) for pair in zip(*scale, strict=True))
+    return torch.stack([F.l1_loss(a.float(), b.float()) for a, b in pairs]).mean()
+
+
 def softmax_gan(logits: Tensor, real: bool) -> Tensor:
     """Two-class cross entropy of the digits networks; logits `[N, 2]`, class 1 is real."""
     target = torch.full((logits.shape[0],), int(real), dtype=torch.int64, device=logits.device)

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2i_trainer.blocks import MultiScaleDiscriminator
 from i2i_trainer.errors import OptionError
-from i2i_trainer.losses import lsgan
+from i2i_trainer.losses import feature_distance, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.methods.realtime import GeneratorConfig, RealtimeInference
 from i2i_trainer.steadiness import steadiness
@@ -88,7 +87,7 @@ class Distill(Method):
         if {name: w.shape for name, w in theirs.items()} != {name: w.shape for name, w in mine.items()}:
             raise OptionError(
                 f"--start-as-teacher: {self.config.teacher} is no real-time generator of the student's sizes: "
-                "give its --width, --trunk, --blocks and --unshuffle, or leave the option out."
+                "give its --width, --trunk, --blocks, --context and --unshuffle, or leave the option out."
             )
         self.student.load_state_dict(theirs)
 
@@ -103,17 +102,11 @@ class Distill(Method):
         update("disc", disc)
 
         self.disc.requires_grad_(False)
-        features = _features(self.disc, made)
+        features = self.disc.features(made)
         with torch.no_grad():
-            wanted_features = _features(self.disc, wanted)
+            wanted_features = self.disc.features(wanted)
         difference = F.l1_loss(made, wanted)
-        feature = torch.stack(
-            [
-                F.l1_loss(a, b)
-                for mine, theirs in zip(features, wanted_features, strict=True)
-                for a, b in zip(mine, theirs, strict=True)
-            ]
-        ).mean()
+        feature = feature_distance(features, wanted_features)
         adversarial = lsgan([maps[-1] for maps in features], 1.0)
         losses = {"disc": disc, "gen": adversarial, "teacher": difference, "feature": feature}
         loss = (
@@ -182,17 +175,3 @@ def _load_teacher(config: DistillConfig) -> Inference:
             f"--image-size {config.image_size} must be a multiple of the teacher's {teacher.stride}."
         )
     return teacher
-
-
-def _features(disc: MultiScaleDiscriminator, pictures: Tensor) -> list[list[Tensor]]:
-    """Output of every layer at every scale, finest scale first; the last of each is the logit map."""
-    scales = []
-    for scale in disc.scales:
-        maps, x = [], pictures
-        assert isinstance(scale, nn.Sequential)
-        for layer in scale:
-            x = layer(x)
-            maps.append(x)
-        scales.append(maps)
-        pictures = disc.downsample(pictures)
-    return scales

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from i2i_trainer.blocks import MultiScaleDiscriminator
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import OptionError
-from i2i_trainer.losses import lsgan
+from i2i_trainer.losses import feature_distance, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.pairs import Pairs
 from i2i_trainer.steadiness import steadiness
@@ -59,6 +59,8 @@ class GeneratorConfig(TrainConfig):
     """Residual blocks of two 3x3 convolutions."""
     unshuffle: int = 4
     """Pixels per side of the square that becomes one position: 4, or 8 for twice the speed and coarser masks."""
+    context: int = 0
+    """Further halvings below the residual blocks, so that a decision sees the scene around it: sky from wall."""
     pad: int = 8
     """Positions of repeated border added once, so that the zero padding inside does not tint the picture's edge."""
     disc_width: int = 32
@@ -77,17 +79,22 @@ class GeneratorConfig(TrainConfig):
         super().__post_init__()
         if self.unshuffle not in (2, 4, 8):
             raise OptionError(f"--unshuffle {self.unshuffle} is none of 2, 4 and 8.")
-        if self.image_size % (2 * self.unshuffle):
+        halvings = 2 ** (1 + self.context)
+        if self.image_size % (halvings * self.unshuffle):
             raise OptionError(
-                f"--image-size {self.image_size} must be a multiple of {2 * self.unshuffle} "
-                f"with --unshuffle {self.unshuffle}."
+                f"--image-size {self.image_size} must be a multiple of {halvings * self.unshuffle} "
+                f"with --unshuffle {self.unshuffle} and --context {self.context}."
             )
-        if self.pad < 2 or self.pad % 2:
-            raise OptionError(f"--pad {self.pad} must be an even number of at least 2.")
+        if self.pad < halvings or self.pad % halvings:
+            raise OptionError(
+                f"--pad {self.pad} must be a multiple of {halvings} with --context {self.context}."
+            )
 
     def generator(self, style_size: int = 0) -> Generator:
         """An untrained generator of these sizes."""
-        return Generator(self.width, self.trunk, self.blocks, self.unshuffle, self.pad, style_size)
+        return Generator(
+            self.width, self.trunk, self.blocks, self.unshuffle, self.pad, style_size, self.context
+        )
 
     def discriminator(self) -> MultiScaleDiscriminator:
         """An untrained judge of three scales."""
@@ -100,7 +107,7 @@ class RealtimeConfig(GeneratorConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **GeneratorConfig.presets,
-        "large": {"width": 48, "trunk": 128, "blocks": 8},
+        "large": {"width": 32, "trunk": 64, "blocks": 3, "context": 2},
     }
 
     cycle_weight: float = 5.0
@@ -114,6 +121,8 @@ class RealtimeConfig(GeneratorConfig):
     """Pairs that join every step."""
     pair_weight: float = 10.0
     """Weight of the difference between a pair's translation and its counterpart, both ways."""
+    pair_feature_weight: float = 0.0
+    """Weight of the same difference in the discriminator's features, which a blurred answer does not satisfy."""
 
     steps: int = 15_000
 
@@ -133,8 +142,48 @@ def bilinear_phases(factor: int, channels: int) -> Tensor:
     return weights.flatten(0, 1)
 
 
+WIDEST_CONTEXT = 192
+"""Channels at which the halvings of the context stop to grow."""
+
+
+def residual_blocks(channels: int, count: int) -> nn.ModuleList:
+    """What is added to `[N, channels, H, W]`, one after the other; nothing at first."""
+    return nn.ModuleList(
+        nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        for _ in range(count)
+    )
+
+
+class Context(nn.Module):
+    """What a wider view adds to `[N, C, H, W]`: halved, thought over, and brought back to its size.
+
+    `halvings` views lie inside each other, each of twice the channels of the one before, up to 192. H and W are
+    multiples of `2 ** halvings`. Adds nothing at first.
+    """
+
+    def __init__(self, channels: int, blocks: int, halvings: int) -> None:
+        super().__init__()
+        wide = min(2 * channels, max(channels, WIDEST_CONTEXT))
+        self.down = nn.Conv2d(channels, wide, 3, stride=2, padding=1)
+        self.further = Context(wide, blocks, halvings - 1) if halvings > 1 else None
+        self.blocks = residual_blocks(wide, blocks)
+        self.up = nn.Conv2d(wide, channels, 1)
+
+    def forward(self, near: Tensor) -> Tensor:
+        far = F.relu(self.down(near))
+        if self.further is not None:
+            far = far + self.further(far)
+        for block in self.blocks:
+            far = far + block(far)
+        return F.interpolate(self.up(far), scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
 class Generator(nn.Module):
-    """`[N, 3, H, W]` in [-1, 1] -> the same, unclamped; H and W multiples of `2 * unshuffle`.
+    """`[N, 3, H, W]` in [-1, 1] -> the same, unclamped; H and W multiples of `2 * unshuffle * 2 ** context`.
 
     With `style_size` it takes a style `[N, style_size]`, which shifts the channels that enter the residual blocks.
     """
@@ -149,19 +198,17 @@ class Generator(nn.Module):
         unshuffle: int = 4,
         pad: int = 8,
         style_size: int = 0,
+        context: int = 0,
     ) -> None:
         super().__init__()
+        self.stride = 2 * unshuffle * 2**context
         self.unshuffle = unshuffle
         self.pad = pad
         self.read = nn.Conv2d(3 * unshuffle**2, width, 1)
         self.fine = nn.Conv2d(width, width, 3, padding=1)
         self.down = nn.Conv2d(width, trunk, 3, stride=2, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(trunk, trunk, 3, padding=1), nn.ReLU(), nn.Conv2d(trunk, trunk, 3, padding=1)
-            )
-            for _ in range(blocks)
-        )
+        self.context = Context(trunk, blocks, context) if context else None
+        self.blocks = residual_blocks(trunk, blocks)
         self.up = nn.Conv2d(trunk, width, 1)
         self.merge = nn.Conv2d(2 * width, width, 3, padding=1)
         self.change = nn.Conv2d(width, 6, 1)
@@ -176,8 +223,12 @@ class Generator(nn.Module):
                 nn.init.kaiming_normal_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        for block in self.blocks:
-            nn.init.zeros_(block[2].weight)  # type: ignore[index]
+        for part in self.modules():
+            if isinstance(part, Generator | Context):
+                for block in part.blocks:
+                    nn.init.zeros_(block[2].weight)  # type: ignore[index]
+            if isinstance(part, Context):
+                nn.init.zeros_(part.up.weight)
         nn.init.normal_(self.change.weight, std=0.01)
         with torch.no_grad():
             assert self.change.bias is not None
@@ -190,6 +241,8 @@ class Generator(nn.Module):
         coarse = F.relu(self.down(fine))
         if self.style is not None and style is not None:
             coarse = coarse + self.style(style)[:, :, None, None]
+        if self.context is not None:
+            coarse = coarse + self.context(coarse)
         for block in self.blocks:
             coarse = coarse + block(coarse)
         # Repeating positions, not shuffling channels: an even sky must not come out as a checkerboard.
@@ -209,7 +262,7 @@ class RealtimeInference(Inference):
     def __init__(self, generator: Generator, style_size: int = 0) -> None:
         super().__init__()
         self.generator = generator
-        self.stride = 2 * generator.unshuffle
+        self.stride = generator.stride
         self.style_size = style_size
         self.default_style = (0.0,) * style_size
 
@@ -255,7 +308,8 @@ class Realtime(Method):
 
         self.disc_a.requires_grad_(False)
         self.disc_b.requires_grad_(False)
-        adversarial = lsgan(self.disc_b(fake_b), 1.0) + lsgan(self.disc_a(fake_a), 1.0)
+        seen_a, seen_b = self.disc_a.features(fake_a), self.disc_b.features(fake_b)
+        adversarial = lsgan([maps[-1] for maps in seen_a + seen_b], 1.0)
         cycle = F.l1_loss(self.b2a(fake_b), a) + F.l1_loss(self.a2b(fake_a), b)
         loss = adversarial + config.cycle_weight * cycle
         losses = {"disc": disc, "gen": adversarial, "cycle": cycle}
@@ -271,6 +325,17 @@ class Realtime(Method):
             known = slice(-config.pair_batch, None)
             losses["pairs"] = F.l1_loss(fake_b[known], b[known]) + F.l1_loss(fake_a[known], a[known])
             loss = loss + config.pair_weight * losses["pairs"]
+            if config.pair_feature_weight > 0:
+                losses["features"] = sum(
+                    (
+                        feature_distance(
+                            [[m[known] for m in maps] for maps in seen], judge.features(real[known])
+                        )
+                        for judge, seen, real in ((self.disc_a, seen_a, a), (self.disc_b, seen_b, b))
+                    ),
+                    start=torch.zeros((), device=a.device),
+                )
+                loss = loss + config.pair_feature_weight * losses["features"]
         update("gen", loss)
         self.disc_a.requires_grad_(True)
         self.disc_b.requires_grad_(True)
