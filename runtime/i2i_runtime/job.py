@@ -22,6 +22,7 @@ from i2i_runtime.pipeline import Pipeline, Policy, Stage
 from i2i_runtime.progress import ProgressLine
 from i2i_runtime.report import describe, write_json
 from i2i_runtime.sinks import Remarking, Resumable, Sink, SinkOptions, open_sink
+from i2i_runtime.sinks.journal import unfinished_folder
 from i2i_runtime.sources import Source, SourceOptions, open_source
 from i2i_runtime.stability import HeldSource
 from i2i_runtime.uri import parse_uri, redact
@@ -203,7 +204,7 @@ def translate_folder(
     reports: list[dict[str, Any]] = []
     for number, clip in enumerate(clips, 1):
         target = _target(folder, clip)
-        if resume and target.exists() and not target.with_name(f".{target.name}.unfinished").exists():
+        if resume and is_whole(target):
             line.say(f"{number}/{len(clips)} {clip.name}: done before")
             continue
         line.begin(f"{number}/{len(clips)} {clip.name}")
@@ -222,6 +223,11 @@ def translate_folder(
         [f"{whole} of {len(clips)} clips are whole", *(f"failed: {text}" for text in failures)]
     )
     return Outcome(1 if failures else 0, sentence, {"clips": reports, "failures": failures})
+
+
+def is_whole(target: Path) -> bool:
+    """Whether an earlier job finished this video: it stands under its name, and nothing is left to join."""
+    return target.exists() and not unfinished_folder(target).exists()
 
 
 def _target(folder: Path, clip: Path) -> Path:

@@ -213,6 +213,18 @@ def test_resume_without_anything_begun_is_a_plain_job(engines: Any, clip: Path, 
     assert len(pictures_of(tmp_path / "out.mp4")) == len(PTS)
 
 
+def test_resume_leaves_a_whole_output_as_it_is(
+    engines: Any, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.mp4"
+    assert run(engines.identity, clip, output) == 0
+    made = output.stat()
+    options = StreamOptions(str(engines.identity), input=str(clip), output=[str(output)], resume=True)
+    assert stream(options) == 0
+    assert "out.mp4 is whole: nothing is left to do" in capsys.readouterr().err
+    assert (output.stat().st_ino, output.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+
+
 def test_resume_of_several_outputs_is_refused(engines: Any, clip: Path, tmp_path: Path) -> None:
     options = StreamOptions(
         str(engines.identity),

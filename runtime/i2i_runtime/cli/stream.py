@@ -166,7 +166,7 @@ def main() -> None:
 
 def stream(options: StreamOptions) -> int:
     """Does what the options say and returns the exit code. Raises I2IError and KeyboardInterrupt."""
-    from i2i_runtime.job import clips_of, translate, translate_folder
+    from i2i_runtime.job import clips_of, is_whole, translate, translate_folder
     from i2i_runtime.progress import ProgressLine
     from i2i_runtime.report import write_json
     from i2i_runtime.sources import SourceOptions
@@ -181,6 +181,12 @@ def stream(options: StreamOptions) -> int:
     outputs = options.output or ["display://0"]
     if clips and (len(outputs) != 1 or Path(outputs[0]).suffix):
         raise UsageError(f"{input_text} is a folder of clips: give one folder as --output.")
+    if options.resume and not clips and len(outputs) == 1:
+        target = parse_uri(outputs[0])
+        if target.scheme == "file" and target.path.is_file() and is_whole(target.path):
+            with ProgressLine(silent=options.quiet or options.json) as line:
+                line.say(f"{target.path} is whole: nothing is left to do (without --resume it is made again)")
+            return 0
     work = _translation(options, size, _slots(options, input_text))
     sinks = _sink_options(options, work)
     sources = SourceOptions(size=size, rate=options.rate, tonemap=options.tonemap)

@@ -33,7 +33,7 @@ class Journal:
     """The folder of one unfinished job."""
 
     def __init__(self, output: Path, job: dict[str, str]) -> None:
-        self.folder = output.with_name(f".{output.name}.unfinished")
+        self.folder = unfinished_folder(output)
         self.segments: list[Segment] = []
         self._output = output
         self._job = job
@@ -112,6 +112,11 @@ class Journal:
         with suppress(ValueError):
             lines.extend(json.loads(line) for line in text.splitlines())
         return lines
+
+
+def unfinished_folder(output: Path) -> Path:
+    """Where the job that writes `output` keeps its segments and its journal."""
+    return output.with_name(f".{output.name}.unfinished")
 
 
 def _sync(path: Path) -> None:
