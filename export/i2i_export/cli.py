@@ -58,7 +58,8 @@ class ExportOptions:
     for_cpu: bool = False
     """Also rewrite what makes the engine faster on processors and slower on GPUs; int8 in uint8 codes."""
     guided: int | None = None
-    """Translate the picture this many times smaller, and bring the change to full size by a guided filter."""
+    """Translate the picture this many times smaller, and bring the change to full size by a guided filter; for runs
+    and for any engine in fp32."""
     insist: bool = False
     """Write an int8 engine also where this machine does not run it faster than the original."""
     triton_repository: Path | None = None
@@ -135,12 +136,17 @@ def _export(options: ExportOptions, console: Console) -> None:
     if output.suffix != ".onnx":
         raise UsageError(f"-o {output} must end in .onnx: plans are written beside it with --plan.")
     is_run = options.source.is_dir()
-    engine = _engine_from_run(options, output, console) if is_run else _engine_from_file(options)
+    if is_run:
+        engine = _engine_from_run(options, output, console)
+    else:
+        engine = _engine_from_file(options)
+        if options.guided is not None:
+            engine = _guided(engine, options, output, console)
     if options.precision in ("fp16", "int8"):
         engine = _lean(engine, options, console)
     if not output.exists() or not options.source.exists() or not output.samefile(options.source):
         write_engine(engine, output)
-    elif options.precision or options.name or options.licence:
+    elif options.precision or options.guided or options.name or options.licence:
         raise UsageError(f"-o {output} would overwrite the engine it is made from: give it another name.")
     console.print(f"{output}: {_summary(engine)}", highlight=False, soft_wrap=True)
     served = _plan(options, output, engine, console) if options.plan else output
@@ -227,7 +233,7 @@ def _adopt(options: AdoptOptions, console: Console) -> None:
 
 
 def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> EngineFile:
-    from i2i_export.onnx import onnx_from_run  # here and nowhere else torch is needed
+    from i2i_export.onnx import onnx_from_run  # only here, and to guide an engine, torch is needed
 
     engine, report = onnx_from_run(
         options.source,
@@ -250,7 +256,6 @@ def _engine_from_file(options: ExportOptions) -> EngineFile:
         "--style": options.style,
         "--direction b2a": options.direction == "b2a",
         "--for-cpu": options.for_cpu and options.precision != "int8",
-        "--guided": options.guided is not None,
         "--size": options.size is not None and not options.plan,
     }
     asked = [flag for flag, given in run_only.items() if given]
@@ -268,6 +273,20 @@ def _engine_from_file(options: ExportOptions) -> EngineFile:
         metadata, name=options.name or metadata.name, licence=options.licence or metadata.licence
     )
     return engine
+
+
+def _guided(engine: EngineFile, options: ExportOptions, output: Path, console: Console) -> EngineFile:
+    from i2i_export.guided_engine import guided_from_engine  # here too torch is needed
+
+    assert options.guided is not None
+    guided, report = guided_from_engine(
+        engine,
+        options.guided,
+        read_frames(options.frames, FRAMES_IN_GATE),
+        name=options.name or output.stem,
+    )
+    console.print(report.to_table())
+    return guided
 
 
 def _summary(engine: EngineFile) -> str:

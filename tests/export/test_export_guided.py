@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from i2i_export.cli import main
+from i2i_export.enginefile import EngineFile, read_engine, write_engine
 from i2i_export.frames import fit_all
 from i2i_export.guided import FLATNESS, RADIUS, GuidedInference, fit
+from i2i_export.guided_engine import guided_from_engine
 from i2i_export.onnx import Origin, check_against_torch, engine_from_inference
+from i2i_export.parity import OnnxTranslator
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
@@ -120,7 +123,46 @@ def test_the_engine_passes_the_gate_at_any_size(origin: Origin, street: list[Pic
     assert engine.metadata.style is not None
 
 
-def test_an_engine_cannot_be_guided_afterwards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "x.onnx").touch()
-    assert main([str(tmp_path / "x.onnx"), "-o", str(tmp_path / "y.onnx"), "--guided", "4"]) == 2
-    assert "--guided is settled when a run is exported" in capsys.readouterr().err
+def test_an_engine_is_guided_as_its_run_is(origin: Origin, street: list[Picture]) -> None:
+    network = Dusk().eval()
+    engine = engine_from_inference(network, dynamic_size(network.stride), origin)
+    guided, report = guided_from_engine(engine, 4, street[:1], name="quarter")
+    assert report.passed
+    assert guided.metadata.name == "quarter"
+    assert guided.metadata.direction == engine.metadata.direction
+    assert guided.metadata.style == engine.metadata.style
+    assert guided.metadata.size.stride == 8
+    assert guided.metadata.size.min_width == 4 * engine.metadata.size.min_width
+    assert {node.domain for node in guided.model.graph} == {""}
+
+    frames = fit_all(street[:1], [(256, 256)])
+    from_run = engine_from_inference(GuidedInference(network, 4), dynamic_size(8), origin)
+    style = np.asarray([[0.3, 0.0]], np.float32)
+    one, two = (
+        OnnxTranslator(e.to_proto()).translate(frames[0], style).picture.astype(int)
+        for e in (guided, from_run)
+    )
+    assert np.abs(one - two).max() <= 1  # the engine rounds the small picture
+
+
+def test_a_network_trained_elsewhere_is_guided_at_its_own_size(data: Path, tmp_path: Path) -> None:
+    mosaic = data / "models" / "gns_mosaic_nc8_256x256_0cd607.onnx"
+    engine, guided = tmp_path / "mosaic.onnx", tmp_path / "half.onnx"
+    assert main(["adopt", str(mosaic), "-o", str(engine), "--channels", "rgb", "--range", "0,255"]) == 0
+    assert main([str(engine), "-o", str(guided), "--guided", "2"]) == 0
+    metadata = read_engine(guided).metadata
+    assert (metadata.size.min_height, metadata.size.max_width) == (512, 512)
+    assert metadata.notes["guided"] == "translated 2 times smaller, applied at full size"
+    assert metadata.notes["interface"] == read_engine(engine).metadata.notes["interface"]
+
+
+def test_an_engine_in_half_precision_is_not_guided(
+    plain_engine: EngineFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half, whole = tmp_path / "half.onnx", tmp_path / "plain.onnx"
+    write_engine(plain_engine, whole)
+    assert main([str(whole), "-o", str(half), "--precision", "fp16"]) == 0
+    assert main([str(half), "-o", str(tmp_path / "y.onnx"), "--guided", "4"]) == 1
+    assert "--guided takes a float32 engine, and little is fp16" in capsys.readouterr().err
+    assert not (tmp_path / "y.onnx").exists()
+    assert main([str(whole), "-o", str(whole), "--guided", "4"]) == 2

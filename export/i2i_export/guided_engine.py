@@ -1,0 +1,156 @@
+"""Any engine, whoever trained the network inside, becomes one that translates a smaller picture (see guided.py).
+
+The filter is traced around one operator that stands for the engine; then the engine's own operators, from their cast
+from uint8 to their cast back, take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from i2i_export import parity
+from i2i_export.enginefile import FRAME, STYLE, EngineFile
+from i2i_export.errors import ExportError
+from i2i_export.frames import fit_all
+from i2i_export.guided import GuidedInference
+from i2i_export.macs import count_macs
+from i2i_export.onnx import Origin, check_against_torch, engine_from_inference
+from i2i_export.optimise import optimise
+from i2i_export.rewrites import replace_value
+from i2i_export.sizes import gate_sizes
+from i2i_runtime.frame import Picture
+from i2i_runtime.metadata import SizePolicy
+from i2i_trainer.method import Inference
+
+_STAND_IN = "i2i.engine"
+"""Domain of an operator that no file holds: it keeps the place of the engine while the graph around it is traced."""
+
+
+def guided_from_engine(
+    engine: EngineFile, factor: int, frames: Sequence[Picture], *, name: str
+) -> tuple[EngineFile, parity.Report]:
+    """The engine behind a guided filter, which lets it see the picture `factor` times smaller.
+
+    It is compared, on `frames` of any size, with the filter in torch around the untouched engine. Raises ExportError
+    where the engine is not float32, UsageError where `factor` is none, ParityError.
+    """
+    own = engine.metadata
+    if own.precision != "fp32":
+        raise ExportError(
+            f"--guided takes a float32 engine, and {own.name} is {own.precision}: "
+            "guide the float32 one, and give --precision with it."
+        )
+    inference = GuidedInference(EngineInference(engine), factor)
+    size = _enlarged(own.size, factor)
+    origin = Origin(name, own.method, own.direction, own.provenance, own.licence)
+    guided = engine_from_inference(inference, size, origin)
+    _put_in(body_of(engine), guided.model)
+    optimise(guided.model)
+    macs = count_macs(ir.to_proto(guided.model), size.min_height, size.min_width)
+    guided.metadata = replace(
+        guided.metadata,
+        style=own.style,
+        macs=macs,
+        macs_per_pixel=macs / (size.min_height * size.min_width),
+        notes={**guided.metadata.notes, **own.notes},
+    )
+    return guided, check_against_torch(guided, inference, fit_all(frames, gate_sizes(size)))
+
+
+class EngineInference(Inference):
+    """An engine as a method's network: run by ONNX Runtime, and traced as one operator."""
+
+    def __init__(self, engine: EngineFile) -> None:
+        super().__init__()
+        size, style = engine.metadata.size, engine.metadata.style
+        self.stride = size.stride
+        if size.is_fixed:
+            self.fixed_size = (size.min_height, size.min_width)
+        if style is not None:
+            self.style_size = style.size
+            self.default_style = style.default
+            self.presets = style.presets
+        self._session = parity.cpu_session(ir.to_proto(body_of(engine)))
+
+    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+        levels = (picture.permute(0, 2, 3, 1) + 1) * 127.5
+        if torch.compiler.is_exporting():
+            inputs = [levels] if style is None else [levels, style]
+            translated: Tensor = torch.onnx.ops.symbolic(
+                f"{_STAND_IN}::Engine", inputs, dtype=torch.float32, shape=levels.shape, version=1
+            )
+        else:
+            feeds = {"levels": np.ascontiguousarray(levels.numpy())}
+            if style is not None:
+                feeds[STYLE] = style.numpy()
+            translated = torch.from_numpy(self._session.run(None, feeds)[0])
+        return translated.permute(0, 3, 1, 2) * (1 / 127.5) - 1
+
+
+def body_of(engine: EngineFile) -> ir.Model:
+    """A copy of the engine without its casts: `levels` float32 `[1, H, W, 3]`, 0 to 255, to the same."""
+    body = ir.from_proto(engine.to_proto())
+    graph = body.graph
+    frame = next(value for value in graph.inputs if value.name == FRAME)
+    levels = ir.Value(name="levels", shape=frame.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    for cast in frame.consumers():
+        replace_value(cast.outputs[0], levels)
+        graph.remove(cast, safe=True)
+    graph.inputs[list(graph.inputs).index(frame)] = levels
+    last = graph.outputs[0].producer()
+    assert last is not None  # the contract: a cast
+    assert last.inputs[0] is not None
+    graph.outputs[0] = last.inputs[0]
+    graph.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    graph.remove(last, safe=True)
+    return body
+
+
+def _put_in(body: ir.Model, model: ir.Model) -> None:
+    """Puts the body's operators where the model has the operator that stands for them."""
+    graph = model.graph
+    place = next(node for node in graph if node.domain == _STAND_IN)
+    given = dict(zip(("levels", STYLE), place.inputs, strict=False))
+    for entry in list(body.graph.inputs):
+        outer = given.get(str(entry.name))
+        assert outer is not None
+        ir.convenience.replace_all_uses_with(entry, outer)
+    result = body.graph.outputs[0]
+    body.graph.outputs.clear()
+    nodes = list(body.graph)
+    weights = list(body.graph.initializers.values())
+    body.graph.initializers.clear()
+    body.graph.remove(nodes)
+    for value in (*weights, *(output for node in nodes for output in node.outputs)):
+        value.name = f"engine/{value.name}"
+    for number, node in enumerate(nodes):
+        node.name = f"engine/{node.op_type}_{number}"
+    for weight in weights:
+        graph.register_initializer(weight)
+    graph.insert_before(place, nodes)
+    replace_value(place.outputs[0], result)
+    graph.remove(place, safe=True)
+    # What the filter is made of means the same in every newer opset; the gate compares anyway.
+    newest = max(model.opset_imports[""], body.opset_imports[""])
+    del model.opset_imports[_STAND_IN]
+    model.opset_imports[""] = newest
+
+
+def _enlarged(size: SizePolicy, factor: int) -> SizePolicy:
+    """The pictures whose smaller form the engine takes."""
+    if size.is_fixed:
+        return SizePolicy.fixed(factor * size.min_height, factor * size.min_width)
+    stride, whole = factor * size.stride, SizePolicy()
+    return SizePolicy(
+        stride,
+        factor * size.min_height,
+        min(factor * size.max_height, whole.max_height // stride * stride),
+        factor * size.min_width,
+        min(factor * size.max_width, whole.max_width // stride * stride),
+    )
