@@ -94,6 +94,12 @@ def test_pairs_can_be_compared_in_the_features_of_the_judges(tmp_path: Path) -> 
     assert feature_distance(same, same) == 0
 
 
+def test_the_judges_may_learn_at_a_rate_of_their_own() -> None:
+    optimisers = Realtime(replace(TINY, lr=1e-4, disc_lr_share=4.0)).optimisers()
+    rates = {name: optimiser.param_groups[0]["lr"] for name, optimiser in optimisers.items()}
+    assert rates == {"disc": pytest.approx(4e-4), "gen": pytest.approx(1e-4)}
+
+
 def test_each_update_moves_its_own_networks() -> None:
     torch.manual_seed(0)
     method = Realtime(TINY)

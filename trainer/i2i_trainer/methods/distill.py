@@ -79,7 +79,7 @@ class Distill(Method):
         if config.start_as_teacher:
             self._start_as(teacher)
         self._teacher = [teacher.to(next(self.parameters()).device)]
-        return {"disc": adam(config, self.disc), "student": adam(config, self.student)}
+        return {"disc": config.disc_adam(self.disc), "student": adam(config, self.student)}
 
     def _start_as(self, teacher: Inference) -> None:
         theirs = teacher.generator.state_dict() if isinstance(teacher, RealtimeInference) else {}

@@ -15,7 +15,7 @@ known counterpart (`--pairs`), they join every batch and their translations are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -65,6 +65,9 @@ class GeneratorConfig(TrainConfig):
     """Positions of repeated border added once, so that the zero padding inside does not tint the picture's edge."""
     disc_width: int = 32
     """Channels of the discriminators' first layer."""
+    disc_lr_share: float = 1.0
+    """Learning rate of the discriminators, as a share of `lr`; above 1 they keep up with a generator that changes the
+    tint of everything at once."""
     steady_weight: float = 2.0
     """Weight of the difference between what a moved camera's picture becomes and the moved translation; 0 leaves
     it out."""
@@ -99,6 +102,10 @@ class GeneratorConfig(TrainConfig):
     def discriminator(self) -> MultiScaleDiscriminator:
         """An untrained judge of three scales."""
         return MultiScaleDiscriminator(width=self.disc_width, layers=3)
+
+    def disc_adam(self, *judges: MultiScaleDiscriminator) -> torch.optim.Adam:
+        """The optimiser of the judges, at their own rate."""
+        return adam(replace(self, lr=self.disc_lr_share * self.lr), *judges)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +294,7 @@ class Realtime(Method):
         config = self.config
         if config.pairs is not None:
             self._pairs = Pairs(config.pairs, config)
-        return {"disc": adam(config, self.disc_a, self.disc_b), "gen": adam(config, self.a2b, self.b2a)}
+        return {"disc": config.disc_adam(self.disc_a, self.disc_b), "gen": adam(config, self.a2b, self.b2a)}
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
