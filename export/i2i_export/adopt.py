@@ -7,12 +7,13 @@ certain is taken from it, the rest is asked for by the name of its flag.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -24,8 +25,11 @@ from i2i_export.errors import ExportError, ForeignNetworkError
 from i2i_export.legacy import replace_legacy_operators
 from i2i_export.macs import count_macs
 from i2i_export.optimise import notes_from_changes, optimise
-from i2i_export.sizes import gate_sizes, size_from_text
-from i2i_export.wrapping import Channels, Interface, Layout, Range, wrap_picture_network
+from i2i_export.precision import precision_of
+from i2i_export.sizes import dynamic_size, gate_sizes, odd_multiple, size_from_text
+from i2i_export.statements import Answers, interface_from_file, stated_by
+from i2i_export.trial import Trial
+from i2i_export.wrapping import Interface, Layout, frame_shape, wrap_picture_network
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy
@@ -33,18 +37,6 @@ from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy
 OPSET = 18
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the user said about the network; None where the file itself must know."""
-
-    layout: Layout | None = None
-    range: Range | None = None
-    output_range: Range | None = None
-    channels: Channels | None = None
-    size: str | None = None
-    stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -72,29 +64,36 @@ def engine_from_foreign(
     model = ir.from_proto(_current(original, path))
     RemoveInitializersFromInputsPass()(model)
     picture = _picture_input(model, path)
-    interface = _interface(original, model, answers, path)
-    own_size = _size(picture, interface, replace(answers, size=None))
-    size = _size(picture, interface, answers)
-    _pin_sizes(picture, interface.layout, size)
-    _require_same_size(model, interface, size, path)
-    wrap_picture_network(model, interface, size)
+    interface = interface_from_file(original, model, answers, path)
+    own = _own_sides(picture, interface.layout)
+    size = _asked_size(own, answers, path)
+    is_opened = own != (size.min_height, size.min_width)
+    _declare(model, interface.layout, None if is_opened else size)
+    trial = Trial(model, interface, path)
+    if not size.is_fixed and answers.stride is None:
+        size = dynamic_size(trial.smallest_stride())
+    channels = trial.require_same_size(size)
+    # What is opened keeps asking the picture for its size, for the gate compares it at the file's own.
+    wrap_picture_network(model, interface, None if is_opened else size, channels)
     changes = optimise(model)
+    for value in (model.graph.inputs[0], model.graph.outputs[0]):
+        value.shape = frame_shape(size)
     macs = count_macs(ir.to_proto(model), size.min_height, size.min_width)
-    stated = {entry.key: entry.value for entry in original.metadata_props}
+    stated = stated_by(original)
     author = {"author": stated["author"]} if "author" in stated else {}
     metadata = EngineMetadata(
         name=name,
         method="adopted",
         direction=direction,
         size=size,
+        precision=precision_of(model),
         macs=macs,
         macs_per_pixel=macs / (size.min_height * size.min_width),
         provenance=Provenance(source_file=path.name),
         licence=licence if licence is not None else stated.get("license", ""),
         notes={"interface": str(interface), **author, **notes_from_changes(changes)},
     )
-    sizes = gate_sizes(own_size if own_size.is_fixed else size)
-    return Adopted(EngineFile(model, metadata), original, interface, sizes)
+    return Adopted(EngineFile(model, metadata), original, interface, _gate_sizes(own, size))
 
 
 def check_against_original(adopted: Adopted, frames: Sequence[Picture]) -> parity.Report:
@@ -133,7 +132,15 @@ class _OriginalTranslator:
         entry = self._session.get_inputs()[0]
         given = self._interface.input_from_picture(frame)
         kind = np.float16 if entry.type == "tensor(float16)" else np.float32
-        output = self._session.run(None, {entry.name: given.astype(kind)})[0]
+        batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+        try:
+            output = self._session.run(None, {entry.name: np.repeat(given.astype(kind), batch, axis=0)})[0]
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
+            height, width = frame.shape[:2]
+            raise ForeignNetworkError(
+                f"the untouched file does not run at {width}x{height} ({first_line(error)}): "
+                "fix the size that it was made for with --size."
+            ) from error
         levels = self._interface.levels_from_output(output.astype(np.float32), frame)
         unrounded = np.clip(levels, 0, 255)
         picture: Picture = np.rint(unrounded).astype(np.uint8)
@@ -154,11 +161,12 @@ def _require_runnable(model: onnx.ModelProto, path: Path) -> None:
 
 def _current(original: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The same network at opset 18 or newer, in standard operators."""
-    model = onnx.ModelProto()
-    model.CopyFrom(original)
+    model = onnx.inliner.inline_local_functions(original) if original.functions else onnx.ModelProto()
+    if not original.functions:
+        model.CopyFrom(original)
+    _spell_standard_domain_empty(model)
     model.ir_version = max(model.ir_version, 8)  # before 4, weights had to be inputs too
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    standard = versions.get("", versions.get("ai.onnx", 0))
+    standard = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     if standard < 10:
         replace_legacy_operators(model)
     if standard < OPSET:
@@ -169,13 +177,34 @@ def _current(original: onnx.ModelProto, path: Path) -> onnx.ModelProto:
                 f"{path} cannot be brought from opset {standard} to {OPSET} ({first_line(error)}): "
                 "export it again from its source."
             ) from error
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    foreign = sorted({node.domain for node in _all_nodes(model.graph)} - {""})
     if foreign:
         raise ForeignNetworkError(
             f"{path} uses operators of {', '.join(foreign)}, which only one back end knows: "
             "export it with standard ONNX operators."
         )
     return model
+
+
+def _spell_standard_domain_empty(model: onnx.ModelProto) -> None:
+    """`ai.onnx` is the standard's other name for its own operators; what is added later uses the empty one."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    if "ai.onnx" in versions:
+        versions.setdefault("", versions.pop("ai.onnx"))
+    del model.opset_import[:]
+    model.opset_import.extend(onnx.helper.make_opsetid(*pair) for pair in versions.items())
+    for node in _all_nodes(model.graph):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Also those inside If and Loop."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _all_nodes(inner)
 
 
 def _picture_input(model: ir.Model, path: Path) -> ir.Value:
@@ -196,94 +225,49 @@ def _picture_input(model: ir.Model, path: Path) -> ir.Value:
     return model.graph.inputs[0]
 
 
-def _interface(original: onnx.ModelProto, model: ir.Model, answers: Answers, path: Path) -> Interface:
-    """Puts together what the file states for certain and what the user said; asks for what is left."""
-    stated = {entry.key: entry.value for entry in original.metadata_props}
-    shape = model.graph.inputs[0].shape
-    assert shape is not None
-    layout = answers.layout or _certain_layout(shape)
-    count = None if layout is None else shape[1 if layout == "nchw" else 3]
-    channels: Channels | None = answers.channels or ("luma" if count == 1 else None)
-    pixel_format = stated.get("Image.BitmapPixelFormat", "").lower()
-    if channels is None and pixel_format[:3] in ("rgb", "bgr"):
-        channels = "rgb" if pixel_format.startswith("rgb") else "bgr"
-    span: Range | None = answers.range
-    if span is None and (pixel_format or any(node.op_type == "ImageScaler" for node in original.graph.node)):
-        span = "0,255"  # Windows ML hands such networks 8-bit levels as they are
-    wanted = {
-        "--layout nchw or nhwc": layout,
-        "--range 0,255 or 0,1 or -1,1": span,
-        "--channels rgb or bgr": channels,
-    }
-    missing = [flag for flag, value in wanted.items() if value is None]
-    if layout is None or span is None or channels is None:
-        raise UsageError(f"{path} does not say how it takes pictures: add {' and '.join(missing)}.")
-    if count not in (1, 3) or (count == 1) != (channels == "luma"):
-        raise ForeignNetworkError(
-            f"{path} takes {count} channels, which is not {channels}: give --channels and --layout as it was trained."
+def _own_sides(picture: ir.Value, layout: Layout) -> tuple[int | None, int | None]:
+    """Height and width that the file declares, None where it leaves one open."""
+    assert picture.shape is not None
+    sides = (picture.shape[axis] for axis in ((2, 3) if layout == "nchw" else (1, 2)))
+    height, width = (side if isinstance(side, int) else None for side in sides)
+    return height, width
+
+
+def _asked_size(own: tuple[int | None, int | None], answers: Answers, path: Path) -> SizePolicy:
+    """What --size says, else the file; of a dynamic one the stride may still have to be found."""
+    height, width = own
+    if answers.stride is not None and answers.stride < 1:
+        raise UsageError(f"--stride {answers.stride} is no multiple of pixels: give 1 or more.")
+    if answers.size is None and height is not None and width is not None:
+        return SizePolicy.fixed(height, width)
+    if answers.size is None and (height is not None or width is not None):
+        side = f"the height {height}" if height is not None else f"the width {width}"
+        raise UsageError(
+            f"{path} fixes {side} and leaves the other side open, which no camera does: "
+            f"fix both, as --size {width or 640}x{height or 360}."
         )
-    return Interface(layout, span, answers.output_range or _certain_output_range(model) or span, channels)
+    return size_from_text(answers.size or "dynamic", answers.stride or 1)
 
 
-def _certain_layout(shape: ir.Shape) -> Layout | None:
-    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-    if first == last:
-        return None
-    return "nchw" if first else "nhwc"
+def _gate_sizes(own: tuple[int | None, int | None], size: SizePolicy) -> tuple[tuple[int, int], ...]:
+    """Where original and engine are compared: at the file's own sides, open ones also against the stride."""
+    sizes = gate_sizes(size)
+    if not size.is_fixed:
+        sizes = (sizes[0], (odd_multiple(192, size.stride), odd_multiple(320, size.stride)))
+    return tuple(dict.fromkeys((own[0] or height, own[1] or width) for height, width in sizes))
 
 
-def _certain_output_range(model: ir.Model) -> Range | None:
-    """A network that ends in Tanh or Sigmoid says its output range itself."""
-    last = model.graph.outputs[0].producer()
-    ranges: dict[str, Range] = {"Tanh": "-1,1", "Sigmoid": "0,1"}
-    return ranges.get(last.op_type) if last is not None else None
-
-
-def _size(picture: ir.Value, interface: Interface, answers: Answers) -> SizePolicy:
-    rows, columns = (2, 3) if interface.layout == "nchw" else (1, 2)
+def _declare(model: ir.Model, layout: Layout, size: SizePolicy | None) -> None:
+    """Declares batch 1 and the height and width on the foreign input, free ones for None; forgets all other shapes."""
+    graph = model.graph
+    picture = graph.inputs[0]
     assert picture.shape is not None
-    height, width = picture.shape[rows], picture.shape[columns]
-    if not isinstance(height, int) or not isinstance(width, int):
-        return size_from_text(answers.size or "dynamic", answers.stride)
-    if answers.size is not None:
-        return size_from_text(answers.size, answers.stride)
-    return SizePolicy.fixed(height, width)
-
-
-def _pin_sizes(picture: ir.Value, layout: Layout, size: SizePolicy) -> None:
-    """Declares batch 1 and the policy's height and width on the foreign input."""
-    assert picture.shape is not None
-    height: int | str = size.min_height if size.is_fixed else "height"
-    width: int | str = size.min_width if size.is_fixed else "width"
+    one, height, width, _ = frame_shape(size)
     channels = picture.shape[1 if layout == "nchw" else 3]
-    dims = [1, channels, height, width] if layout == "nchw" else [1, height, width, channels]
-    picture.shape = ir.Shape(dims)
-
-
-def _require_same_size(model: ir.Model, interface: Interface, size: SizePolicy, path: Path) -> None:
-    """Runs one grey frame: the only sure way to learn what size comes out, and whether the size goes at all."""
-    output = model.graph.outputs[0]
-    output.shape = None
-    for node in model.graph:
+    picture.shape = ir.Shape(
+        [one, channels, height, width] if layout == "nchw" else [one, height, width, channels]
+    )
+    graph.outputs[0].shape = None
+    for node in graph.all_nodes():
         for value in node.outputs:
             value.shape = None
-    grey = np.full((size.min_height, size.min_width, 3), 128, np.uint8)
-    proto = ir.to_proto(model)
-    session = parity.cpu_session(proto)
-    kind = np.float16 if model.graph.inputs[0].dtype == ir.DataType.FLOAT16 else np.float32
-    given = interface.input_from_picture(grey).astype(kind)
-    try:
-        got = session.run(None, {session.get_inputs()[0].name: given})[0].shape
-    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
-        raise ForeignNetworkError(
-            f"{path} does not run at {size.min_width}x{size.min_height} ({first_line(error)}): "
-            "leave --size out, or give the network's own multiple with --stride."
-        ) from error
-    rows, columns, last = (2, 3, 1) if interface.layout == "nchw" else (1, 2, 3)
-    if (got[rows], got[columns]) != (size.min_height, size.min_width):
-        raise ForeignNetworkError(
-            f"{path} makes {got[columns]}x{got[rows]} pixels of {size.min_width}x{size.min_height}, and an engine "
-            "keeps the size of the frame: a network that enlarges or shrinks pictures cannot be one."
-        )
-    if got[last] not in (1, 3) or (got[last] == 1 and interface.channels != "luma"):
-        raise ForeignNetworkError(f"{path} gives {got[last]} channels, and an engine gives a colour picture.")

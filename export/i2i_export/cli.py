@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from i2i_export import parity
-from i2i_export.adopt import Answers, check_against_original, engine_from_foreign
+from i2i_export.adopt import check_against_original, engine_from_foreign
 from i2i_export.enginefile import EngineFile, default_style, read_engine, write_engine
 from i2i_export.frames import fit, fit_all, read_frames, read_held_back_frames
 from i2i_export.precision import half_from_engine
@@ -20,6 +20,7 @@ from i2i_export.quantisation import int8_from_engine
 from i2i_export.serving import repository_from_engine
 from i2i_export.sizes import FRAMES_IN_GATE, gate_sizes, size_from_text, timing_size
 from i2i_export.speed import compare_speed, require_faster
+from i2i_export.statements import Answers
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_trainer.errors import TrainError
 
@@ -98,8 +99,9 @@ class AdoptOptions:
     """Range of the network's output, where it differs from its input."""
     size: str | None = None
     """WIDTHxHEIGHT or `dynamic`, for networks that take several sizes."""
-    stride: int = 1
-    """Multiple that height and width must have, for networks that take several sizes."""
+    stride: int | None = None
+    """Multiple that height and width must have, for networks that take several sizes; found by trying 1 to 64 if not
+    given."""
     direction: str = "picture -> translated"
     """What the engine says it does."""
     licence: str | None = None

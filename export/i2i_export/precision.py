@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -87,6 +88,17 @@ def half_from_engine(
     parity.require(report, "the fp16 engine", "some value leaves half precision's range, stay with fp32.")
     half.metadata = replace(half.metadata, parity=report.figures())
     return half, report
+
+
+def precision_of(model: ir.Model) -> Literal["fp32", "fp16"]:
+    """What most of the numbers are that convolutions and linear layers multiply with."""
+    counts = {ir.DataType.FLOAT: 0, ir.DataType.FLOAT16: 0}
+    for node in model.graph.all_nodes():
+        for value in node.inputs if node.op_type in _HEAVY else ():
+            array = constant(value)
+            if array is not None and value is not None and value.dtype in counts:
+                counts[value.dtype] += array.size
+    return "fp16" if counts[ir.DataType.FLOAT16] > counts[ir.DataType.FLOAT] else "fp32"
 
 
 def _is_float(node: ir.Node) -> bool:

@@ -27,7 +27,7 @@ def size_from_text(text: str, stride: int) -> SizePolicy:
         )
     width, height = int(match[1]), int(match[2])
     if width % stride or height % stride:
-        rounded = f"{_up(width, stride)}x{_up(height, stride)}"
+        rounded = f"{up_to_multiple(width, stride)}x{up_to_multiple(height, stride)}"
         raise UsageError(
             f"--size {text} does not fit the network, which needs multiples of {stride}: use {rounded}."
         )
@@ -36,7 +36,7 @@ def size_from_text(text: str, stride: int) -> SizePolicy:
 
 def dynamic_size(stride: int) -> SizePolicy:
     """Every multiple of `stride` from `SMALLEST` up to 8K."""
-    smallest = _up(SMALLEST, stride)
+    smallest = up_to_multiple(SMALLEST, stride)
     return SizePolicy(stride, smallest, _TALLEST // stride * stride, smallest, _WIDEST // stride * stride)
 
 
@@ -58,8 +58,14 @@ def timing_size(size: SizePolicy) -> tuple[int, int]:
 
 def _within(pixels: int, size: SizePolicy, *, tall: bool) -> int:
     low, high = (size.min_height, size.max_height) if tall else (size.min_width, size.max_width)
-    return max(low, min(_up(pixels, size.stride), high))
+    return max(low, min(up_to_multiple(pixels, size.stride), high))
 
 
-def _up(pixels: int, stride: int) -> int:
+def up_to_multiple(pixels: int, stride: int) -> int:
+    """The smallest multiple of `stride` from `pixels` on."""
     return -(-pixels // stride) * stride
+
+
+def odd_multiple(pixels: int, stride: int) -> int:
+    """The smallest odd multiple of `stride` from `pixels` on, which no coarser stride divides."""
+    return (-(-pixels // stride) | 1) * stride

@@ -25,6 +25,10 @@ _LEVELS: dict[Range, tuple[float, float]] = {"0,255": (1.0, 0.0), "0,1": (255.0,
 """Levels 0 to 255 are `value * factor + offset` of the network's values."""
 
 
+_OURS = "contract/"
+"""Prefix of the names of everything that is put around the network."""
+
+
 @dataclass(frozen=True)
 class Interface:
     """Axes, values and channels of the foreign network.
@@ -62,14 +66,25 @@ class Interface:
         return np.asarray(levels[..., ::-1] if self.channels == "bgr" else levels, np.float32)
 
 
-def wrap_picture_network(model: ir.Model, interface: Interface, size: SizePolicy) -> None:
-    """Puts the contract's input and output around the model's single picture input and output, in place."""
+def frame_shape(size: SizePolicy | None) -> ir.Shape:
+    """`[1, H, W, 3]` of a fixed size, else with `height` and `width` open."""
+    if size is None or not size.is_fixed:
+        return ir.Shape([1, "height", "width", 3])
+    return ir.Shape([1, size.min_height, size.min_width, 3])
+
+
+def wrap_picture_network(
+    model: ir.Model, interface: Interface, size: SizePolicy | None, output_channels: int
+) -> None:
+    """Puts the contract's input and output around the model's single picture input and output, in place.
+
+    Height and width stay open where `size` is None; the network gives `output_channels`, 1 or 3.
+    """
     graph = model.graph
+    _clear_names(model)
     old_input, old_output = graph.inputs[0], graph.outputs[0]
     old_input_type = old_input.dtype
-    height: int | str = size.min_height if size.is_fixed else "height"
-    width: int | str = size.min_width if size.is_fixed else "width"
-    shape = ir.Shape([1, height, width, 3])
+    shape = frame_shape(size)
     frame = ir.Value(name=FRAME, shape=shape, type=ir.TensorType(ir.DataType.UINT8))
     writer = _Wrapper(model)
 
@@ -101,9 +116,10 @@ def wrap_picture_network(model: ir.Model, interface: Interface, size: SizePolicy
         value = writer("Mul", [value, writer.weight(np.float32(factor))])
     if offset:
         value = writer("Add", [value, writer.weight(np.float32(offset))])
-    if luma is not None:
+    is_brightness = luma is not None and output_channels == 1
+    if luma is not None and is_brightness:
         value = _with_colours(writer, interface, value, levels, luma)
-    to_nhwc = interface.layout == "nchw" and luma is None
+    to_nhwc = interface.layout == "nchw" and not is_brightness
     if interface.channels == "bgr":
         value = writer("Gather", [value, writer.weight(np.asarray([2, 1, 0]))], axis=1 if to_nhwc else 3)
     value = writer("Clip", [value, writer.weight(np.float32(0)), writer.weight(np.float32(255))])
@@ -128,6 +144,26 @@ def _with_colours(
     return writer("Add", [levels, writer("Sub", [value, luma])])
 
 
+def _clear_names(model: ir.Model) -> None:
+    """Renames what in the foreign network has a name that the contract or its operators will have."""
+    graph = model.graph
+    values = [*graph.inputs, *graph.initializers.values()]
+    for node in graph.all_nodes():
+        values += node.outputs
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                values += [*attribute.as_graph().inputs, *attribute.as_graph().initializers.values()]
+    taken = {value.name for value in values}
+    for value in values:
+        name = str(value.name)
+        if name in (FRAME, TRANSLATED) or name.startswith(_OURS):
+            name = f"network/{name}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            value.name = name
+
+
 class _Wrapper:
     """Appends standard operators to a graph that is sorted afterwards."""
 
@@ -137,11 +173,11 @@ class _Wrapper:
 
     def __call__(self, op_type: str, inputs: list[ir.Value], **attributes: int | list[int]) -> ir.Value:
         self._count += 1
-        name = f"contract/{op_type}_{self._count}"
+        name = f"{_OURS}{op_type}_{self._count}"
         node = ir.node(op_type, inputs, attributes=attributes or None, name=name)
         node.outputs[0].name = name
         self._model.graph.append(node)
         return node.outputs[0]
 
     def weight(self, array: NDArray[np.generic] | np.generic) -> ir.Value:
-        return add_weight(self._model, "contract/constant", np.asarray(array))
+        return add_weight(self._model, f"{_OURS}constant", np.asarray(array))

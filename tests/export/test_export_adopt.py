@@ -11,11 +11,12 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from i2i_export.adopt import Answers, check_against_original, engine_from_foreign
+from i2i_export.adopt import check_against_original, engine_from_foreign
 from i2i_export.enginefile import check_contract, write_engine
 from i2i_export.errors import ForeignNetworkError
 from i2i_export.frames import fit_all
 from i2i_export.parity import OnnxTranslator
+from i2i_export.statements import Answers
 from i2i_export.wrapping import Channels, Interface, Layout, Range
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
