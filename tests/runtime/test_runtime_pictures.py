@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.engines import open_engine
-from i2i_runtime.errors import EngineError, I2IError, SourceError, UsageError
+from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.meter import Curve, Histogram
 from i2i_runtime.sinks import open_sink
@@ -94,10 +94,35 @@ def test_one_picture_in_one_picture_out(engines: Any, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 7, 3), 10, np.uint8))
     assert run(engines.invert, tmp_path / "a.png", tmp_path / "b.png") == 0
     assert (cv2.imread(str(tmp_path / "b.png")) == 245).all()
-    with pytest.raises(I2IError, match="overwrite its own source"):
-        run(engines.invert, tmp_path / "a.png", tmp_path)
     with pytest.raises(I2IError, match="takes one picture"):
         run(engines.invert, "test://bars", tmp_path / "c.png", limit=3)
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("in/b.png", "in/b.png"),
+        ("in/b.png", "in"),
+        ("in", "in"),
+        ("in", "in/b.png"),
+        ("in", "link"),
+        ("in/*.jpg", "in"),
+        ("**/*.*", "in/deeper"),
+    ],
+)
+def test_no_source_picture_is_written_over(
+    engines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str
+) -> None:
+    """Neither the picture's own file nor that of one that comes later, and nothing is written before."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "deeper").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in")
+    for shade, name in enumerate(("a.jpg", "b.bmp", "b.png", "deeper/a.jpg")):
+        cv2.imwrite(f"in/{name}", np.full((9, 7, 3), 40 * shade, np.uint8))
+    before = {path: path.read_bytes() for path in (tmp_path / "in").rglob("*.*")}
+    with pytest.raises(SinkError, match=r"overwrite a source picture: choose another"):
+        run(engines.invert, source, Path(output), backend="onnxruntime")
+    assert {path: path.read_bytes() for path in (tmp_path / "in").rglob("*.*")} == before
 
 
 def test_a_picture_of_one_pixel_passes_a_network_with_a_stride(engines: Any, tmp_path: Path) -> None:

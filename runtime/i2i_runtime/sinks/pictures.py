@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class PictureSink:
         self._single = path if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir() else None
         self._folder = path if self._single is None else path.parent
         self._written: set[str] = set()
+        self._checked = False
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -48,6 +50,9 @@ class PictureSink:
 
     def write(self, translated: Frame, source: Frame) -> None:
         origin = source.extra.get(ORIGIN)
+        if origin is not None and not self._checked:
+            self._spare(origin.sources)
+            self._checked = True
         path = self._path(origin, source.index)
         bgr = cv2.cvtColor(translated.pixels, cv2.COLOR_RGB2BGR)
         suffix = path.suffix.lower()
@@ -84,19 +89,35 @@ class PictureSink:
         elif origin is None:
             path = self._folder / f"{index:06d}{_LOSSLESS}"
         else:
-            suffix = origin.path.suffix.lower()
-            # OpenCV writes no colour profile into TIFF.
-            kept = suffix in _KEPT_SUFFIXES and not (origin.icc is not None and suffix.startswith(".tif"))
-            path = self._folder / f"{origin.path.stem}{suffix if kept else _LOSSLESS}"
-            if path.resolve() == origin.path.resolve():
-                raise SinkError(f"{path} would overwrite its own source: choose another folder as --output.")
+            path = self._folder / _translated_name(origin.path, origin.icc is not None)
             if path.name in self._written:
                 path = self._folder / f"{origin.path.stem}_{index:06d}{path.suffix}"
         self._written.add(path.name)
         return path
 
+    def _spare(self, sources: Sequence[Path]) -> None:
+        """Raises SinkError where any of the input's pictures would be written over."""
+        folders = {folder: folder.resolve() for folder in {source.parent for source in sources}}
+        spared = {folders[source.parent] / source.name for source in sources}
+        spared |= {source.resolve() for source in sources if source.is_symlink()}
+        names = {_translated_name(source, profile) for source in sources for profile in (False, True)}
+        into = self._folder.resolve()
+        for name in sorted(names) if self._single is None else [self._single.name]:
+            if into / name in spared:
+                raise SinkError(
+                    f"{self._folder / name} would overwrite a source picture: choose another folder as --output."
+                )
+
 
 _KEPT_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
+
+
+def _translated_name(source: Path, profile: bool) -> str:
+    """What the translated picture is called in a folder; `profile` says whether the source has one for its colours."""
+    suffix = source.suffix.lower()
+    # OpenCV writes no colour profile into TIFF.
+    kept = suffix in _KEPT_SUFFIXES and not (profile and suffix.startswith(".tif"))
+    return f"{source.stem}{suffix if kept else _LOSSLESS}"
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@ import glob
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ ORIGIN = "picture"
 class PictureOrigin:
     """What a picture file held beside 8-bit RGB.
 
-    `icc` is the bytes of an RGB colour profile; `deep` says 16 bits per channel.
+    `icc` is the bytes of an RGB colour profile; `deep` says 16 bits per channel. `sources` are all pictures of the
+    input, of which none may be overwritten.
     """
 
     path: Path
     deep: bool
     alpha: Alpha | None
     icc: bytes | None
+    sources: Sequence[Path] = ()
 
 
 class PictureSource:
@@ -74,7 +76,7 @@ class PictureSource:
                     raise
                 self._losses.append(str(error))
                 continue
-            extra: dict[str, Any] = {ORIGIN: origin}
+            extra: dict[str, Any] = {ORIGIN: replace(origin, sources=self._paths)}
             if origin.alpha is not None:
                 extra[ALPHA] = origin.alpha
             return Frame(pixels, index, index, self._time_base, time.monotonic(), extra)
