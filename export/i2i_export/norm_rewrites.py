@@ -29,7 +29,7 @@ def collapse_written_norms(model: ir.Model) -> int:
     that `i2i_export.norms` knows; the operator has no unbiased variance and no epsilon outside the root.
     """
     ShapeInferencePass(data_prop=True)(model)
-    changed = 0
+    written: dict[ir.Value, ir.Value] = {}
     for norm in norms_of(model):
         node, dtype = norm.result.producer(), norm.picture.dtype
         if norm.is_operator or not norm.is_instance or norm.unbiased or not norm.eps_inside:
@@ -41,13 +41,14 @@ def collapse_written_norms(model: ir.Model) -> int:
             write.weight(name, np.broadcast_to(array, norm.channels).astype(dtype.numpy()))
             for name, array in (("scale", norm.instance), ("shift", norm.shift))
         )
-        value = write("InstanceNormalization", [norm.picture, scale, shift], epsilon=norm.eps)
+        picture = written.get(norm.picture, norm.picture)
+        value = write("InstanceNormalization", [picture, scale, shift], epsilon=norm.eps)
         if norm.result.dtype not in (None, dtype):
             assert norm.result.dtype is not None
             value = write("Cast", [value], to=norm.result.dtype)
         write.finish(value)
-        changed += 1
-    return changed
+        written[norm.result] = value
+    return len(written)
 
 
 def remove_bias_before_norm(model: ir.Model) -> int:

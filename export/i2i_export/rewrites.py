@@ -87,7 +87,7 @@ def fold_into_convolution(model: ir.Model) -> int:
     changed = 0
     for convolution in nodes_of(model, "Conv", "ConvTranspose"):
         weight = constant(convolution.inputs[1])
-        while weight is not None:
+        while weight is not None and weight.ndim == 4:
             step = _scale_and_shift_behind(convolution.outputs[0])
             if step is None:
                 break
@@ -124,6 +124,7 @@ def fold_attention_maps(model: ir.Model) -> int:
             weight is None
             or joined is None
             or weight.shape[2:] != (1, 1)
+            or convolution.attributes.get_int("group", 1) != 1
             or joined.attributes.get_int("axis") != 1
         ):
             continue
@@ -132,7 +133,13 @@ def fold_attention_maps(model: ir.Model) -> int:
         if len(pictures) != 1 or not only_use(joined.outputs[0]) or weight.shape[1] % len(parts):
             continue
         channels = weight.shape[1] // len(parts)
-        if any(scale.size not in (1, channels) for _, scale in parts):
+        # A scale can also widen a picture of one channel, which then is not what the convolution reads.
+        shape = parts[0][0].shape
+        if (
+            shape is None
+            or shape[1] != channels
+            or any(scale.size not in (1, channels) for _, scale in parts)
+        ):
             continue
         folded = sum(
             block * np.broadcast_to(scale, channels)[None, :, None, None]
@@ -171,6 +178,17 @@ def fold_channel_order(model: ir.Model) -> int:
 def nodes_of(model: ir.Model, *op_types: str) -> list[ir.Node]:
     """The main graph's nodes of these standard operators, in order; the graph may change meanwhile."""
     return [node for node in model.graph if node.op_type in op_types and node.domain in ("", "ai.onnx")]
+
+
+def graphs_of(node: ir.Node) -> list[ir.Graph]:
+    """The graphs inside an If, Loop or Scan."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found += attribute.as_graphs()
+    return found
 
 
 def only_use(value: ir.Value) -> bool:

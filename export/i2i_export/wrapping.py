@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from i2i_export.enginefile import FRAME, TRANSLATED
-from i2i_export.rewrites import add_weight
+from i2i_export.rewrites import add_weight, graphs_of
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import SizePolicy
 
@@ -150,9 +150,8 @@ def _clear_names(model: ir.Model) -> None:
     values = [*graph.inputs, *graph.initializers.values()]
     for node in graph.all_nodes():
         values += node.outputs
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                values += [*attribute.as_graph().inputs, *attribute.as_graph().initializers.values()]
+        for inner in graphs_of(node):
+            values += [*inner.inputs, *inner.initializers.values()]
     taken = {value.name for value in values}
     for value in values:
         name = str(value.name)

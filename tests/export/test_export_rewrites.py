@@ -124,6 +124,53 @@ def test_attention_maps_fold_into_their_convolution(network: Any, run: Any) -> N
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
 
+@pytest.mark.parametrize(("channels", "scales", "groups"), [(4, 1, 2), (1, 4, 1)])
+def test_attention_maps_that_group_or_widen_stay(
+    network: Any, run: Any, channels: int, scales: int, groups: int
+) -> None:
+    wide = 4
+    model = network(
+        [
+            ("Mul", ["x", "a"], "xa", {}),
+            ("Mul", ["b", "x"], "xb", {}),
+            ("Concat", ["xa", "xb"], "both", {"axis": 1}),
+            ("Conv", ["both", "w"], "y", {"group": groups}),
+        ],
+        {"a": normal(scales, 1, 1), "b": normal(scales, 1, 1), "w": normal(6, 2 * wide // groups, 1, 1)},
+        channels,
+        height=6,
+        width=6,
+    )
+    x = normal(1, channels, 6, 6)
+    before = run(model, x)
+    optimise(model)
+    np.testing.assert_allclose(run(model, x), before, atol=1e-5)
+
+
+def test_a_convolution_of_rows_keeps_its_scale_or_takes_it_exactly(network: Any, run: Any) -> None:
+    model = network(
+        [
+            ("Reshape", ["x", "row"], "r", {}),
+            ("Conv", ["r", "w"], "c", {"pads": [1, 1]}),
+            ("Mul", ["c", "two"], "m", {}),
+            ("Reshape", ["m", "back"], "y", {}),
+        ],
+        {
+            "row": np.asarray([1, 1, 8]),
+            "w": normal(1, 1, 3),
+            "two": np.asarray([2.0], np.float32),
+            "back": np.asarray([1, 8, 1, 1]),
+        },
+        8,
+        height=1,
+        width=1,
+    )
+    x = normal(1, 8, 1, 1)
+    before = run(model, x)
+    optimise(model)
+    np.testing.assert_allclose(run(model, x), before, atol=1e-5)
+
+
 def test_a_channel_order_becomes_an_order_of_weights(network: Any, run: Any) -> None:
     model = network(
         [("Gather", ["x", "order"], "z", {"axis": 1}), ("Conv", ["z", "w"], "y", {"pads": [1] * 4})],
@@ -165,6 +212,29 @@ def test_written_out_norms_become_one_operator(network: Any, run: Any, square: s
     assert norm_rewrites.collapse_written_norms(model) == 1
     rewrites.simplify(model)
     assert [node.op_type for node in model.graph] == ["InstanceNormalization"]
+    np.testing.assert_allclose(run(model, x), before, atol=1e-5)
+
+
+def test_two_written_out_norms_in_a_row_become_two_operators(network: Any, run: Any) -> None:
+    rows, name = [], "x"
+    for norm in ("p", "q"):
+        rows += [
+            ("ReduceMean", [name, "both"], f"{norm}mean", {}),
+            ("Sub", [name, f"{norm}mean"], f"{norm}centred", {}),
+            ("Mul", [f"{norm}centred", f"{norm}centred"], f"{norm}square", {}),
+            ("ReduceMean", [f"{norm}square", "both"], f"{norm}variance", {}),
+            ("Add", [f"{norm}variance", "eps"], f"{norm}safe", {}),
+            ("Sqrt", [f"{norm}safe"], f"{norm}root", {}),
+            ("Div", [f"{norm}centred", f"{norm}root"], "y" if norm == "q" else norm, {}),
+        ]
+        name = norm
+    weights = {"both": np.asarray([2, 3]), "eps": np.asarray([1e-5], np.float32)}
+    model = network(rows, weights, 4, height=7, width=6)
+    x = normal(1, 4, 7, 6)
+    before = run(model, x)
+    assert norm_rewrites.collapse_written_norms(model) == 2
+    rewrites.simplify(model)
+    assert count(model, "InstanceNormalization") == 2
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
 
