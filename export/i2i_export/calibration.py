@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from i2i_export.enginefile import extra_feeds
 from i2i_export.errors import CalibrationError
 from i2i_export.parity import cpu_session
 from i2i_runtime.frame import Picture
@@ -71,7 +72,7 @@ def measure_limits(
     session = _tapped(model, names)
     maxima = dict.fromkeys(names, 0.0)
     samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    feeds: dict[str, NDArray[Any]] = {} if style is None else {"style": style}
+    feeds: dict[str, NDArray[Any]] = {**extra_feeds(model), **({} if style is None else {"style": style})}
     for frame in frames:
         outputs = session.run(list(names), {**feeds, "frame": frame[None]})
         for name, values in zip(names, outputs, strict=True):
@@ -87,6 +88,28 @@ def measure_limits(
         widest={name: _HEADROOM * largest or 1.0 for name, largest in maxima.items()},
         closest={name: _best_limit(np.concatenate(samples[name]), maxima[name]) for name in names},
     )
+
+
+def measure_magnitudes(
+    model: onnx.ModelProto,
+    names: Sequence[str],
+    frames: Sequence[Picture],
+    style: NDArray[np.float32] | None = None,
+) -> dict[str, float]:
+    """The largest magnitude of each tensor of `names` on the frames; the graph reduces each to two numbers itself."""
+    reduced = onnx.ModelProto()
+    reduced.CopyFrom(model)
+    ends = [(f"{name}/{op}", op, name) for name in names for op in ("ReduceMin", "ReduceMax")]
+    for output, op, name in ends:
+        reduced.graph.node.append(onnx.helper.make_node(op, [name], [output], keepdims=0))
+    session = _tapped(reduced, [output for output, _, _ in ends])
+    feeds: dict[str, NDArray[Any]] = {**extra_feeds(model), **({} if style is None else {"style": style})}
+    largest = dict.fromkeys(names, 0.0)
+    for frame in frames:
+        values = session.run([output for output, _, _ in ends], {**feeds, "frame": frame[None]})
+        for (_, _, name), value in zip(ends, values, strict=True):
+            largest[name] = max(largest[name], abs(float(value)))
+    return largest
 
 
 def _best_limit(magnitudes: NDArray[np.float32], largest: float) -> float:

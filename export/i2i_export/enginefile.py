@@ -77,6 +77,13 @@ def default_style(metadata: EngineMetadata) -> NDArray[np.float32] | None:
     return None if metadata.style is None else np.asarray([metadata.style.default], dtype=np.float32)
 
 
+def extra_feeds(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """The defaults of an engine's later inputs, those beyond `frame` and `style`; none for any other network."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
+    extras = () if text is None else EngineMetadata.from_json(text, origin="the engine").extra_inputs
+    return {extra.name: np.asarray(extra.default, np.float32).reshape(extra.shape) for extra in extras}
+
+
 def write_engine(engine: EngineFile, path: Path) -> None:
     """Checks the contract and writes the file atomically. Raises ExportError."""
     proto = engine.to_proto()

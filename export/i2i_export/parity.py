@@ -15,7 +15,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from rich.table import Table
 
-from i2i_export.enginefile import first_line
+from i2i_export.enginefile import extra_feeds, first_line
 from i2i_export.errors import ExportError
 from i2i_export.likeness import worst_ssim
 from i2i_runtime.frame import Picture
@@ -104,7 +104,8 @@ class Report:
     def passed(self) -> bool:
         """Whether every frame keeps the bound; a value that is not a number never does."""
         return all(
-            (self.bound.max_abs is None or row.max_abs <= self.bound.max_abs)
+            np.isfinite(row.max_abs)
+            and (self.bound.max_abs is None or row.max_abs <= self.bound.max_abs)
             and (self.bound.psnr_db is None or row.psnr_db >= self.bound.psnr_db)
             and (self.bound.ssim is None or row.ssim >= self.bound.ssim)
             for row in self.rows
@@ -162,9 +163,10 @@ class OnnxTranslator:
         self._tap, self._channels_first = _tap_unrounded(tapped)
         self._session = cpu_session(tapped)
         self._inputs = {entry.name for entry in self._session.get_inputs()}
+        self._extras = extra_feeds(model)
 
     def translate(self, frame: Picture, style: NDArray[np.float32] | None) -> Translation:
-        feeds: dict[str, NDArray[np.generic]] = {"frame": frame[None]}
+        feeds: dict[str, NDArray[np.generic]] = {**self._extras, "frame": frame[None]}
         if style is not None and "style" in self._inputs:
             feeds["style"] = style
         names = ["translated"] + ([self._tap] if self._tap else [])

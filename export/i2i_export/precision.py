@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
 from i2i_export import parity
+from i2i_export.calibration import measure_magnitudes
 from i2i_export.enginefile import EngineFile
 from i2i_export.errors import ExportError
-from i2i_export.rewrites import add_weight, constant, simplify
+from i2i_export.rewrites import add_weight, constant, graphs_of, simplify
 from i2i_runtime.frame import Picture
 
 _HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization"}
@@ -51,7 +52,8 @@ def half_from_engine(
 ) -> tuple[EngineFile, parity.Report]:
     """A copy in half precision, compared with the original on the frames of `gate`.
 
-    Raises ParityError past `parity.HALF_PRECISION`, ExportError where the engine is not float32.
+    Raises ParityError past `parity.HALF_PRECISION`, ExportError where the engine is not float32, or where a value on a
+    frame is beyond half precision.
     """
     if engine.metadata.precision != "fp32":
         raise ExportError(
@@ -59,8 +61,10 @@ def half_from_engine(
         )
     model = ir.from_proto(engine.to_proto())
     ShapeInferencePass(data_prop=True)(model)
+    made = {value.name for node in model.graph for value in node.outputs}
     wide = _wide_nodes(model)
     casts: dict[tuple[str, ir.DataType], ir.Value] = {}
+    halved: list[str] = []
     for node in list(model.graph):
         if node in wide or not _is_float(node):
             _feed(model, node, ir.DataType.FLOAT, casts)
@@ -71,6 +75,10 @@ def half_from_engine(
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 value.type = ir.TensorType(ir.DataType.FLOAT16)
+                halved.append(str(value.name))
+    # ONNX Runtime computes half precision on processors in float32, so the comparison sees no value overflow.
+    halved += [name for name, kind in casts if kind == ir.DataType.FLOAT16 and name in made]
+    _require_in_range(measure_magnitudes(engine.to_proto(), halved, gate, style))
     simplify(model)
     for node in model.graph:
         for value in node.outputs:
@@ -88,6 +96,15 @@ def half_from_engine(
     parity.require(report, "the fp16 engine", "some value leaves half precision's range, stay with fp32.")
     half.metadata = replace(half.metadata, parity=report.figures())
     return half, report
+
+
+def _require_in_range(magnitudes: dict[str, float]) -> None:
+    name, largest = max(magnitudes.items(), key=lambda item: item[1], default=("", 0.0))
+    if largest > _LARGEST:
+        raise ExportError(
+            f"the tensor {name} reaches {largest:,.0f} on the gate's frames and half precision ends at "
+            f"{_LARGEST:,.0f}: stay with fp32, or train the network again with norms behind its convolutions."
+        )
 
 
 def precision_of(model: ir.Model) -> Literal["fp32", "fp16"]:
@@ -110,10 +127,23 @@ def _wide_nodes(model: ir.Model) -> set[ir.Node]:
     nodes = list(model.graph)
     wide = _before_first_heavy(model) | _after_last_heavy(nodes)
     wide |= {node for node in nodes if node.op_type in _WIDE_ALWAYS or _makes_float_of_integers(node)}
+    wide |= _around_subgraphs(model)
     for node in nodes:
         if node.op_type in _STATISTICS:
             wide |= _statistics_around(node)
     return wide
+
+
+def _around_subgraphs(model: ir.Model) -> set[ir.Node]:
+    """If and Loop, whose graphs are left as they are, and whatever makes a value that is read inside one."""
+    outside = set(model.graph)
+    inside = [node for node in model.graph.all_nodes() if node not in outside]
+    read = [value for node in inside for value in node.inputs if value is not None]
+    for node in outside:
+        for graph in graphs_of(node):
+            read += list(graph.outputs)
+    makers = {value.producer() for value in read}
+    return {node for node in outside if node in makers or any(graphs_of(node))}
 
 
 def _before_first_heavy(model: ir.Model) -> set[ir.Node]:
