@@ -25,6 +25,7 @@ from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks.null import NullSink
 from i2i_runtime.sources import Source, SourceOptions, open_source
 from i2i_runtime.sources.recorded import RecordedSource
+from i2i_runtime.uri import redact
 
 SAMPLE_FRAMES = 8
 """Different frames that the engine sees in turn: enough that caches do not hold one answer."""
@@ -65,7 +66,9 @@ def sample_pictures(uri: str, size: tuple[int, int] | None) -> list[Picture]:
     finally:
         source.close()
     if not pictures:
-        raise SourceError(f"{uri} holds no frame to measure with: name a clip, a folder or test://street.")
+        raise SourceError(
+            f"{redact(uri)} holds no frame to measure with: name a clip, a folder or test://street."
+        )
     return pictures
 
 

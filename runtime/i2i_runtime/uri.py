@@ -13,9 +13,11 @@ from pathlib import Path
 
 # A scheme has two letters or more, so that `C:\clip.mp4` stays a path.
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(//)?(.*)$", re.DOTALL)
-_CREDENTIALS = re.compile(r"(?<=//)[^/@]+@")
+# A password may hold spaces, slashes and more @, so all before the last @ is taken for it.
+_CREDENTIALS = (re.compile(r"(?<=//)[^\s/@:]+:[^/\n]*@"), re.compile(r"(?<=//)[^\s@]\S*@"))
+# Recorders write /user=NAME_password=SECRET_channel=1.sdp, so an underscore ends a word here and not a value.
 _SECRET_PARAMETER = re.compile(
-    r"(?i)\b(token|password|passwd|pass|pwd|key|secret|auth|signature|sig)=[^&#\s]*"
+    r"(?i)(?<![a-z])((?:api|auth|stream)?key|token|password|passphrase|passwd|pass|pwd|secret|auth|signature|sig)=[^&#\s]*"
 )
 _DEVICE = re.compile(r"^/dev/video[0-9]+$")
 _BARE_WORDS = {"screen", "virtualcam"}
@@ -67,4 +69,6 @@ def parse_uri(text: str) -> Uri:
 
 def redact(text: str) -> str:
     """`text` with credentials of any URI in it replaced by `***`."""
-    return _SECRET_PARAMETER.sub(lambda m: f"{m.group(1)}=***", _CREDENTIALS.sub("***@", text))
+    for credentials in _CREDENTIALS:
+        text = credentials.sub("***@", text)
+    return _SECRET_PARAMETER.sub(lambda m: f"{m.group(1)}=***", text)

@@ -286,6 +286,27 @@ def test_passwords_are_never_shown() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rtsp://me:se@cr@et@cam/x", "rtsp://***@cam/x"),
+        ("rtsp://me:se/cr@et@cam/x", "rtsp://***@cam/x"),
+        ("rtsp://me:se?cr#et@cam/x", "rtsp://***@cam/x"),
+        ("rtsp://me:se cr et@cam/x", "rtsp://***@cam/x"),
+        ("no rtsp://me:secret@cam/x: 404, or http://cam/", "no rtsp://***@cam/x: 404, or http://cam/"),
+        ("rtsp://cam:554/user=me_password=secret_channel=1.sdp", "rtsp://cam:554/user=me_password=***"),
+        ("rtsp://cam/user=me&Password=secret&x=1", "rtsp://cam/user=me&Password=***&x=1"),
+        ("http://cam/?api_key=secret&apikey=secret&x=1", "http://cam/?api_key=***&apikey=***&x=1"),
+        ("http://cam:80/monkey=1?compass=2", "http://cam:80/monkey=1?compass=2"),
+        ("mjpeg://@:8080", "mjpeg://@:8080"),
+        ("mjpeg://@0.0.0.0:8080", "mjpeg://@0.0.0.0:8080"),
+    ],
+)
+def test_whatever_a_password_holds_it_is_not_shown(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert redact(shown) == shown
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text())
 def test_any_text_is_an_input_or_a_sentence(text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.uri import redact
 
 if TYPE_CHECKING:
     from i2i_runtime.frame import Picture
@@ -108,7 +109,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "backend": backend,
         "reason": reason,
         "threads": options.threads or usable_cores(),
-        "input": options.input,
+        "input": redact(options.input),
         "input_sha256": file_sha256(Path(options.input)) if Path(options.input).is_file() else None,
         "width": width,
         "height": height,
