@@ -24,7 +24,7 @@ _STAGES = {
 
 def print_record(record: dict[str, Any]) -> None:
     """Prints a record that `i2i-bench` has made."""
-    console = Console(highlight=False)
+    console = _console()
     console.print(_engine(record), soft_wrap=True)
     console.print(_machine(record["machine"]), soft_wrap=True)
     console.print(_conditions(record), soft_wrap=True)
@@ -46,7 +46,12 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         rates = f"{verdict.old_fps:.1f}", f"{verdict.new_fps:.1f}", f"{verdict.ratio:.3f}"
         table.add_row(verdict.level, *rates, f"±{verdict.noise:.1%}", verdict.word)
-    Console(highlight=False).print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """What is printed names files, whose brackets and colons are no markup."""
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 def _engine(record: dict[str, Any]) -> str:

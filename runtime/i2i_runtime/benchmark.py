@@ -205,6 +205,8 @@ def _through_pipeline(
 
 def limit_of(alone: Level, piped: Level, whole: Level) -> str:
     """Which stage bounds the rate, and the flag that would help, in one sentence."""
+    if whole.fps == 0:
+        return "The input holds one frame, from which no rate is told: give --input a clip or a folder of pictures."
     stages = {
         name: whole.stages[name]["p50_ms"] for name in ("read", "infer", "write") if name in whole.stages
     }

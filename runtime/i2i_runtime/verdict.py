@@ -28,13 +28,18 @@ class Verdict:
 
 
 def compare_records(old: dict[str, Any], new: dict[str, Any]) -> list[Verdict]:
-    """A verdict per level that both records hold: faster, slower, or the same within the noise."""
+    """A verdict per level that both records hold: faster, slower, or the same within the noise.
+
+    A level that was measured on one frame has no rate, and no verdict.
+    """
     levels = {level["name"]: level for level in old["levels"]}
     verdicts = []
     for level in new["levels"]:
         if level["name"] not in levels:
             continue
         before, after = levels[level["name"]]["fps_repeats"], level["fps_repeats"]
+        if not (statistics.median(before) and statistics.median(after)):
+            continue
         ratio = statistics.median(after) / statistics.median(before)
         noise = max(_SMALLEST, _spread(before) + _spread(after))
         word = "same within the noise" if abs(ratio - 1) <= noise else ("faster" if ratio > 1 else "slower")

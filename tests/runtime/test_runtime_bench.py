@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,24 @@ def test_scaling_is_shown_and_refusals_with_their_reason(capsys: pytest.CaptureF
     assert ["256", "500.0", "2.0", "2.5", "3.0"] in lines
     assert ["2160p", "too", "large"] in lines
     assert ["4", "40.0", "10.0"] in lines
+
+
+def test_one_picture_has_no_rate_and_its_record_no_password(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture, record_file = tmp_path / "[bold] password=hush.png", tmp_path / "r.json"
+    cv2.imwrite(str(picture), np.zeros((32, 32, 3), np.uint8))
+    options = BenchOptions(
+        str(engine), str(picture), backend="onnxruntime", seconds=0.05, frames=2, repeats=1
+    )
+    record = bench(replace(options, json=record_file))
+    assert record["limit"].startswith("The input holds one frame")
+    assert record["levels"][-1]["fps"] == 0
+    told = capsys.readouterr().out
+    assert "[bold] password=***" in told
+    assert "hush" not in told + record_file.read_text()
+    assert compare(CompareOptions(record_file, record_file)) == 0
+    assert "no verdict on end to end" in capsys.readouterr().out
 
 
 def test_recorded_source_goes_round_and_ends() -> None:

@@ -141,6 +141,10 @@ def compare(options: CompareOptions) -> int:
     old, new = read_record(options.old), read_record(options.new)
     verdicts = compare_records(old, new)
     print_verdicts(verdicts)
+    told = {verdict.level for verdict in verdicts}
+    for level in new["levels"]:
+        if level["name"] not in told:
+            print(f"no verdict on {level['name']}: one of the records holds no rate of it")
     for line in differences(old, new):
         print(f"changed as well: {line}")
     return int(any(verdict.word == "slower" for verdict in verdicts))
