@@ -129,3 +129,24 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_an_interrupt(en
     job = ["-m", str(engines.identity), "-i", "test://bars", "-o", "null:"]
     ended = subprocess.run([sys.executable, "-c", script, *job], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, "i2i-stream: interrupted\n")
+
+
+@pytest.mark.parametrize("name", ["stream", "bench", "doctor"])
+@pytest.mark.parametrize("when", ["imported", "run"])
+def test_an_interrupt_is_one_word_from_the_first_moment(name: str, when: str) -> None:
+    script = (
+        "import os, signal, sys, types\n"
+        f"from i2i_runtime.cli.start import {name}\n"
+        "def interrupt():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "class Slow:\n"
+        "    def find_spec(self, module, path, target=None):\n"
+        f"        if module == 'i2i_runtime.cli.{name}':\n"
+        "            interrupt()\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "if sys.argv[1] == 'run':\n"
+        f"    sys.modules['i2i_runtime.cli.{name}'] = types.SimpleNamespace(main=interrupt)\n"
+        f"{name}()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, when], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, f"i2i-{name}: interrupted\n")
