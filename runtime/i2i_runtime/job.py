@@ -175,14 +175,11 @@ def _sentence(pipeline: Pipeline, outputs: Sequence[str], notes: Sequence[str]) 
 
 
 def clips_of(location: str) -> list[Path]:
-    """The video files of a folder that holds clips and no pictures, in the order of their names; else
-    none.
-    """
+    """The video files of a folder, in the order of their names; none where it is no folder."""
     from i2i_runtime.sinks.encoder import CONTAINERS
-    from i2i_runtime.sources.pictures import picture_paths
 
     folder = Path(location)
-    if not folder.is_dir() or picture_paths(location):
+    if not folder.is_dir():
         return []
     known = {*CONTAINERS, ".ts", ".avi", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
@@ -195,19 +192,25 @@ def translate_folder(
     line: ProgressLine,
     *,
     resume: bool,
+    pictures: Path | None = None,
 ) -> Outcome:
     """`one` for every clip, into `folder` under the clip's name; a clip that fails does not stop the others.
 
-    With `resume`, clips whose output is whole are passed over. Raises KeyboardInterrupt.
+    Last come the pictures of the folder `pictures`, if that is given. With `resume`, clips whose output is whole are
+    passed over. Raises KeyboardInterrupt, and UsageError where the clips themselves lie in `folder`.
     """
+    if any(clip.parent.resolve() == folder.resolve() for clip in clips):
+        raise UsageError(f"{folder} holds the clips themselves: choose another folder as --output.")
     failures: list[str] = []
     reports: list[dict[str, Any]] = []
-    for number, clip in enumerate(clips, 1):
-        target = _target(folder, clip)
-        if resume and is_whole(target):
-            line.say(f"{number}/{len(clips)} {clip.name}: done before")
+    jobs = list(zip(clips, _targets(folder, clips), strict=True))
+    if pictures is not None:
+        jobs.append((pictures, folder))
+    for number, (clip, target) in enumerate(jobs, 1):
+        if resume and clip != pictures and is_whole(target):
+            line.say(f"{number}/{len(jobs)} {clip.name}: done before")
             continue
-        line.begin(f"{number}/{len(clips)} {clip.name}")
+        line.begin(f"{number}/{len(jobs)} {clip.name}")
         try:
             outcome = one(clip, target)
         except I2IError as error:
@@ -215,12 +218,12 @@ def translate_folder(
             reports.append({"input": str(clip), "outcome": "failed", "error": str(error)})
         else:
             reports.append(outcome.report)
-            line.say(f"{number}/{len(clips)} {clip.name}: {outcome.sentence}")
+            line.say(f"{number}/{len(jobs)} {clip.name}: {outcome.sentence}")
             if outcome.exit_code != 0:
                 failures.append(f"{clip.name}: damaged, {len(outcome.report['losses'])} losses")
-    whole = len(clips) - len(failures)
+    whole, what = len(jobs) - len(failures), "clips" if pictures is None else "parts, clips and pictures,"
     sentence = "\n".join(
-        [f"{whole} of {len(clips)} clips are whole", *(f"failed: {text}" for text in failures)]
+        [f"{whole} of {len(jobs)} {what} are whole", *(f"failed: {text}" for text in failures)]
     )
     return Outcome(1 if failures else 0, sentence, {"clips": reports, "failures": failures})
 
@@ -230,8 +233,19 @@ def is_whole(target: Path) -> bool:
     return target.exists() and not unfinished_folder(target).exists()
 
 
-def _target(folder: Path, clip: Path) -> Path:
-    """A clip's output: under its own name where that container is written to, else as MP4."""
+def _targets(folder: Path, clips: Sequence[Path]) -> list[Path]:
+    """The clips' outputs: under their own names where that container is written to, else as MP4, none of them twice."""
     from i2i_runtime.sinks.encoder import CONTAINERS
 
-    return folder / (clip.name if clip.suffix.lower() in CONTAINERS else f"{clip.stem}.mp4")
+    own = [clip.suffix.lower() in CONTAINERS for clip in clips]
+    wished = [clip.name if kept else f"{clip.stem}.mp4" for clip, kept in zip(clips, own, strict=True)]
+    taken = set(wished)
+    targets = []
+    for clip, kept, name in zip(clips, own, wished, strict=True):
+        if not kept and wished.count(name) > 1:
+            name = f"{clip.name}.mp4"
+            while name in taken:
+                name = f"{name}.mp4"
+            taken.add(name)
+        targets.append(folder / name)
+    return targets

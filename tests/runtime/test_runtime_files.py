@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -32,6 +34,11 @@ def run(engine: Path, source: Path | str, output: Path | str, **more: Any) -> in
 
 def disagreements(source: Path, output: Path) -> list[str]:
     return [f"{c.name}: {c.source} | {c.output}" for c in compare_files(source, output) if not c.agrees]
+
+
+def frames_of(path: Path) -> list[av.VideoFrame]:
+    with av.open(path) as container:
+        return list(container.decode(video=0))
 
 
 @pytest.mark.parametrize(
@@ -467,6 +474,39 @@ def test_folder_of_clips_goes_on_after_a_bad_one(
     assert told["failures"][0].startswith("b.mp4: ")
     for name in ("a.mp4", "c.mp4"):
         assert disagreements(folder / name, tmp_path / "out" / name) == []
+
+
+def test_every_clip_of_a_folder_has_an_output_of_its_own(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever they are called, and whatever lies beside them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for count, name in enumerate(("a.avi", "a.mp4", "a.ts", "b.avi"), 2):
+        clip = make_clip("one_of_many.mp4", pts=REGULAR[:count])
+        (folder / name).write_bytes(clip.read_bytes())
+    cv2.imwrite(str(folder / "cover.jpg"), np.zeros((16, 16, 3), np.uint8))
+    with pytest.raises(UsageError, match="in holds the clips themselves"):
+        run(engines.identity, folder, folder, backend="onnxruntime")
+    options = StreamOptions(
+        str(engines.identity),
+        input=f"file:{folder}",
+        output=[f"file:{tmp_path / 'out'}"],
+        backend="onnxruntime",
+        resume=True,
+    )
+    for _ in range(2):
+        assert stream(options) == 0
+        assert "5 of 5 parts" in capsys.readouterr().err
+        videos = (tmp_path / "out").glob("*.mp4")
+        made = {path.name: len(frames_of(path)) for path in videos}
+        assert made == {"a.avi.mp4": 2, "a.mp4": 3, "a.ts.mp4": 4, "b.mp4": 5}
+        assert (tmp_path / "out" / "cover.jpg").exists()
+    assert stream(replace(options, output=[str(folder / "film.mp4")], resume=False)) == 0
+    assert ": its clips (a.avi, a.mp4, a.ts, b.avi) need a folder" in capsys.readouterr().err
+    (folder / "cover.jpg").unlink()
+    with pytest.raises(UsageError, match="is a folder of clips: give one folder"):
+        run(engines.identity, folder, tmp_path / "film.mp4", backend="onnxruntime")
 
 
 def test_command_prints_one_sentence_and_its_exit_code(engines: Any, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from i2i_runtime.uri import parse_uri, redact
 
 if TYPE_CHECKING:
     from i2i_runtime.access import ServerOptions
-    from i2i_runtime.job import Translation
+    from i2i_runtime.job import Outcome, Translation
     from i2i_runtime.pipeline import Stage
     from i2i_runtime.sinks import SinkOptions
     from i2i_runtime.sources import Source
@@ -170,6 +170,7 @@ def stream(options: StreamOptions) -> int:
     from i2i_runtime.progress import ProgressLine
     from i2i_runtime.report import write_json
     from i2i_runtime.sources import SourceOptions
+    from i2i_runtime.sources.pictures import names_pictures
 
     input_text = checked_input(options)
     size = parse_size(options.size)
@@ -177,16 +178,23 @@ def stream(options: StreamOptions) -> int:
         from i2i_runtime.logs import open_log
 
         open_log(as_json=True)
-    clips = clips_of(input_text)
+    source = parse_uri(input_text)
+    clips = clips_of(source.location) if source.scheme == "file" else []
+    pictures = source.path if clips and names_pictures(source.location) else None
     outputs = options.output or ["display://0"]
-    if clips and (len(outputs) != 1 or Path(outputs[0]).suffix):
-        raise UsageError(f"{input_text} is a folder of clips: give one folder as --output.")
-    if options.resume and not clips and len(outputs) == 1:
-        target = parse_uri(outputs[0])
-        if target.scheme == "file" and target.path.is_file() and is_whole(target.path):
-            with ProgressLine(silent=options.quiet or options.json) as line:
-                line.say(f"{target.path} is whole: nothing is left to do (without --resume it is made again)")
-            return 0
+    target = parse_uri(outputs[0])
+    left_out = ""
+    if clips and (len(outputs) != 1 or target.scheme != "file" or target.path.suffix):
+        if pictures is None:
+            raise UsageError(f"{source.path} is a folder of clips: give one folder as --output.")
+        names = ", ".join(clip.name for clip in clips)
+        left_out = f"only the pictures in {source.path} are translated: its clips ({names}) need a folder as --output"
+        clips = []
+    one_file = not clips and len(outputs) == 1 and target.scheme == "file"
+    if options.resume and one_file and target.path.is_file() and is_whole(target.path):
+        with ProgressLine(silent=options.quiet or options.json) as line:
+            line.say(f"{target.path} is whole: nothing is left to do (without --resume it is made again)")
+        return 0
     work = _translation(options, size, _slots(options, input_text))
     sinks = _sink_options(options, work)
     sources = SourceOptions(size=size, rate=options.rate, tonemap=options.tonemap)
@@ -196,22 +204,21 @@ def stream(options: StreamOptions) -> int:
         line.say(
             f"{metadata.name} ({metadata.direction}) runs on {work.engine.backend}: {work.engine.reason}"
         )
+        if left_out:
+            line.say(left_out)
         if clips:
+
+            def one(clip: Path, target: Path) -> Outcome:
+                given = _with_input(sinks, clip) if clip.is_file() else replace(sinks, resume=False)
+                return translate(work, f"file:{clip}", [f"file:{target}"], sources, given, line, None, record)
+
             outcome = translate_folder(
                 clips,
-                Path(outputs[0]),
-                lambda clip, target: translate(
-                    work,
-                    f"file:{clip}",
-                    [f"file:{target}"],
-                    sources,
-                    _with_input(sinks, clip),
-                    line,
-                    None,
-                    record,
-                ),
+                target.path,
+                one,
                 line,
                 resume=options.resume,
+                pictures=pictures,
             )
             if options.report is not None:
                 write_json(options.report, outcome.report)
