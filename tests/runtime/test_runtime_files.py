@@ -297,6 +297,19 @@ def test_hdr_is_refused_with_the_reason_or_tone_mapped(
         assert context.pix_fmt == "yuv420p"
 
 
+@pytest.mark.parametrize(("grey", "wanted"), [("gray", "yuv420p"), ("gray10le", "yuv420p10le")])
+def test_a_grey_clip_gets_the_engines_colours(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path, grey: str, wanted: str
+) -> None:
+    clip = make_clip(f"{grey}.mkv", pts=[0, 40], codec="ffv1", pixel_format=grey, options={"level": "3"})
+    assert run(engines.styled, clip, tmp_path / "out.mp4", style="90,0,0", backend="onnxruntime") == 0
+    before, after = (frames_of(path)[0] for path in (clip, tmp_path / "out.mp4"))
+    assert (before.format.name, after.format.name) == (grey, wanted)
+    red, green, blue = after.to_ndarray(format="rgb24")[20:40, 20:40].reshape(-1, 3).mean(axis=0)
+    assert red - green > 70
+    assert abs(green - blue) < 6
+
+
 @pytest.mark.parametrize("size", [(97, 63), (1, 1), (2, 2)])
 def test_odd_sizes_keep_their_size(
     engines: Any, make_clip: Callable[..., Path], tmp_path: Path, size: tuple[int, int]

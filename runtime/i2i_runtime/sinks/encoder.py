@@ -243,9 +243,18 @@ def _alpha_format(codec: str, source: str, bits: int) -> str | None:
     return min(offered, key=distance).name
 
 
+def _coloured(pixel_format: str) -> str:
+    """The format of the same depth that holds the engine's colours, where a grey one would lose them."""
+    if not pixel_format.startswith(("gray", "ya", "mono")):
+        return pixel_format
+    bits = max(entry.bits for entry in av.VideoFormat(pixel_format).components)
+    return "yuv420p" if bits <= 8 else "yuv420p10le" if bits <= 10 else "yuv420p12le"
+
+
 def _pixel_format(codec: av.Codec, source: str, size: tuple[int, int]) -> str:
     """The source's own pixel format where the encoder takes it, else the nearest that keeps what the source has."""
     offered = [entry.name for entry in codec.video_formats or ()]
+    source = _coloured(source)
     wanted = source.replace("yuva", "yuv").replace("gbrap", "gbrp")
     odd = size[0] % 2 == 1 or size[1] % 2 == 1
     if odd and "420" in wanted:
