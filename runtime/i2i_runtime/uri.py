@@ -33,7 +33,9 @@ class Uri:
 
     @property
     def path(self) -> Path:
-        return Path(self.location)
+        """The location as a path; absolute where FFmpeg would take the beginning of its name for a protocol."""
+        path = Path(self.location)
+        return path.absolute() if ":" in self.location.partition("/")[0] else path
 
     @property
     def shown(self) -> str:

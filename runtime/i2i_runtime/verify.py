@@ -19,6 +19,7 @@ import tyro
 from i2i_runtime.alpha import alpha_of_frame, is_opaque
 from i2i_runtime.colour import is_rgb
 from i2i_runtime.errors import SourceError
+from i2i_runtime.uri import parse_uri
 
 # Written by the container itself, so never the same.
 _OWN_TAGS = {
@@ -92,17 +93,24 @@ def run_verify(arguments: Sequence[str]) -> int:
     from i2i_runtime.report import write_json
 
     options = tyro.cli(VerifyOptions, prog="i2i-stream verify", args=list(arguments))
-    checks = compare_files(options.source, options.output)
+    checks = compare_files(_place(options.source), _place(options.output))
     whole = all(check.agrees for check in checks)
     table = Table(
         "", "what", "source", "output", title=f"{options.output} {'is whole' if whole else 'is NOT whole'}"
     )
     for check in checks:
         table.add_row("ok" if check.agrees else "NO", check.name, check.source, check.output)
-    Console().print(table)
+    # Names of files and tags are no markup, whatever brackets and colons they hold.
+    Console(markup=False, emoji=False).print(table)
     if options.report is not None:
         write_json(options.report, {"whole": whole, "checks": [asdict(check) for check in checks]})
     return 0 if whole else 1
+
+
+def _place(path: Path) -> Path:
+    """Where a file lies that may be spelled as an input is (file:odd:name.mp4); FFmpeg takes no name for a protocol."""
+    uri = parse_uri(str(path))
+    return (uri.path if uri.scheme == "file" else path).absolute()
 
 
 def compare_files(source: Path, output: Path) -> list[Check]:

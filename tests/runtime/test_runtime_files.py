@@ -22,7 +22,7 @@ from i2i_runtime.clip import CLIP
 from i2i_runtime.colour import Colour, ColourConverter
 from i2i_runtime.errors import I2IError, SinkError, SourceError, UsageError
 from i2i_runtime.sources import SourceOptions, open_source
-from i2i_runtime.verify import compare_files
+from i2i_runtime.verify import compare_files, run_verify
 
 REGULAR = [512 * index for index in range(40)]
 IRREGULAR = [0, 500, 512, 3000, 3001, 9000, 9600, 20000, 20001, 20002, 61440, 70000]
@@ -520,6 +520,25 @@ def test_every_clip_of_a_folder_has_an_output_of_its_own(
     (folder / "cover.jpg").unlink()
     with pytest.raises(UsageError, match="is a folder of clips: give one folder"):
         run(engines.identity, folder, tmp_path / "film.mp4", backend="onnxruntime")
+
+
+def test_names_with_colons_and_brackets_are_only_names(
+    engines: Any,
+    make_clip: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither a protocol for FFmpeg nor markup for the terminal."""
+    monkeypatch.chdir(tmp_path)
+    Path("take:1.mp4").write_bytes(make_clip("named.mp4", pts=REGULAR[:4]).read_bytes())
+    assert run(engines.identity, "file:take:1.mp4", "file:out:1.mp4", backend="onnxruntime") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out:1.mp4", "take:1.mp4"]
+    Path("q[").mkdir()
+    Path("out:1.mp4").rename("q[/x].mp4")
+    assert run_verify(["take:1.mp4", "q[/x].mp4"]) == 0
+    assert "q[/x].mp4 is whole" in capsys.readouterr().out
+    assert run_verify(["file:take:1.mp4", "q[/x].mp4"]) == 0
 
 
 def test_command_prints_one_sentence_and_its_exit_code(engines: Any, tmp_path: Path) -> None:

@@ -322,7 +322,8 @@ def _with_input(sinks: SinkOptions, source: Path | str) -> SinkOptions:
     job.
     """
     described = {"input": redact(str(source))}
-    path = Path(source)
+    uri = parse_uri(str(source))
+    path = uri.path if uri.scheme == "file" else Path(source)
     if path.is_file():
         status = path.stat()
         described |= {"input_bytes": str(status.st_size), "input_modified_ns": str(status.st_mtime_ns)}
