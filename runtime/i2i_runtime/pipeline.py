@@ -27,7 +27,7 @@ from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
 from i2i_runtime.meter import Curve, Histogram
 from i2i_runtime.sinks import Sink
-from i2i_runtime.sources import Source
+from i2i_runtime.sources import Skipping, Source
 
 Policy: TypeAlias = Literal["every-frame", "freshest"]
 
@@ -55,7 +55,10 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands; `total` is None where the source cannot know."""
+    """Where a job stands; `total` is None where the source cannot know.
+
+    `skipped` counts the frames passed over because an earlier run has done them.
+    """
 
     frames_in: int
     frames_out: int
@@ -63,6 +66,7 @@ class Progress:
     total: int | None
     elapsed_s: float
     age_ms: float
+    skipped: int = 0
 
 
 class Pipeline:
@@ -104,6 +108,7 @@ class Pipeline:
         self._failure: BaseException | None = None
         self._began_s = self._first_out_s = self._last_out_s = time.monotonic()
         self.policy: Policy = policy
+        self.frames_skipped = 0
         self.frames_in = 0
         self.frames_out = 0
         self.dropped_stale = 0
@@ -190,6 +195,7 @@ class Pipeline:
                 self._state.notify_all()
 
     def _read(self) -> None:
+        self._skip()
         last_index: int | None = None
         while not self._stopping and (self._limit is None or self.frames_in < self._limit):
             with self._timed("read", "the source"):
@@ -209,6 +215,15 @@ class Pipeline:
             self.frames_in += 1
             self._inbox.put(frame)
         self._inbox.close()
+
+    def _skip(self) -> None:
+        """Passes over what an earlier run has done; each frame is an answer of its own to the watchdog."""
+        more = isinstance(self._source, Skipping)
+        while more and not self._stopping:
+            assert isinstance(self._source, Skipping)
+            with self._watched("the source"):
+                more = self._source.skip_one()
+            self.frames_skipped += more
 
     def _infer(self) -> None:
         while (taken := self._inbox.get()) is not None:
@@ -275,12 +290,19 @@ class Pipeline:
     def _timed(self, stage: str, what: str) -> Iterator[None]:
         """Measures one call of a stage and lets the watchdog know of it."""
         began_s = time.monotonic()
-        self._busy[get_ident()] = (what, began_s)
+        try:
+            with self._watched(what):
+                yield
+        finally:
+            self.latencies[stage].add((time.monotonic() - began_s) * 1000)
+
+    @contextmanager
+    def _watched(self, what: str) -> Iterator[None]:
+        self._busy[get_ident()] = (what, time.monotonic())
         try:
             yield
         finally:
             del self._busy[get_ident()]
-            self.latencies[stage].add((time.monotonic() - began_s) * 1000)
 
     def _oversee(self, watch: Callable[[Progress], None] | None) -> None:
         """Returns when all threads have ended, or one has failed."""
@@ -313,7 +335,8 @@ class Pipeline:
 
     def _progress(self) -> Progress:
         total = self._source.frame_count if self._limit is None else self._limit
-        return Progress(self.frames_in, self.frames_out, self.dropped, total, self.elapsed_s, self.age_ms)
+        counts = (self.frames_in, self.frames_out, self.dropped, total, self.elapsed_s, self.age_ms)
+        return Progress(*counts, self.frames_skipped)
 
     def _stop(self, interrupt: KeyboardInterrupt) -> None:
         """The user wants no more: a live source just ends, anything else is abandoned to be resumed."""

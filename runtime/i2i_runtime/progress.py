@@ -50,13 +50,13 @@ class ProgressLine:
         if self._task is None:
             return
         fps = standing.frames_out / standing.elapsed_s if standing.elapsed_s > 0 else 0.0
-        count = (
-            f"{standing.frames_out}" if standing.total is None else f"{standing.frames_out}/{standing.total}"
-        )
-        line = f"{count} frames  {fps:.1f} fps  {standing.dropped} dropped  age {standing.age_ms:.0f} ms"
-        self._bar.update(
-            self._task, completed=standing.frames_out + standing.dropped, total=standing.total, standing=line
-        )
+        done = standing.skipped + standing.frames_out
+        count = f"{done}" if standing.total is None else f"{done}/{standing.total}"
+        if standing.skipped and not standing.frames_in:
+            line = f"{count} frames  passing over what is done"
+        else:
+            line = f"{count} frames  {fps:.1f} fps  {standing.dropped} dropped  age {standing.age_ms:.0f} ms"
+        self._bar.update(self._task, completed=done + standing.dropped, total=standing.total, standing=line)
 
     def say(self, line: str) -> None:
         """A line that stays."""

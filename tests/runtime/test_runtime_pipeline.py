@@ -284,3 +284,23 @@ def test_progress_counts_up_to_the_whole(fake_source: Any) -> None:
     seen: list[Progress] = []
     Pipeline(fake_source(30), FakeEngine(), [ListSink()]).run(seen.append)
     assert seen[-1].frames_out == seen[-1].total == 30
+
+
+def test_every_frame_passed_over_is_an_answer_and_moves_the_line(fake_source: Any) -> None:
+    """What an earlier run has done is passed over one watched call at a time, and counts as done."""
+    began_s: list[float] = []
+
+    class Resumed(fake_source):  # type: ignore[misc]
+        def skip_one(self) -> bool:
+            if self.given == 20:
+                return False
+            self.given += 1
+            began_s.extend(since_s for _, since_s in pipeline._busy.values())
+            time.sleep(0.001)
+            return True
+
+    pipeline, seen = Pipeline(Resumed(30), FakeEngine(), [ListSink()]), list[Progress]()
+    pipeline.run(seen.append)
+    assert len(set(began_s)) == 20, "the watchdog hears of every one of them"
+    assert (seen[-1].skipped, seen[-1].frames_in, seen[-1].frames_out) == (20, 10, 10)
+    assert pipeline.latencies["read"].count == 11, "they are no part of what reading takes"

@@ -19,6 +19,8 @@ import pytest
 from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.errors import I2IError, SinkError, UsageError
 from i2i_runtime.sinks.journal import Journal, Segment
+from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources.video import VideoSource
 from i2i_runtime.verify import compare_files
 
 PTS = [512 * index + (37 if index % 5 == 0 else 0) for index in range(60)]
@@ -313,3 +315,16 @@ def test_ctrl_c_leaves_a_film_that_plays(engines: Any, clip: Path, tmp_path: Pat
     film = output if live else tmp_path / "out.partial.mp4"
     assert len(pictures_of(film)) >= 10
     assert output.exists() is live
+
+
+def test_passing_over_what_is_done_goes_frame_by_frame(clip: Path) -> None:
+    """Hours of finished frames in one call would look like a source that does not answer."""
+    source = VideoSource(clip, SourceOptions(skip=50))
+    assert [source.skip_one() for _ in range(51)] == [True] * 50 + [False]
+    frame = source.read()
+    assert frame is not None
+    assert (frame.index, frame.pts) == (50, PTS[50])
+    source.close()
+    over = VideoSource(clip, SourceOptions(skip=len(PTS) + 5))
+    assert over.read() is None
+    over.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from i2i_runtime.errors import SourceError, UsageError
 from i2i_runtime.frame import Frame
@@ -28,6 +28,14 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Releases the device or file; a blocked `read` in another thread returns soon after."""
+
+
+@runtime_checkable
+class Skipping(Protocol):
+    """A source that passes over the frames that a resumed job has done, before the first `read`."""
+
+    def skip_one(self) -> bool:
+        """Passes over one of them, losses noted; False once none is left. Blocks; raises SourceError."""
 
 
 @dataclass(frozen=True)

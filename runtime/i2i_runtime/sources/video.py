@@ -88,42 +88,48 @@ class VideoSource:
     def losses(self) -> list[str]:
         return self._losses
 
+    def skip_one(self) -> bool:
+        with self._reading:
+            return self._index < self._skip and self._next() is not None
+
     def read(self) -> Frame | None:
+        while self.skip_one():
+            pass
         with self._reading:
             return self._read()
 
     def _read(self) -> Frame | None:
-        while (decoded := self._next()) is not None:
-            index, pts = self._index, self._due(decoded)
-            self._index += 1
-            if index < self._skip:
-                continue
-            extra: dict[str, Any] = {CLIP: self.clip}
-            alpha = alpha_of_frame(decoded)
-            if alpha is not None:
-                extra[ALPHA] = upright_from_stored(alpha, self.clip.rotation)
-            return Frame(
-                pixels=upright_from_stored(self._converter.rgb_from_frame(decoded), self.clip.rotation),
-                index=index,
-                pts=pts,
-                time_base=self.clip.time_base,
-                captured_s=time.monotonic(),
-                extra=extra,
-            )
-        return None
+        timed = self._next()
+        if timed is None:
+            return None
+        decoded, pts = timed
+        extra: dict[str, Any] = {CLIP: self.clip}
+        alpha = alpha_of_frame(decoded)
+        if alpha is not None:
+            extra[ALPHA] = upright_from_stored(alpha, self.clip.rotation)
+        return Frame(
+            pixels=upright_from_stored(self._converter.rgb_from_frame(decoded), self.clip.rotation),
+            index=self._index - 1,
+            pts=pts,
+            time_base=self.clip.time_base,
+            captured_s=time.monotonic(),
+            extra=extra,
+        )
 
     def close(self) -> None:
         self._closed = True
         with self._reading:
             self._container.close()
 
-    def _next(self) -> av.VideoFrame | None:
+    def _next(self) -> tuple[av.VideoFrame, int] | None:
+        """The next frame as it is stored, and its pts."""
         if self._closed:
             return None
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        return next(self._decoded, None)
+        decoded, self._first = self._first or next(self._decoded, None), None
+        if decoded is None:
+            return None
+        self._index += 1
+        return decoded, self._due(decoded)
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         """All frames, those included that the decoder still holds when the file ends."""
