@@ -8,7 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ import pytest
 
 from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.errors import I2IError, SinkError, UsageError
-from i2i_runtime.sinks.journal import Journal, Segment
+from i2i_runtime.frame import Frame
+from i2i_runtime.sinks import SinkOptions
+from i2i_runtime.sinks.journal import Journal, Segment, unfinished_folder
+from i2i_runtime.sinks.video import VideoSink
 from i2i_runtime.sources import SourceOptions
 from i2i_runtime.sources.video import VideoSource
 from i2i_runtime.verify import compare_files
@@ -208,6 +212,74 @@ def test_a_broken_frame_ends_the_job_and_resume_goes_on(
             run(engines.invert, clip, output)
     assert run(engines.invert, clip, output, resume=True) == 0
     assert pictures_of(output) == pictures_of(whole)
+
+
+def frame_at(index: int, first_s: float = 0.0) -> Frame:
+    """A frame as cameras and pictures give it: from no clip, 25 a second."""
+    pixels = np.full((32, 48, 3), index * 4 % 256, np.uint8)
+    return Frame(pixels, index, round(first_s * 1e6) + index * 40_000, Fraction(1, 1_000_000), 0.0)
+
+
+def feed(sink: VideoSink, indices: Iterable[int]) -> None:
+    for index in indices:
+        sink.write(frame_at(index), frame_at(index))
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output of which five segments of 8 frames are done, and five frames of the sixth were under way."""
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    killed = VideoSink(tmp_path / "begun.mp4", SinkOptions())
+    feed(killed, range(45))
+    return tmp_path / "begun.mp4"
+
+
+def journal_of(output: Path) -> list[Any]:
+    lines = (unfinished_folder(output) / "journal.jsonl").read_text().splitlines()
+    return [json.loads(line).get("pts") for line in lines]
+
+
+def test_a_resumed_job_that_ends_early_loses_nothing(begun: Path) -> None:
+    before = journal_of(begun)
+    for new in (0, 0, 3, 3):
+        sink = VideoSink(begun, SinkOptions(resume=True))
+        assert sink.done == 32, "the last segment is made again, and no other"
+        feed(sink, range(32, 32 + new))
+        sink.close()
+        assert journal_of(begun) == before
+    assert len(pictures_of(begun.with_name("begun.partial.mp4"))) == 40
+    whole = VideoSink(begun.with_name("whole.mp4"), SinkOptions())
+    feed(whole, range(50))
+    whole.finish()
+    sink = VideoSink(begun, SinkOptions(resume=True))
+    feed(sink, range(32, 50))
+    sink.finish()
+    assert begun.read_bytes() == begun.with_name("whole.mp4").read_bytes()
+    assert sorted(path.name for path in begun.parent.iterdir()) == ["begun.mp4", "whole.mp4"]
+
+
+def test_the_last_segment_stands_until_it_is_made_again(begun: Path) -> None:
+    """Killed at any of these points, every file that the journal names is the one that it describes."""
+    before, folder = journal_of(begun), unfinished_folder(begun)
+    for upto in (33, 40, 39, 40):
+        killed = VideoSink(begun, SinkOptions(resume=True))
+        feed(killed, range(32, upto))
+        assert journal_of(begun) == before
+        for line in (folder / "journal.jsonl").read_text().splitlines()[1:]:
+            with av.open(folder / json.loads(line)["file"]) as container:
+                assert sum(1 for packet in container.demux(video=0) if packet.size) == 8
+
+
+def test_one_segment_is_worth_resuming(begun: Path) -> None:
+    file = unfinished_folder(begun) / "journal.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    before = journal_of(begun)
+    VideoSink(begun, SinkOptions(resume=True)).close()
+    sink = VideoSink(begun, SinkOptions(resume=True))
+    with pytest.raises(SinkError, match="gave no frame; --resume goes on"):
+        sink.finish()
+    sink.close()
+    assert journal_of(begun) == before
 
 
 def test_resume_without_anything_begun_is_a_plain_job(engines: Any, clip: Path, tmp_path: Path) -> None:

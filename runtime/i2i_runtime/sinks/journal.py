@@ -3,6 +3,7 @@
 Beside `film.mp4` a job keeps the folder `.film.mp4.unfinished`: one file per segment and `journal.jsonl`. A line is
 appended only after its segment is closed and synced, so a process killed at any point leaves a journal that is true
 (a torn last line is ignored). The first line describes the job; another job does not go on with these segments.
+A resumed job makes the last segment again; the old one stays until the new one is noted in its stead.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Journal:
         self.segments: list[Segment] = []
         self._output = output
         self._job = job
+        self._replaced: Segment | None = None
+        self._resumed = False
 
     @property
     def frames(self) -> int:
@@ -63,14 +66,28 @@ class Journal:
                 f"The unfinished {self._output} was begun with {changed}: "
                 "say the same again to resume it, or --restart to begin anew."
             )
-        # The last segment is made again: it is the one that a failing disk may have torn, and at least one frame
-        # is then read, from which the sink learns what else the source holds.
-        for line in lines[1:-1]:
+        for line in lines[1:]:
             segment = Segment(str(line["file"]), tuple(int(pts) for pts in line["pts"]))
             if not (self.folder / segment.file).is_file():
                 break
             self.segments.append(segment)
-        self._rewrite([{"job": self._job}, *map(asdict, self.segments)])
+        # The last segment is made again: it is the one that a failing disk may have torn, and at least one frame
+        # is then read, from which the sink learns what else the source holds.
+        if self.segments:
+            self._replaced = self.segments.pop()
+        self._resumed = True
+
+    def keep_all(self) -> None:
+        """Goes on after the last segment, too, where its frames do not come again."""
+        if self._replaced is not None:
+            self.segments.append(self._replaced)
+            self._replaced = None
+
+    def next_file(self, suffix: str) -> str:
+        """The name of the segment that comes next; not that of one which it is to replace."""
+        name = f"{len(self.segments):06d}.{suffix}"
+        taken = self._replaced is not None and self._replaced.file == name
+        return f"{len(self.segments):06d}.again.{suffix}" if taken else name
 
     def holds_frames(self) -> bool:
         """Whether an earlier job left closed segments that `begin` would throw away."""
@@ -79,14 +96,31 @@ class Journal:
     def record(self, segment: Segment) -> None:
         """Notes a closed segment once it is safe on the disk. Raises OSError."""
         _sync(self.folder / segment.file)
-        self._append(asdict(segment))
+        if self._resumed:
+            # Anew, as what a crash tore off the last line would spoil the next.
+            self._rewrite([{"job": self._job}, *map(asdict, [*self.segments, segment])])
+            self._forget_replaced()
+        else:
+            self._append(asdict(segment))
         self.segments.append(segment)
+
+    def add_cut(self, segment: Segment | None) -> None:
+        """Takes a segment that was cut short, for a film of what is there; it is not noted, and made again later."""
+        if self._replaced is not None and (segment is None or len(segment.pts) < len(self._replaced.pts)):
+            segment = self._replaced
+        if segment is not None and segment.pts:
+            self.segments.append(segment)
 
     def discard(self) -> None:
         """Removes all of it, the journal last: killed on the way, what is left is still true."""
         for segment in self.folder.glob(_SEGMENTS):
             segment.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _forget_replaced(self) -> None:
+        if self._replaced is not None:
+            (self.folder / self._replaced.file).unlink(missing_ok=True)
+        self._resumed, self._replaced = False, None
 
     def _rewrite(self, lines: list[dict[str, Any]]) -> None:
         fresh = self.folder / f"{_FILE}.new"

@@ -72,6 +72,7 @@ class VideoSink:
         self._assembly: Assembly | None = None
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None
+        self._file = ""
         self._pts: list[int] = []
         self._segment_frames = 0
         self._alpha_dropped = False
@@ -131,9 +132,9 @@ class VideoSink:
     def _finish(self) -> None:
         try:
             self._close_segment()
-            if not self._journal.segments:
-                raise SinkError(f"Nothing was written to {self._path}, as the input gave no frame.")
-            assert self._assembly is not None
+            if self._assembly is None:
+                done = "; --resume goes on with what is done" if self._journal.holds_frames() else ""
+                raise SinkError(f"Nothing was written to {self._path}, as the input gave no frame{done}.")
             self.notes += self._assembly.finish(whole=not self._options.cut)
             if self._alpha_dropped:
                 self.notes.append(
@@ -162,14 +163,14 @@ class VideoSink:
         if self._finished:
             return
         self._finished = True
-        if self._journal.frames == 0 and not self._pts and self._segment_frames == 0:
+        if not self._journal.holds_frames() and not self._pts and self._segment_frames == 0:
             self._journal.discard()
             return
         if self._assembly is None:
             return  # resumed, and failed before its first frame: what was recorded stays
         try:
             # A segment cut short is no part of a resumed job: it plays in the partial file and is made again.
-            self._close_segment(record=False)
+            self._journal.add_cut(self._end_segment())
             self._assembly.finish(whole=False)
             self._assembly.target.replace(self._partial)
         except (av.error.FFmpegError, OSError, ValueError, SinkError):
@@ -179,18 +180,14 @@ class VideoSink:
     def _open_segment(self) -> tuple[av.container.OutputContainer, av.VideoStream]:
         if self._container is None or self._stream is None:
             assert self._encoding is not None
-            path = self._journal.folder / self._segment_file
-            self._container = av.open(path, "w", format=self._segment_format)
+            self._file = self._journal.next_file(self._segment_format)
+            self._container = av.open(self._journal.folder / self._file, "w", format=self._segment_format)
             self._stream = open_encoder(self._container, self._encoding)
         return self._container, self._stream
 
     @property
     def _partial(self) -> Path:
         return self._path.with_name(f"{self._path.stem}.partial{self._path.suffix}")
-
-    @property
-    def _segment_file(self) -> str:
-        return f"{len(self._journal.segments):06d}.{self._segment_format}"
 
     def _mux(self, container: av.container.OutputContainer, packets: list[av.Packet[Any]]) -> None:
         assert self._encoding is not None
@@ -200,25 +197,27 @@ class VideoSink:
             self._pts.append(round(packet.pts * base / self._encoding.time_base))
             container.mux(packet)
 
-    def _close_segment(self, record: bool = True) -> None:
+    def _close_segment(self) -> None:
+        segment = self._end_segment()
+        if segment is not None:
+            self._journal.record(segment)
+
+    def _end_segment(self) -> Segment | None:
         if self._container is None or self._stream is None:
-            return
-        container, stream, file = self._container, self._stream, self._segment_file
+            return None
+        container, stream = self._container, self._stream
         self._container = self._stream = None
         try:
             self._mux(container, stream.encode(None))
         finally:
             container.close()
-        segment = Segment(file, tuple(self._pts))
+        segment = Segment(self._file, tuple(self._pts))
         self._pts, self._segment_frames = [], 0
-        if record:
-            self._journal.record(segment)
-        else:
-            self._journal.segments.append(segment)
+        return segment
 
     def _failure(self, error: Exception) -> SinkError:
         reason = getattr(error, "strerror", None) or str(error)
-        done = "; --resume goes on with what is done" if self._journal.frames else ""
+        done = "; --resume goes on with what is done" if self._journal.holds_frames() else ""
         return SinkError(
             f"{self._path} cannot be written ({str(reason).rstrip('.')}): "
             f"see that the folder exists, is yours and has room{done}."
