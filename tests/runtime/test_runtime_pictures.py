@@ -90,6 +90,19 @@ def test_pictures_come_in_natural_order(tmp_path: Path) -> None:
     assert [frame.pts for frame in frames] == [0, 1, 2, 3]
 
 
+def test_damaged_pictures_are_no_part_of_what_is_done(tmp_path: Path) -> None:
+    """A resumed job passes over as many pictures as were written, and a damaged one never was."""
+    for number in range(9):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((4, 4, 3), number, np.uint8))
+    (tmp_path / "2.png").write_bytes(b"broken")
+    source = open_source(str(tmp_path), SourceOptions(skip=4))
+    shown = []
+    while (frame := source.read()) is not None:
+        shown.append((int(frame.pixels[0, 0, 0]), frame.pts))
+    assert shown == [(number, number) for number in range(5, 9)]
+    assert len(getattr(source, "losses", ())) == 1, "what was lost before is lost still"
+
+
 def test_one_picture_in_one_picture_out(engines: Any, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 7, 3), 10, np.uint8))
     assert run(engines.invert, tmp_path / "a.png", tmp_path / "b.png") == 0

@@ -57,7 +57,8 @@ class PictureSource:
         if not self._paths:
             raise SourceError(f"{location} names no picture: {', '.join(sorted(PICTURE_SUFFIXES))} are read.")
         self.frame_count: int | None = len(self._paths)
-        self._index = options.skip
+        self._index = 0
+        self._left_to_skip = options.skip
         self._time_base = Fraction(1, options.rate or 25)
         self._losses: list[str] = []
 
@@ -65,7 +66,19 @@ class PictureSource:
     def losses(self) -> list[str]:
         return self._losses
 
+    def skip_one(self) -> bool:
+        # Decoded all the same: one that is damaged was never done, and is lost again.
+        if self._left_to_skip == 0 or self._next() is None:
+            return False
+        self._left_to_skip -= 1
+        return True
+
     def read(self) -> Frame | None:
+        while self.skip_one():
+            pass
+        return self._next()
+
+    def _next(self) -> Frame | None:
         while self._index < len(self._paths):
             index = self._index
             self._index += 1
