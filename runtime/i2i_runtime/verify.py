@@ -19,6 +19,7 @@ import tyro
 from i2i_runtime.alpha import alpha_of_frame, is_opaque
 from i2i_runtime.colour import is_rgb
 from i2i_runtime.errors import SourceError
+from i2i_runtime.sinks.assembly import is_timecode, timecode_of
 from i2i_runtime.uri import parse_uri
 
 # Written by the container itself, so never the same.
@@ -30,6 +31,7 @@ _OWN_TAGS = {
     "handler_name",
     "vendor_id",
     "duration",
+    "timecode",  # compared on its own
 }
 _OWN_TAGS |= {"creation_time", "number_of_frames", "number_of_bytes", "bps"}
 
@@ -80,6 +82,7 @@ class _Film:
     others: tuple[_Stream, ...]
     attachments: tuple[str, ...]
     chapters: tuple[tuple[Fraction, Fraction, str], ...]
+    timecode: str | None
     tags: dict[str, str]
     transparent: bool
     damage: int
@@ -128,12 +131,13 @@ def compare_files(source: Path, output: Path) -> list[Check]:
     ]
     both = [name for name in before.colour if name in after.colour]
     checks += [_same(name, before.colour[name], after.colour[name]) for name in both]
-    for kind in ("audio", "subtitle", "data", "video"):
+    for kind in sorted({"audio", "subtitle", "video"} | {s.kind for s in (*before.others, *after.others)}):
         had, has = ([s for s in film.others if s.kind == kind] for film in (before, after))
         checks.append(_same(f"{kind} streams", [s.codec for s in had], [s.codec for s in has]))
         for number, (old, new) in enumerate(zip(had, has, strict=False)):
             checks.append(_same(f"{kind} {number} bytes", old.sha256[:12], new.sha256[:12]))
             checks.append(_times(f"{kind} {number} times", old.times, new.times, Fraction(1, 1000)))
+    checks.append(_same("timecode", before.timecode, after.timecode))
     checks.append(_same("attachments", before.attachments, after.attachments))
     checks.append(_chapters(before, after))
     lost = {key: value for key, value in before.tags.items() if after.tags.get(key) != value}
@@ -163,7 +167,10 @@ def _film(container: av.container.InputContainer) -> _Film:
     # The decoder that reads alpha beside WebM's pictures is another one, so its flag is believed.
     transparent = pictures.metadata.get("alpha_mode") == "1"
     frame_colour = (2, 0)
-    digests = {s.index: hashlib.sha256() for s in container.streams if s.codec_context is not None}
+    # Attachments have no packets, and timecode is a track in one container and a tag in another.
+    others = [s for s in container.streams if s.type != "attachment" and not is_timecode(s)]
+    others.remove(pictures)
+    digests = {s.index: hashlib.sha256() for s in others}
     packet_times: dict[int, list[Fraction]] = {index: [] for index in digests}
     for packet in container.demux():
         if packet.stream.index == pictures.index:
@@ -199,18 +206,27 @@ def _film(container: av.container.InputContainer) -> _Film:
             "transfer": int(context.color_trc),
         },
         others=tuple(
-            _Stream(s.type, s.codec_context.name, tuple(packet_times[s.index]), digests[s.index].hexdigest())
-            for s in container.streams
-            if s.index in digests and s.index != pictures.index
+            _Stream(s.type, _kind(s), tuple(packet_times[s.index]), digests[s.index].hexdigest())
+            for s in others
+            # QuickTime's track of chapters gives no packets; chapters are compared on their own.
+            if s.codec_context is not None or packet_times[s.index]
         ),
         attachments=tuple(s.name or "" for s in container.streams if s.type == "attachment"),
         chapters=tuple(_chapter(entry) for entry in container.chapters()),
+        timecode=timecode_of(container, pictures.index),
         tags={
             key.lower(): value for key, value in container.metadata.items() if key.lower() not in _OWN_TAGS
         },
         transparent=transparent,
         damage=damage,
     )
+
+
+def _kind(stream: av.stream.Stream) -> str:
+    """What a stream holds, as far as FFmpeg knows it."""
+    if stream.codec_context is not None:
+        return str(stream.codec_context.name)
+    return str(getattr(stream, "name", None) or "unknown")
 
 
 def _chapter(entry: Any) -> tuple[Fraction, Fraction, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -17,6 +18,7 @@ from i2i_runtime.sinks.journal import Journal, Segment
 
 _Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
 """When a packet is due to be decoded, in seconds; its stream; and the packet."""
+_TIMECODE = re.compile(r"^\d\d:\d\d:\d\d(?:(?P<drop>[;.])|:)\d\d$")
 
 
 class Assembly:
@@ -136,9 +138,25 @@ class _Film:
             if clip.rotation:
                 self._pictures.set_display_rotation(clip.rotation)
             self._source = av.open(clip.path)
+            if (timecode := timecode_of(self._source, clip.stream_index)) is not None:
+                self._begin_at(timecode, clip.rate)
             carried = _carry(self._source, self._output, clip, self.notes)
             self._others = _other_packets(self._source, carried)
         self._waiting = next(self._others, None)
+
+    def _begin_at(self, timecode: str, rate: Fraction) -> None:
+        """Tags the pictures with the timecode of the first, of which QuickTime and MP4 make a track."""
+        if (container := self._output.format.name) in ("mov", "mp4"):
+            pace, form = round(rate), _TIMECODE.match(timecode)
+            # FFmpeg would fail at the end of the job: a track counts at most 255 a second, and drops in thirties alone.
+            if form is None or not 0 < pace < 256 or (form["drop"] and pace % 30):
+                self.notes.append(
+                    f"the timecode {timecode} was left out, as {container} holds none of this kind for "
+                    f"{float(rate):.2f} frames per second"
+                )
+                return
+            self._pictures.codec_context.framerate = rate.limit_denominator(65535)
+        self._pictures.metadata["timecode"] = timecode
 
     def add(self, picture: av.Packet[Any]) -> None:
         """A packet of the pictures, its times in the film's time base; its dts is later than those before."""
@@ -171,6 +189,22 @@ class _Film:
         self._output.close()
 
 
+def timecode_of(container: av.container.InputContainer, pictures: int) -> str | None:
+    """The timecode (SMPTE ST 12-1) of the first picture, as a tag or a track of its own says it."""
+    tags = [
+        container.streams[pictures].metadata,
+        *(s.metadata for s in container.streams),
+        container.metadata,
+    ]
+    found = (tag.get(key) for tag in tags for key in ("timecode", "TIMECODE"))
+    return next((text for text in found if text), None)
+
+
+def is_timecode(stream: av.stream.Stream) -> bool:
+    """Whether a stream holds the timecode and nothing else."""
+    return stream.type == "data" and "timecode" in stream.metadata
+
+
 def _carry(
     source: av.container.InputContainer,
     output: av.container.OutputContainer,
@@ -179,21 +213,30 @@ def _carry(
 ) -> dict[int, av.stream.Stream]:
     """Opens in `output` a stream for each of `source` beside the pictures; source index -> new stream."""
     carried: dict[int, av.stream.Stream] = {}
-    output.metadata.update(source.metadata)
+    output.metadata.update({key: text for key, text in source.metadata.items() if key.lower() != "timecode"})
     output.set_chapters(source.chapters())
     for stream in source.streams:
         if stream.index == clip.stream_index:
             continue
         codec = stream.codec_context.codec if stream.codec_context is not None else None
-        name = codec.canonical_name if codec is not None else stream.type
         if isinstance(stream, av.stream.AttachmentStream):
             if output.format.name == "matroska":
                 output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
             else:
                 notes.append(f"an attachment was left out, as {output.format.name} holds none")
-        elif codec is None or name not in output.supported_codecs:
+        elif codec is None:
+            kind = getattr(stream, "name", None) or "of a kind unknown"
+            # QuickTime keeps chapters in a track, too.
+            if is_timecode(stream) or (kind == "bin_data" and source.chapters()):
+                continue
             notes.append(
-                f"the {stream.type} stream {stream.index} ({name}) was left out, as {output.format.name} cannot hold it"
+                f"the {stream.type} stream {stream.index} ({kind}) was left out, as of the streams beside the pictures "
+                "only sound, subtitles, timecode and attachments are carried over"
+            )
+        elif codec.canonical_name not in output.supported_codecs:
+            notes.append(
+                f"the {stream.type} stream {stream.index} ({codec.canonical_name}) was left out, as "
+                f"{output.format.name} cannot hold it"
             )
         else:
             carried[stream.index] = output.add_stream_from_template(stream)
