@@ -48,6 +48,23 @@ def test_exif_orientation_is_applied(odd_images: Path) -> None:
         assert np.abs(turned.astype(int) - upright).mean() < 12, number
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("deep", [False, True])
+def test_alpha_is_turned_as_the_colours_are(tmp_path: Path, orientation: int, deep: bool) -> None:
+    """The picture's alpha equals its grey, and does so whichever way EXIF turns it."""
+    grey = np.arange(60, dtype=np.uint8).reshape(6, 10, 1) * 4
+    stored = np.repeat(grey, 4, axis=2).astype(np.uint16) * 257 if deep else np.repeat(grey, 4, axis=2)
+    # One entry of a TIFF directory (Exif 2.32, 4.6.4): tag 0x112, one SHORT.
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation]) + bytes(6)
+    kinds, chunks = [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif, np.uint8)]
+    assert cv2.imencodeWithMetadata(".png", stored, kinds, chunks)[0]
+    (tmp_path / "a.png").write_bytes(cv2.imencodeWithMetadata(".png", stored, kinds, chunks)[1].tobytes())
+    pixels, origin = read_picture(tmp_path / "a.png")
+    assert pixels.shape == ((6, 10, 3) if orientation < 5 else (10, 6, 3))
+    assert origin.alpha is not None
+    np.testing.assert_array_equal(origin.alpha // 257 if deep else origin.alpha, pixels[:, :, 0])
+
+
 def test_every_odd_picture_is_translated_or_named(engines: Any, odd_images: Path, tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     assert run(engines.invert, odd_images, tmp_path / "out", report=report) == 1

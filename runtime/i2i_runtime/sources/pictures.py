@@ -23,6 +23,7 @@ from i2i_runtime.sources import SourceOptions
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 )
+_EXIF = cv2.IMAGE_METADATA_EXIF
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"})
 ORIGIN = "picture"
 """The key of `Frame.extra` under which the `PictureOrigin` of a frame stands."""
@@ -140,19 +141,28 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], PictureOrigin]:
     deep = decoded.dtype == np.uint16
     if not deep and decoded.dtype != np.uint8:
         raise SourceError(f"{path} holds {decoded.dtype} values: save it with 8 or 16 bits per channel.")
-    alpha = _alpha(data, path, decoded.shape[:2])
+    exif = next((np.asarray(c) for k, c in zip(kinds, metadata, strict=True) if k == _EXIF), None)
+    alpha = _alpha(data, path, decoded.shape[:2], exif)
     narrow = np.asarray((decoded.astype(np.uint32) * 255 + 32767) // 65535, np.uint8) if deep else decoded
     rgb = np.asarray(cv2.cvtColor(narrow, cv2.COLOR_BGR2RGB), np.uint8)
     return rgb, PictureOrigin(path, deep, alpha, _rgb_profile(kinds, metadata))
 
 
-def _alpha(data: NDArray[np.uint8], path: Path, size: tuple[int, ...]) -> Alpha | None:
+def _alpha(
+    data: NDArray[np.uint8], path: Path, size: tuple[int, ...], exif: NDArray[Any] | None
+) -> Alpha | None:
     if path.suffix.lower() not in _WITH_ALPHA:
         return None
     whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if whole is None or whole.ndim != 3 or whole.shape[2] != 4 or whole.shape[:2] != size:
+    if whole is None or whole.ndim != 3 or whole.shape[2] != 4:
         return None
     alpha = np.ascontiguousarray(whole[:, :, 3])
+    if exif is not None:
+        # OpenCV decodes alpha as it is stored: the colours were turned upright, and so it is turned by itself.
+        _, plane = cv2.imencodeWithMetadata(".png", alpha, [_EXIF], [exif.reshape(-1)])
+        alpha = np.asarray(cv2.imdecode(plane, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH))
+    if alpha.shape != size:
+        return None
     return (
         alpha.astype(np.uint16, copy=False)
         if whole.dtype == np.uint16
