@@ -26,7 +26,7 @@ from i2i_runtime.errors import I2IError
 from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
 from i2i_runtime.meter import Curve, Histogram
-from i2i_runtime.sinks import Sink
+from i2i_runtime.sinks import Resumable, Sink
 from i2i_runtime.sources import Skipping, Source
 
 Policy: TypeAlias = Literal["every-frame", "freshest"]
@@ -108,6 +108,7 @@ class Pipeline:
         self._failure: BaseException | None = None
         self._began_s = self._first_out_s = self._last_out_s = time.monotonic()
         self.policy: Policy = policy
+        self._done = 0
         self.frames_skipped = 0
         self.frames_in = 0
         self.frames_out = 0
@@ -153,6 +154,11 @@ class Pipeline:
         others are left to be resumed.
         """
         self._began_s = time.monotonic()
+        resumed = [sink for sink in self._sinks if isinstance(sink, Resumable)]
+        if self._source.live and not isinstance(self._source, Skipping):
+            for sink in resumed:
+                sink.keep_all()
+        self._done = sum(sink.done for sink in resumed)
         threads = [
             Thread(target=self._guard, args=(work,), name=name, daemon=True) for name, work in self._work()
         ]
@@ -197,7 +203,7 @@ class Pipeline:
     def _read(self) -> None:
         self._skip()
         last_index: int | None = None
-        while not self._stopping and (self._limit is None or self.frames_in < self._limit):
+        while not self._stopping and (self._limit is None or self._done + self.frames_in < self._limit):
             with self._timed("read", "the source"):
                 frame = self._source.read()
             if frame is None:

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 
 from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.engines import open_engine
 from i2i_runtime.errors import I2IError, SinkError, UsageError
 from i2i_runtime.frame import Frame
+from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.journal import Journal, Segment, unfinished_folder
 from i2i_runtime.sinks.video import VideoSink
@@ -280,6 +282,68 @@ def test_one_segment_is_worth_resuming(begun: Path) -> None:
         sink.finish()
     sink.close()
     assert journal_of(begun) == before
+
+
+class Camera:
+    """Gives frames for ever, whose times begin anew with each session."""
+
+    live, name = True, "camera"
+    frame_count: int | None = None
+
+    def __init__(self) -> None:
+        self._index = 0
+
+    def read(self) -> Frame:
+        self._index += 1
+        return frame_at(self._index - 1, 0.01)
+
+    def close(self) -> None:
+        return
+
+
+def test_a_live_recording_that_was_killed_goes_on(begun: Path, engines: Any) -> None:
+    sink = VideoSink(begun, SinkOptions(resume=True))
+    engine = open_engine(engines.identity, "onnxruntime")
+    Pipeline(Camera(), engine, [sink], policy="every-frame", limit=60).run()
+    with av.open(begun) as container:
+        times = [round(float(frame.pts * frame.time_base), 3) for frame in container.decode(video=0)]
+    assert times == [round(0.04 * index, 3) for index in range(60)], "all 40 of before, and 20 new ones"
+    assert len(sink.notes) == 1
+    assert "interrupted after 1.6 s" in sink.notes[0]
+    assert [path.name for path in begun.parent.iterdir()] == ["begun.mp4"]
+
+
+def test_a_replay_that_dropped_frames_goes_on_after_the_last(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    output = tmp_path / "out.mp4"
+    killed, source = VideoSink(output, SinkOptions()), VideoSource(clip, SourceOptions())
+    for turn in range(40):
+        frame = source.read()
+        if turn % 2 == 0 and frame is not None:
+            killed.write(frame, frame)
+    sink = VideoSink(output, SinkOptions(resume=True))
+    replay = VideoSource(clip, SourceOptions(skip=sink.done))
+    while (again := replay.read()) is not None:
+        sink.write(again, again)
+    sink.finish()
+    with av.open(output) as container:
+        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+    assert times == [Fraction(pts, 12800) for pts in [*PTS[:16:2], *PTS[15:]]]
+
+
+def test_the_limit_counts_what_an_earlier_run_has_done(
+    engines: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 8)
+    output = tmp_path / "out.mp4"
+    with monkeypatch.context() as broken:
+        interrupt_after(broken, 20, SinkError("The encoder broke: try again."))
+        with pytest.raises(SinkError):
+            run(engines.invert, clip, output, limit=30)
+    assert run(engines.invert, clip, output, limit=30, resume=True) == 0
+    assert len(pictures_of(output)) == 30
 
 
 def test_resume_without_anything_begun_is_a_plain_job(engines: Any, clip: Path, tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ class Resumable(Protocol):
 
     done: int
 
+    def keep_all(self) -> None:
+        """Told before the first frame of a live source: what is done does not come again, and times begin anew."""
+
 
 @runtime_checkable
 class Remarking(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,6 +77,23 @@ class Journal:
         if self.segments:
             self._replaced = self.segments.pop()
         self._resumed = True
+
+    @property
+    def last_pts(self) -> int | None:
+        """The latest of what is recorded; None where nothing is."""
+        return max((pts for segment in self.segments[-1:] for pts in segment.pts), default=None)
+
+    @property
+    def pace(self) -> int:
+        """How much later than the one before it the latest frame was due; at least 1."""
+        latest = sorted(pts for segment in self.segments[-2:] for pts in segment.pts)[-2:]
+        return max(1, latest[-1] - latest[0]) if latest else 1
+
+    @property
+    def idle_s(self) -> float:
+        """How long ago the last segment was closed."""
+        written = (self.folder / self.segments[-1].file).stat().st_mtime
+        return max(0.0, time.time() - written)
 
     def keep_all(self) -> None:
         """Goes on after the last segment, too, where its frames do not come again."""

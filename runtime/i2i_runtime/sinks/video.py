@@ -67,6 +67,9 @@ class VideoSink:
             raise self._failure(error) from error
         self.done = self._journal.frames
         """How many frames an earlier run of the same job has already made."""
+        self._live = False
+        self._recorded_to = self._journal.last_pts
+        self._moved: int | None = None
         self._encoding: Encoding | None = None
         self._converter: ColourConverter | None = None
         self._assembly: Assembly | None = None
@@ -79,11 +82,18 @@ class VideoSink:
         self._finished = False
         self._working = Lock()
 
+    def keep_all(self) -> None:
+        self._journal.keep_all()
+        self.done = self._journal.frames
+        self._live, self._recorded_to = True, self._journal.last_pts
+
     def write(self, translated: Frame, source: Frame) -> None:
         with self._working:
             self._write(translated, source)
 
     def _write(self, translated: Frame, source: Frame) -> None:
+        if not self._live and self._recorded_to is not None and translated.pts <= self._recorded_to:
+            return  # a replay that had dropped frames gives again what is recorded
         clip = source.extra.get(CLIP)
         rotation = 0 if clip is None else clip.rotation
         picture = stored_from_upright(translated.pixels, rotation)
@@ -112,7 +122,9 @@ class VideoSink:
             put_alpha(frame, None if alpha is None else stored_from_upright(alpha, rotation))
         elif not self._alpha_dropped and ALPHA in source.extra:
             self._alpha_dropped = not is_opaque(source.extra[ALPHA])
-        frame.pts, frame.time_base = translated.pts, encoding.time_base
+        if self._moved is None:
+            self._moved = self._gap(translated)
+        frame.pts, frame.time_base = translated.pts + self._moved, encoding.time_base
         # ProRes writes the tags of the picture, not those of the stream.
         frame.color_primaries, frame.color_trc = encoding.colour.primaries, encoding.colour.transfer
         try:
@@ -124,6 +136,17 @@ class VideoSink:
             self._assembly.join_next()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._failure(error) from error
+
+    def _gap(self, first: Frame) -> int:
+        """By how much times are moved, so that a live recording goes on where an earlier run left it."""
+        if not self._live or self._recorded_to is None:
+            return 0
+        due = self._recorded_to + self._journal.pace
+        self.notes.append(
+            f"the recording was interrupted after {float(due * first.time_base):.1f} s, and the "
+            f"{self._journal.idle_s:.0f} s from then until it went on are missing"
+        )
+        return due - first.pts
 
     def finish(self) -> None:
         with self._working:

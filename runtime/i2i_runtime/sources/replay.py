@@ -9,7 +9,7 @@ from fractions import Fraction
 from threading import Event
 
 from i2i_runtime.frame import Frame
-from i2i_runtime.sources import Source
+from i2i_runtime.sources import Skipping, Source
 
 
 class ReplaySource:
@@ -28,6 +28,9 @@ class ReplaySource:
     def losses(self) -> Sequence[str]:
         losses: Sequence[str] = getattr(self._source, "losses", ())
         return losses
+
+    def skip_one(self) -> bool:
+        return isinstance(self._source, Skipping) and self._source.skip_one()
 
     def read(self) -> Frame | None:
         frame = self._source.read()
