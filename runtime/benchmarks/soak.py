@@ -36,7 +36,7 @@ from i2i_runtime.machine import describe_machine
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks.mjpeg import MjpegSink
-from i2i_runtime.slate import CardStage, is_slate
+from i2i_runtime.slate import is_slate
 from i2i_runtime.sources import Source, open_source
 from i2i_runtime.sources.network import StreamTimeouts, open_network_source
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
@@ -151,7 +151,7 @@ class Freshest:
         engine_ms = self.slower * period_ms
         sink = AgeSink()
         source = ReconnectingSource(lambda: StandInCamera(self.rate))
-        pipeline = Pipeline(source, StandInEngine(engine_ms), [sink], policy="freshest", stages=[CardStage()])
+        pipeline = Pipeline(source, StandInEngine(engine_ms), [sink], policy="freshest")
         job = threading.Thread(target=pipeline.run, daemon=True)
         job.start()
         began_s = time.monotonic()

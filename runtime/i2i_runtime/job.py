@@ -38,7 +38,7 @@ class Translation:
     engine_path: Path
     engine_sha256: str
     style: NDArray[np.float32] | None
-    stages: Callable[[Source], Sequence[Stage]]
+    stages: Callable[[], Sequence[Stage]]
     policy: Policy | None
     size: tuple[int, int] | None
     limit: int | None
@@ -82,7 +82,7 @@ def translate(
         work.engine,
         sinks,
         policy=work.policy or ("freshest" if source.live else "every-frame"),
-        stages=work.stages(source),
+        stages=work.stages(),
         style=work.style,
         size=work.size,
         limit=work.limit,

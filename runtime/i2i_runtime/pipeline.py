@@ -27,6 +27,7 @@ from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
 from i2i_runtime.meter import Curve, Histogram
 from i2i_runtime.sinks import Resumable, Sink
+from i2i_runtime.slate import is_slate
 from i2i_runtime.sources import Skipping, Source
 
 Policy: TypeAlias = Literal["every-frame", "freshest"]
@@ -74,7 +75,8 @@ class Pipeline:
 
     `run` closes source, stages and sinks; the engine stays open, to be used again. `size` is (width, height) that
     pictures are scaled to before the engine, None leaves them. A frame older than `max_staleness_s` when its turn
-    comes is dropped. A stage that is busy with one frame for longer than `stall_s` ends the job.
+    comes is dropped. A stage that is busy with one frame for longer than `stall_s` ends the job. The card of a lost
+    source passes by the engine and is not counted.
     """
 
     def __init__(
@@ -218,7 +220,7 @@ class Pipeline:
             if self._source.live and last_index is not None:
                 self.dropped_by_source += max(0, frame.index - last_index - 1)
             last_index = frame.index
-            self.frames_in += 1
+            self.frames_in += not is_slate(frame)
             self._inbox.put(frame)
         self._inbox.close()
 
@@ -237,7 +239,9 @@ class Pipeline:
             began_s = time.monotonic()
             waited_s = began_s - source.captured_s
             delivery = None
-            if self._max_staleness_s is None or waited_s <= self._max_staleness_s:
+            if is_slate(source):
+                delivery = Delivery(source, source, 0.0)
+            elif self._max_staleness_s is None or waited_s <= self._max_staleness_s:
                 with self._timed("infer", "the engine"):
                     pixels = self._engine.infer(source.pixels, self._style)
                 self.latencies["wait"].add(waited_s * 1000)
@@ -273,7 +277,8 @@ class Pipeline:
         while (taken := queue.get()) is not None:
             delivery = taken[1]
             age_ms = (time.monotonic() - delivery.source.captured_s) * 1000
-            if sink is self._sinks[0]:
+            counted = sink is self._sinks[0] and not is_slate(delivery.source)
+            if counted:
                 self.age_ms = age_ms
                 self.latencies["age"].add(age_ms)
                 self.latencies["added"].add(max(0.0, age_ms - delivery.infer_ms))
@@ -282,7 +287,7 @@ class Pipeline:
                     self.overdue += 1
             with self._timed("write", f"the output {sink.name}"):
                 sink.write(delivery.translated, delivery.source)
-            if sink is self._sinks[0]:
+            if counted:
                 self._count()
         sink.finish()
 

@@ -8,7 +8,7 @@ import numpy as np
 from i2i_runtime.frame import Frame, Picture
 
 NO_SIGNAL = "no_signal"
-"""Key in `Frame.extra`: the frame is a card, its value says why. No engine should translate it."""
+"""Key in `Frame.extra`: the frame is a card, its value says why. No engine translates it."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -64,13 +64,3 @@ def _span(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-class CardStage:
-    """Lets the card through untranslated; first among the stages."""
-
-    def process(self, translated: Frame, source: Frame) -> Frame:
-        return source if is_slate(source) else translated
-
-    def close(self) -> None:
-        return

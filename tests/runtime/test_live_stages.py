@@ -13,7 +13,7 @@ import pytest
 from i2i_runtime.figures import ENGINE_MS, LiveFigures
 from i2i_runtime.frame import Frame, Picture
 from i2i_runtime.hud import Hud, draw_line
-from i2i_runtime.slate import NO_SIGNAL, CardStage
+from i2i_runtime.slate import NO_SIGNAL
 from i2i_runtime.stability import Steadier, hold, warping_error
 
 
@@ -157,11 +157,3 @@ def test_the_overlay_shows_the_missing_signal() -> None:
     assert not np.array_equal(
         Hud().process(card, card).pixels, Hud().process(frame_of(picture), frame_of(picture)).pixels
     )
-
-
-def test_a_card_goes_through_untranslated() -> None:
-    card = replace(frame_of(np.full((40, 40, 3), 9, np.uint8)), extra={NO_SIGNAL: "cable"})
-    translated = card.with_pixels(255 - card.pixels)
-    assert CardStage().process(translated, card) is card
-    plain = replace(card, extra={})
-    assert CardStage().process(translated, plain) is translated

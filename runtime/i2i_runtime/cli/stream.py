@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from i2i_runtime.job import Outcome, Translation
     from i2i_runtime.pipeline import Stage
     from i2i_runtime.sinks import SinkOptions
-    from i2i_runtime.sources import Source
 
 INTERRUPTED = 130
 
@@ -253,7 +252,7 @@ def _translation(options: StreamOptions, size: tuple[int, int] | None, slots: in
         engine_path=path,
         engine_sha256=file_sha256(path),
         style=None if options.style is None else style_from_text(options.style, engine.metadata, path),
-        stages=lambda source: _stages(options, source),
+        stages=lambda: _stages(options),
         steady=options.steady,
         metrics=None if options.metrics is None else open_access(options.metrics, 9100, _server(options)),
         policy=options.policy if options.policy in ("every-frame", "freshest") else None,
@@ -278,12 +277,8 @@ def _slots(options: StreamOptions, input_text: str) -> int:
     return slots_for_throughput() if recorded else 1
 
 
-def _stages(options: StreamOptions, source: Source) -> Sequence[Stage]:
+def _stages(options: StreamOptions) -> Sequence[Stage]:
     stages: list[Stage] = []
-    if source.live:
-        from i2i_runtime.slate import CardStage
-
-        stages.append(CardStage())
     if options.steady:
         from i2i_runtime.stability import Steadier
 

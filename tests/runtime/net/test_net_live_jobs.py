@@ -25,7 +25,7 @@ from i2i_runtime.metrics import MetricsServer
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks.mjpeg import MjpegSink
 from i2i_runtime.sinks.network import NetworkSink
-from i2i_runtime.slate import NO_SIGNAL, CardStage
+from i2i_runtime.slate import NO_SIGNAL, is_slate
 from i2i_runtime.sources.network import StreamSource
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 
@@ -122,7 +122,9 @@ def test_one_translation_for_page_and_recording(
     assert kept.taken[-1][0].extra[ENGINE_MS] > 0
 
 
-def test_a_lost_camera_shows_a_card_that_no_engine_touched(paint: Callable[..., Frame], engines: Any) -> None:
+def test_a_lost_camera_shows_a_card_that_no_engine_touched(
+    paint: Callable[..., Frame], engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     patience = Patience(slate_after_s=0.1, slate_every_s=0.05, stall_s=5.0)
     cameras = iter([Camera(paint, 3)])
 
@@ -132,14 +134,27 @@ def test_a_lost_camera_shows_a_card_that_no_engine_touched(paint: Callable[..., 
         raise SourceError("camera 0 cannot be opened: plug it in.")
 
     source = ReconnectingSource(open_camera, backoff=Backoff(first_s=0.01, limit_s=0.02), patience=patience)
-    kept = Kept("kept")
-    engine = OnnxRuntimeEngine(engines.invert)
-    Pipeline(source, engine, [kept], policy="freshest", stages=[CardStage()], limit=8).run()
-    translated, card = kept.taken[-1]
-    assert "plug it in" in card.extra[NO_SIGNAL]
-    assert (translated.pixels == card.pixels).all()
+    kept, engine = Kept("kept"), OnnxRuntimeEngine(engines.invert)
+    infer, translated = engine.infer, []
+
+    def counted(*given: Any) -> Any:
+        translated.append(given)
+        return infer(*given)
+
+    def end_after_cards(_: object) -> None:
+        if sum(is_slate(frame) for _, frame in kept.taken) >= 5:
+            source.close()
+
+    monkeypatch.setattr(engine, "infer", counted)
+    pipeline = Pipeline(source, engine, [kept], policy="freshest", limit=4)
+    pipeline.run(end_after_cards)
+    shown, card = next(pair for pair in kept.taken if "plug it in" in pair[1].extra.get(NO_SIGNAL, ""))
+    assert (shown.pixels == card.pixels).all()
     first_translated, first = kept.taken[0]
     assert (first_translated.pixels == 255 - first.pixels).all()
+    new = sum(not is_slate(frame) for _, frame in kept.taken)
+    assert pipeline.frames_out == new <= 3, "a card is no new frame"
+    assert new <= len(translated) <= pipeline.frames_in <= 3
 
 
 def test_the_command_serves_the_page_and_the_figures(
