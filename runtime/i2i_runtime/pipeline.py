@@ -33,6 +33,7 @@ from i2i_runtime.sources import Skipping, Source
 Policy: TypeAlias = Literal["every-frame", "freshest"]
 
 _JOIN_S = 1.5
+_CLOSE_S = 5.0
 _LOOK_S = 0.2
 
 
@@ -106,7 +107,7 @@ class Pipeline:
         self._busy: dict[int, tuple[str, float]] = {}
         self._running = 0
         self._workers_left = engine.slots
-        self._stopping = False
+        self._stopping = self._stalled = False
         self._failure: BaseException | None = None
         self._began_s = self._first_out_s = self._last_out_s = time.monotonic()
         self.policy: Policy = policy
@@ -337,6 +338,7 @@ class Pipeline:
         now_s = time.monotonic()
         for what, since_s in list(self._busy.values()):
             if now_s - since_s > self._stall_s:
+                self._stalled = True
                 self._fail(
                     I2IError(
                         f"The job was ended because {what} has not answered for {self._stall_s:.0f} s: "
@@ -372,6 +374,15 @@ class Pipeline:
         self._turnstile.abort()
 
     def _close(self, threads: Sequence[Thread]) -> None:
+        if not self._stalled:
+            self._close_all(threads)
+            return
+        # What has not answered may not let itself be closed either.
+        closing = Thread(target=self._close_all, args=(threads,), name="closing", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+
+    def _close_all(self, threads: Sequence[Thread]) -> None:
         self._source.close()
         deadline_s = time.monotonic() + _JOIN_S
         for thread in threads:

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError
 from i2i_runtime.frame import Frame, Picture
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline, Progress
+from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources.video import VideoSource
 
 
 class FakeEngine:
@@ -262,6 +265,50 @@ def test_a_hanging_engine_is_noticed(fake_source: Any) -> None:
     pipeline = Pipeline(fake_source(5), FakeEngine(1, never), [ListSink()], stall_s=0.3)
     with pytest.raises(I2IError, match="the engine has not answered"):
         pipeline.run()
+
+
+def ended_with(work: Callable[[], None]) -> BaseException | None:
+    """What `work` raised; fails where it does not come to an end."""
+    raised: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "the job hangs"
+    return raised[0] if raised else None
+
+
+def test_a_clip_whose_disk_is_gone_ends_the_job(
+    make_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = VideoSource(make_clip("gone.mp4", pts=[512 * index for index in range(12)]), SourceOptions())
+    following, left = source._next, [8]
+
+    def answering_no_more() -> Any:
+        left[0] -= 1
+        return never() if left[0] == 0 else following()
+
+    monkeypatch.setattr(source, "_next", answering_no_more)
+    error = ended_with(Pipeline(source, FakeEngine(), [ListSink()], stall_s=0.5).run)
+    assert "the source has not answered" in str(error)
+
+
+@pytest.mark.parametrize("part", ["source", "sink"])
+def test_what_hangs_and_cannot_be_closed_is_left_behind(fake_source: Any, part: str) -> None:
+    source, sink = fake_source(50), ListSink()
+    if part == "source":
+        source.wait, source.close = never, never
+    else:
+        sink = ListSink(before=never)
+        sink.close = never  # type: ignore[method-assign]
+    error = ended_with(Pipeline(source, FakeEngine(), [sink], stall_s=0.5).run)
+    assert "has not answered" in str(error)
 
 
 @pytest.mark.parametrize("live", [False, True])

@@ -15,6 +15,7 @@ from i2i_runtime.sources import SourceOptions
 
 # Microseconds, as Video4Linux stamps its buffers.
 _TIME_BASE = Fraction(1, 1_000_000)
+_PATIENCE_S = 1.0
 
 
 class CameraSource:
@@ -48,7 +49,6 @@ class CameraSource:
             self._capture.set(cv2.CAP_PROP_FPS, options.rate)
         self.frame_count: int | None = None
         self._index = 0
-        # Releasing a camera while another thread reads it crashes inside OpenCV.
         self._reading = Lock()
         self._began_s = time.monotonic()
         self._closed = False
@@ -74,5 +74,7 @@ class CameraSource:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            with self._reading:
+            # Releasing a camera while another thread reads it crashes inside OpenCV, and a driver may never answer.
+            if self._reading.acquire(timeout=_PATIENCE_S):
                 self._capture.release()
+                self._reading.release()

@@ -25,6 +25,7 @@ from i2i_runtime.sources import SourceOptions
 
 _Turned = TypeVar("_Turned", Picture, Alpha)
 
+_PATIENCE_S = 1.0
 # Degrees counter-clockwise of the display matrix -> what turns a stored picture upright.
 _UPRIGHT = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180}
 
@@ -64,7 +65,6 @@ class VideoSource:
         self._index = 0
         self._last_pts: int | None = None
         self._closed = False
-        # Closing while another thread decodes would free the decoder under its feet.
         self._reading = Lock()
         first = self._decode_first(path)
         self._first: av.VideoFrame | None = first
@@ -118,8 +118,11 @@ class VideoSource:
 
     def close(self) -> None:
         self._closed = True
-        with self._reading:
+        # Closing while another thread decodes would free the decoder under its feet, and a disk that is gone keeps that
+        # thread for ever.
+        if self._reading.acquire(timeout=_PATIENCE_S):
             self._container.close()
+            self._reading.release()
 
     def _next(self) -> tuple[av.VideoFrame, int] | None:
         """The next frame as it is stored, and its pts."""
