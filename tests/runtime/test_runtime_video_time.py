@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions, open_sink
+from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources.video import VideoSource
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -31,3 +35,22 @@ def test_frames_without_a_clip_keep_their_pace(tmp_path: Path, suffix: str, rate
     # Matroska counts in milliseconds; MP4 is exact.
     resolution = Fraction(1, 1000) if suffix == ".mkv" else 0
     assert all(abs(t - times[0] - i * time_base) <= resolution for i, t in enumerate(times))
+
+
+def test_frames_of_a_container_without_pts_come_at_their_pace(make_clip: Callable[..., Path]) -> None:
+    """AVI knows the order of decoding alone; with B-frames that is not the order of showing."""
+    clip = make_clip(
+        "ordered.avi",
+        pts=list(range(30)),
+        time_base=Fraction(1, 25),
+        options={"bf": "3", "x264-params": "scenecut=0:b-adapt=0"},
+    )
+    with av.open(clip) as container:
+        decoded = [packet.dts for packet in container.demux(video=0) if packet.size]
+    source = VideoSource(clip, SourceOptions())
+    shown = []
+    while (frame := source.read()) is not None:
+        shown.append(frame.time_s)
+    assert source.losses == []
+    assert len(shown) == len(decoded) == 30
+    assert {later - earlier for earlier, later in itertools.pairwise(shown)} == {Fraction(1, 25)}

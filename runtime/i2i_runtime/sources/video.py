@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any, TypeVar, cast
 
 import av
+import av.container
 import av.error
 import cv2
 
@@ -56,6 +57,8 @@ class VideoSource:
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{path} has no video stream, so there is nothing to translate.")
+        # Where a container has no pts, as AVI, FFmpeg would make them up in the order of decoding.
+        self._container.flags &= ~av.container.Flags.gen_pts.value
         self._stream = self._container.streams.video[0]
         self._decoder = _decoder(self._stream)
         self._decoder.thread_type = "AUTO"
@@ -197,11 +200,19 @@ class VideoSource:
         )
 
     def _due(self, frame: av.VideoFrame) -> int:
-        """The frame's pts; invented from the average rate where the file has none, mended where it goes back."""
-        step = max(1, round(1 / (self.clip.rate * self.clip.time_base)))
+        """The frame's pts, mended where it goes back.
+
+        Where the file has none it is the time of decoding, which has the order of showing once frames are decoded;
+        where it has neither, the average rate leads on from the last.
+        """
         last = self._last_pts
-        pts = frame.pts if frame.pts is not None else (0 if last is None else last + step)
-        if last is not None and pts <= last:
+        pts = frame.pts
+        if pts is None:
+            step = max(1, round(1 / (self.clip.rate * self.clip.time_base)))
+            pts = 0 if last is None else last + step
+            if frame.dts is not None and (last is None or frame.dts > last):
+                pts = frame.dts
+        elif last is not None and pts <= last:
             self._losses.append(
                 f"the time stamp of the frame at {_seconds(frame)} s goes back and was moved on"
             )
