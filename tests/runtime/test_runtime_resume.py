@@ -313,6 +313,15 @@ def test_a_live_recording_that_was_killed_goes_on(begun: Path, engines: Any) -> 
     assert [path.name for path in begun.parent.iterdir()] == ["begun.mp4"]
 
 
+def test_what_a_camera_gave_plays_although_it_does_not_come_back(begun: Path) -> None:
+    before = journal_of(begun)
+    VideoSink(begun, SinkOptions(resume=True)).close()
+    with av.open(begun.with_name("begun.partial.mp4")) as container:
+        times = [round(float(frame.pts * frame.time_base), 3) for frame in container.decode(video=0)]
+    assert times == [round(0.04 * index, 3) for index in range(40)]
+    assert journal_of(begun) == before
+
+
 def test_a_replay_that_dropped_frames_goes_on_after_the_last(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

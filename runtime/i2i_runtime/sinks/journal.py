@@ -25,10 +25,14 @@ _SEGMENTS = "[0-9]*.*"
 
 @dataclass(frozen=True)
 class Segment:
-    """A closed segment; `pts` in the order of its packets, in units of the clip's time base."""
+    """A closed segment; `pts` in the order of its packets, in units of the clip's time base.
+
+    `time_base` is that unit where there is no clip to ask again; else it is empty.
+    """
 
     file: str
     pts: tuple[int, ...]
+    time_base: str = ""
 
 
 class Journal:
@@ -68,7 +72,8 @@ class Journal:
                 "say the same again to resume it, or --restart to begin anew."
             )
         for line in lines[1:]:
-            segment = Segment(str(line["file"]), tuple(int(pts) for pts in line["pts"]))
+            pts = tuple(int(pts) for pts in line["pts"])
+            segment = Segment(str(line["file"]), pts, str(line.get("time_base", "")))
             if not (self.folder / segment.file).is_file():
                 break
             self.segments.append(segment)

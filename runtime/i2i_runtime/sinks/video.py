@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -75,7 +76,7 @@ class VideoSink:
         self._assembly: Assembly | None = None
         self._container: av.container.OutputContainer | None = None
         self._stream: av.VideoStream | None = None
-        self._file = ""
+        self._file = self._time_base = ""
         self._pts: list[int] = []
         self._segment_frames = 0
         self._alpha_dropped = False
@@ -107,8 +108,8 @@ class VideoSink:
                 self._codec, self._options, clip, (given[1], given[0]), translated.with_pixels(picture), alpha
             )
             self._converter = ColourConverter(self._encoding.colour, self._encoding.pixel_format, height)
-            film = self._journal.folder / f"whole{self._path.suffix}"
-            self._assembly = Assembly(self._journal, clip, self._encoding.time_base, film)
+            self._time_base = str(translated.time_base) if clip is None else ""
+            self._assembly = Assembly(self._journal, clip, self._encoding.time_base, self._film)
         encoding = self._encoding
         if (width, height) != (encoding.width, encoding.height):
             raise SinkError(
@@ -189,8 +190,13 @@ class VideoSink:
         if not self._journal.holds_frames() and not self._pts and self._segment_frames == 0:
             self._journal.discard()
             return
+        if self._assembly is None and not self._partial.exists():
+            # Resumed, and failed before its first frame: a camera may be gone for good.
+            self._journal.keep_all()
+            base = self._journal.segments[-1].time_base if self._journal.segments else ""
+            self._assembly = Assembly(self._journal, None, Fraction(base), self._film) if base else None
         if self._assembly is None:
-            return  # resumed, and failed before its first frame: what was recorded stays
+            return
         try:
             # A segment cut short is no part of a resumed job: it plays in the partial file and is made again.
             self._journal.add_cut(self._end_segment())
@@ -207,6 +213,10 @@ class VideoSink:
             self._container = av.open(self._journal.folder / self._file, "w", format=self._segment_format)
             self._stream = open_encoder(self._container, self._encoding)
         return self._container, self._stream
+
+    @property
+    def _film(self) -> Path:
+        return self._journal.folder / f"whole{self._path.suffix}"
 
     @property
     def _partial(self) -> Path:
@@ -234,7 +244,7 @@ class VideoSink:
             self._mux(container, stream.encode(None))
         finally:
             container.close()
-        segment = Segment(self._file, tuple(self._pts))
+        segment = Segment(self._file, tuple(self._pts), self._time_base)
         self._pts, self._segment_frames = [], 0
         return segment
 
