@@ -209,7 +209,7 @@ def _film(container: av.container.InputContainer) -> _Film:
             _Stream(s.type, _kind(s), tuple(packet_times[s.index]), digests[s.index].hexdigest())
             for s in others
             # QuickTime's track of chapters gives no packets; chapters are compared on their own.
-            if s.codec_context is not None or packet_times[s.index]
+            if s.type != "data" or packet_times[s.index]
         ),
         attachments=tuple(s.name or "" for s in container.streams if s.type == "attachment"),
         chapters=tuple(_chapter(entry) for entry in container.chapters()),
@@ -224,9 +224,7 @@ def _film(container: av.container.InputContainer) -> _Film:
 
 def _kind(stream: av.stream.Stream) -> str:
     """What a stream holds, as far as FFmpeg knows it."""
-    if stream.codec_context is not None:
-        return str(stream.codec_context.name)
-    return str(getattr(stream, "name", None) or "unknown")
+    return str(getattr(stream.codec_context, "name", None) or getattr(stream, "name", None) or "unknown")
 
 
 def _chapter(entry: Any) -> tuple[Fraction, Fraction, str]:

@@ -218,7 +218,7 @@ def _carry(
     for stream in source.streams:
         if stream.index == clip.stream_index:
             continue
-        codec = stream.codec_context.codec if stream.codec_context is not None else None
+        codec: Any = getattr(stream.codec_context, "codec", None)
         if isinstance(stream, av.stream.AttachmentStream):
             if output.format.name == "matroska":
                 output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
