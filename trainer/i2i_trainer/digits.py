@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +27,23 @@ class Digits(NamedTuple):
 def read_digits(folder: Path, split: str = "train") -> Digits:
     """Digits of a folder: `*images-idx3-ubyte[.gz]`, `zip.train.gz`, or `*.tar` of PNGs (or the PNGs) with labels.
 
-    Raises DataError where the folder holds none of them for this split.
+    Raises DataError where the folder holds none of them for this split, or damaged ones.
     """
-    prefix = "train" if split == "train" else "t10k"
+    try:
+        digits = _found(folder, split)
+    except (OSError, EOFError, SyntaxError, ValueError, LookupError, tarfile.TarError, zlib.error) as error:
+        raise DataError(
+            f"The {split} digits in {folder} are damaged ({type(error).__name__}: {error}): fetch them again."
+        ) from error
+    if len(digits.pictures) != len(digits.labels) or not 0 <= digits.labels.min() <= digits.labels.max() <= 9:
+        raise DataError(
+            f"The {split} digits in {folder} have not one label from 0 to 9 for each picture: fetch them again."
+        )
+    return digits
+
+
+def _found(folder: Path, split: str) -> Digits:
+    prefix = {"test": "t10k"}.get(split, split)
     for images in sorted(folder.glob(f"{prefix}-images*idx3-ubyte*")):
         labels = images.with_name(images.name.replace("images", "labels").replace("idx3", "idx1"))
         return Digits(_rgb(_idx(images, dimensions=3)), _idx(labels, dimensions=1).astype(np.int64))
@@ -58,7 +73,7 @@ def _content(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch it again.") from error
 
 
@@ -99,7 +114,8 @@ def _labelled_tar(path: Path) -> Digits:
 
 def _labelled_folder(listing: Path) -> Digits:
     names, labels = _listed(listing.read_text())
-    folder = next(path for path in (listing.parent, *listing.parent.iterdir()) if (path / names[0]).exists())
+    places = (listing.parent, *listing.parent.iterdir())
+    folder = next((path for path in places if (path / names[0]).exists()), listing.parent)
     return Digits(np.stack([np.asarray(open_picture(folder / name)) for name in names]), labels)
 
 

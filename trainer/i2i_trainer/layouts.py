@@ -4,14 +4,18 @@ Layouts, tried in this order (`SPLIT` is train, val or test):
 
     lists          SPLITA.txt, SPLITB.txt with one file name a line, relative to the root
     unpaired       SPLITA/ SPLITB/ | SPLIT/A/ SPLIT/B/ | images_a/ images_b/ | two folders named like the domains
-    paired         SPLIT/ with side-by-side pictures, or any of the two-folder forms with equal file names
+    paired         SPLIT/ with side-by-side pictures, or any of the two-folder forms with equal names below the folder
     digits         two folders with IDX, USPS or labelled PNG files
     class-folders  SPLIT/<class>/ or <class>/, three classes or more (two are two domains, unless asked for by name)
     single         one folder of pictures, both domains alike
+
+Pictures that lie under no split's name are those of train, except digits, whose files name their split themselves.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,11 +30,15 @@ from i2i_trainer.pictures import (
     ArrayPicture,
     Picture,
     PictureFile,
+    UnreadablePicture,
     frames_of_clip,
 )
 
 DEFAULT_DOMAINS = ("A", "B")
 SPLITS = ("train", "val", "test")
+SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLITS)})[AB]?")
+"""Folders that hold a split, or one domain of it, and are no domain or class themselves."""
+Folders = tuple[tuple[Path, str], tuple[Path, str]]
 UNLABELLED_FOLDER, UNLABELLED = "unlabelled", -1
 """Among class folders: pictures of no known class, for semi-supervised training, and the label they get."""
 
@@ -65,27 +73,26 @@ class Domains:
 
 def find_domains(config: TrainConfig, split: str = "train", paired: bool = False) -> Domains:
     """Pictures of one split under `config.data`. `paired` asks for counterparts. Raises DataError in one sentence."""
-    root = config.data
-    if not root.is_dir():
-        raise DataError(f"--data {root} is no folder: name the folder that holds the pictures.")
+    if not config.data.is_dir():
+        raise DataError(f"--data {config.data} is no folder: name the folder that holds the pictures.")
+    return _found(config, split, paired)
+
+
+def has_split(config: TrainConfig, split: str, paired: bool = False) -> bool:
+    """Whether the folder holds pictures of both domains set aside under this name (`test`, `val`)."""
+    try:
+        _found(config, split, paired, decode=False)
+    except DataError:
+        return False
+    return True
+
+
+def _found(config: TrainConfig, split: str, paired: bool, decode: bool = True) -> Domains:
     named = config.domains != DEFAULT_DOMAINS
     names = (config.domains[1], config.domains[0]) if config.swap and named else config.domains
-    finder = _Finder(root, split, replace(config, domains=names))
+    finder = _Finder(config.data, split, replace(config, domains=names), decode)
     found = finder.find(config.layout, paired or config.layout == "paired")
     return found.swapped() if config.swap else found
-
-
-def has_split(config: TrainConfig, split: str) -> bool:
-    """Whether the folder holds pictures set aside under this name (`test`, `val`)."""
-    names = (split, f"{split}A", f"{split}A.txt", f"{config.domains[0]}/{split}")
-    found = any((config.data / name).exists() for name in names)
-    return found or any(holds_split(folder, split) for folder in _folders(config.data))
-
-
-def holds_split(folder: Path, split: str) -> bool:
-    """Whether a folder of digits has files of this split."""
-    pattern = {"test": "t10k-images*"}.get(split, f"{split}-images*")
-    return any(next(folder.glob(p), None) is not None for p in (pattern, f"zip.{split}*"))
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,11 @@ class _Finder:
     root: Path
     split: str
     config: TrainConfig
+    decode: bool = True
+    """Off: clips stand as files, to see where pictures lie without the time and memory of decoding."""
 
     def find(self, layout: str, paired: bool) -> Domains:
-        if layout == "lists" or (layout == "auto" and self._list_files()):
+        if layout == "lists" or (layout == "auto" and self._has_lists()):
             return self._matched(self._lists(), paired)
         if layout == "digits":
             return self._digits()
@@ -122,7 +131,17 @@ class _Finder:
             return self._class_folders()
         raise DataError(self._nothing_found())
 
-    def _two_folders(self) -> tuple[tuple[Path, str], tuple[Path, str]] | None:
+    def _two_folders(self) -> Folders | None:
+        own = self._folders_of_split()
+        if own is not None:
+            return own
+        shared = self._folders_of_root()
+        if shared is None or self.split == "train" or all(holds_digits(folder) for folder, _ in shared):
+            return shared
+        return None
+
+    def _folders_of_split(self) -> Folders | None:
+        """The two folders whose path names the split."""
         root, split = self.root, self.split
         name_a, name_b = self.config.domains
         forms = [
@@ -131,10 +150,22 @@ class _Finder:
             (root / split / name_a, root / split / name_b),
             (root / split / "images_a", root / split / "images_b"),
             (root / name_a / split, root / name_b / split),
+        ]
+        return self._first_of(forms) or self._only_two(root / split)
+
+    def _folders_of_root(self) -> Folders | None:
+        """The two folders in the root, with nothing said of a split."""
+        root = self.root
+        name_a, name_b = self.config.domains
+        forms = [
             (root / name_a, root / name_b),
             (root / "images_a", root / "images_b"),
             (root / "a", root / "b"),
         ]
+        return self._first_of(forms) or self._only_two(root)
+
+    def _first_of(self, forms: Sequence[tuple[Path, Path]]) -> Folders | None:
+        name_a, name_b = self.config.domains
         for a, b in forms:
             if a.is_dir() and b.is_dir():
                 return (a, name_a), (b, name_b)
@@ -143,38 +174,55 @@ class _Finder:
                 raise DataError(
                     f"{there} is there but its partner {missing} is missing: add the other domain."
                 )
-        for parent in (root / split, root):
-            named = [
-                folder for folder in _folders(parent) if folder.name not in SPLITS and self._fruitful(folder)
-            ]
-            if len(named) == 2 and (name_a, name_b) == DEFAULT_DOMAINS:
-                return (named[0], named[0].name), (named[1], named[1].name)
         return None
+
+    def _only_two(self, parent: Path) -> Folders | None:
+        named = [folder for folder in _named_folders(parent) if self._fruitful(folder)]
+        if len(named) != 2 or self.config.domains != DEFAULT_DOMAINS:
+            return None
+        return (named[0], named[0].name), (named[1], named[1].name)
+
+    def _parents(self) -> tuple[Path, ...]:
+        """Where pictures or class folders of the split lie: under its name, those of train in the root too."""
+        own = self.root / self.split
+        return (own, self.root) if self.split == "train" else (own,)
 
     def _fruitful(self, folder: Path) -> bool:
         return holds_digits(folder) or bool(files_under(folder))
 
     def _pictures(self, folder: Path) -> list[Picture]:
-        pictures = self._read_in(files_under(folder))
+        pictures = self._read_in(files_under(folder), folder)
         if not pictures:
             raise DataError(f"{folder} holds no picture and no clip: put the domain's pictures there.")
         return pictures
 
-    def _read_in(self, files: Sequence[Path]) -> list[Picture]:
+    def _read_in(self, files: Sequence[Path], folder: Path) -> list[Picture]:
+        """The pictures of files below a domain's folder; a clip that cannot be read stands as one unreadable."""
         pictures: list[Picture] = []
         for path in files:
-            if path.suffix.lower() in CLIP_SUFFIXES:
-                pictures += frames_of_clip(path, self.config.clip_fps, self.config.load_size)
-            else:
-                pictures.append(PictureFile(path))
+            suffix = path.suffix.lower()
+            plain = path.with_suffix("") if suffix in PICTURE_SUFFIXES | CLIP_SUFFIXES else path
+            key = plain.relative_to(folder).as_posix()
+            if suffix not in CLIP_SUFFIXES or not self.decode:
+                pictures.append(PictureFile(path, key=key))
+                continue
+            try:
+                frames = frames_of_clip(path, self.config.clip_fps, self.config.load_size)
+            except DataError as error:
+                pictures.append(UnreadablePicture(path.name, str(error), key))
+                continue
+            pictures += [replace(frame, key=key + frame.name.removeprefix(path.name)) for frame in frames]
+        broken = [picture.reason for picture in pictures if isinstance(picture, UnreadablePicture)]
+        if broken and len(broken) == len(pictures):
+            raise DataError(broken[0])
         return pictures
 
     def _matched(self, domains: Domains, paired: bool) -> Domains:
-        """With `paired`, only the pictures whose stems occur in both domains, in one order."""
+        """With `paired`, only the pictures whose keys occur in both domains, in one order."""
         if not paired:
             return domains
-        partners = {Path(picture.name).stem: picture for picture in domains.b}
-        pairs = [(p, partners[Path(p.name).stem]) for p in domains.a if Path(p.name).stem in partners]
+        sources, partners = _by_key(domains.a), _by_key(domains.b)
+        pairs = [(picture, partners[key]) for key, picture in sources.items() if key in partners]
         if not pairs:
             raise DataError(
                 f"No picture under {self.root} has a counterpart of the same name in the other domain: "
@@ -185,7 +233,7 @@ class _Finder:
         )
 
     def _side_by_side(self) -> Domains | None:
-        for folder in (self.root / self.split, self.root):
+        for folder in self._parents():
             files = [path for path in _children(folder) if path.suffix.lower() in PICTURE_SUFFIXES]
             if files:
                 return Domains(
@@ -196,6 +244,10 @@ class _Finder:
                     paired=True,
                 )
         return None
+
+    def _has_lists(self) -> bool:
+        """Whether lists say what belongs to the split; where they do so for train, they do for every split."""
+        return any(finder._list_files() is not None for finder in (self, replace(self, split="train")))
 
     def _list_files(self) -> tuple[Path, Path] | None:
         for suffix in ("A.txt", "_a.txt", "_A.txt"):
@@ -215,7 +267,7 @@ class _Finder:
         return Domains("lists", self.config.domains, a, b)
 
     def _listed(self, listing: Path) -> list[Picture]:
-        paths = [self.root / line.split()[0] for line in listing.read_text().splitlines() if line.strip()]
+        paths = [self._path_of_line(line) for line in listing.read_text().splitlines() if line.strip()]
         if not paths:
             raise DataError(f"{listing} names no picture: write one file name a line.")
         missing = next((path for path in paths if not path.is_file()), None)
@@ -223,11 +275,17 @@ class _Finder:
             raise DataError(
                 f"{listing} names {missing}, which does not exist: names are relative to {self.root}."
             )
-        return self._read_in(paths)
+        return self._read_in(paths, Path(os.path.commonpath([path.parent for path in paths])))
+
+    def _path_of_line(self, line: str) -> Path:
+        """The file that a line names; a list may say more about it after a blank, and a name may hold blanks."""
+        root = self.root.absolute()
+        whole, first = root / line.strip(), root / line.split()[0]
+        return first if first.is_file() and not whole.is_file() else whole
 
     def _classes(self) -> list[Path]:
-        for parent in (self.root / self.split, self.root):
-            folders = [folder for folder in _folders(parent) if folder.name not in SPLITS]
+        for parent in self._parents():
+            folders = _named_folders(parent)
             if len(folders) >= 2:
                 return folders
         return []
@@ -238,7 +296,9 @@ class _Finder:
     def _class_folders(self) -> Domains:
         folders = self._classes()
         if not folders:
-            raise DataError(f"{self.root} holds no class folders: make one folder of pictures per class.")
+            raise DataError(
+                f"{self.root} holds no class folders for {self.split}: make one folder of pictures per class."
+            )
         pictures: list[Picture] = []
         labels: list[int] = []
         classes = tuple(folder.name for folder in folders if folder.name != UNLABELLED_FOLDER)
@@ -277,12 +337,19 @@ class _Finder:
         )
 
     def _single(self) -> Domains:
-        folder = self.root / self.split if (self.root / self.split).is_dir() else self.root
-        pictures = self._pictures(folder)
+        folders = [folder for folder in self._parents() if folder.is_dir()]
+        if not folders:
+            raise DataError(self._nothing_found())
+        pictures = self._pictures(folders[0])
         return Domains("single", self.config.domains, pictures, pictures)
 
     def _nothing_found(self) -> str:
         split, (a, b) = self.split, self.config.domains
+        if split != "train":
+            return (
+                f"--data {self.root} holds no pictures set aside for {split} in both domains: make {split}A and "
+                f"{split}B, or take the pictures of another split."
+            )
         return (
             f"--data {self.root} holds no pictures in a known layout: make {split}A and {split}B, or folders "
             f"{a} and {b}, or {split} with pairs side by side, or name the layout with --layout."
@@ -314,5 +381,18 @@ def _children(folder: Path) -> list[Path]:
     )
 
 
-def _folders(folder: Path) -> list[Path]:
-    return [path for path in _children(folder) if path.is_dir()]
+def _named_folders(folder: Path) -> list[Path]:
+    """Folders that may be domains or classes by their names."""
+    return [path for path in _children(folder) if path.is_dir() and not SPLIT_FOLDER.fullmatch(path.name)]
+
+
+def _by_key(pictures: Sequence[Picture]) -> dict[str, Picture]:
+    found: dict[str, Picture] = {}
+    for picture in pictures:
+        if picture.key in found:
+            raise DataError(
+                f"{found[picture.key].name} and {picture.name} of one domain are both called {picture.key}, so "
+                "which of them has the counterpart is unclear: rename or remove one."
+            )
+        found[picture.key] = picture
+    return found

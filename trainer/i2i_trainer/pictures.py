@@ -34,7 +34,12 @@ class Picture(Protocol):
 
     @property
     def name(self) -> str:
-        """Name for messages; equal stems make a pair."""
+        """Name for messages."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """What makes a pair: equal in both domains, and no other's in its own."""
         ...
 
     def read(self, short_side: int) -> Pixels:
@@ -48,6 +53,7 @@ class PictureFile:
 
     path: Path
     half: Literal["whole", "left", "right"] = "whole"
+    key: str = ""
 
     @property
     def name(self) -> str:
@@ -76,12 +82,25 @@ class ArrayPicture:
     name: str
     pixels: Pixels
     nearest: bool = False
+    key: str = ""
 
     def read(self, short_side: int) -> Pixels:
         if min(self.pixels.shape[:2]) == short_side:
             return self.pixels
         resample = Image.Resampling.NEAREST if self.nearest else Image.Resampling.BICUBIC
         return np.asarray(resize_short_side(Image.fromarray(self.pixels), short_side, self.name, resample))
+
+
+@dataclass(frozen=True)
+class UnreadablePicture:
+    """What stands for a clip that cannot be read, so that it is named, counted and passed over like a picture."""
+
+    name: str
+    reason: str
+    key: str = ""
+
+    def read(self, short_side: int) -> Pixels:
+        raise DataError(self.reason)
 
 
 def open_picture(path: Path, draft_side: int = 0) -> Image.Image:
@@ -134,10 +153,10 @@ def resize_short_side(
     return picture.resize(size, resample, reducing_gap=None if resample == Image.Resampling.NEAREST else 2.0)
 
 
-def frames_of_clip(path: Path, fps: float, short_side: int) -> list[ArrayPicture]:
+def frames_of_clip(path: Path, fps: float, short_side: int, most: int | None = None) -> list[ArrayPicture]:
     """Frames of a clip, `fps` per second, upright, resized and in memory. Raises DataError where none decodes.
 
-    A clip that breaks off gives the frames before the damage.
+    A clip that breaks off gives the frames before the damage. After `most` frames nothing more is decoded.
     """
     frames: list[ArrayPicture] = []
     due = None
@@ -152,6 +171,8 @@ def frames_of_clip(path: Path, fps: float, short_side: int) -> list[ArrayPicture
             name = f"{path.name}@{seconds:.3f}s"
             picture = resize_short_side(Image.fromarray(np.ascontiguousarray(upright)), short_side, name)
             frames.append(ArrayPicture(name, np.asarray(picture)))
+            if len(frames) == most:
+                break
     except (FFmpegError, OSError) as error:
         if not frames:
             raise DataError(f"{path} cannot be read as a clip ({error}).") from error
