@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from i2i_export import parity
-from i2i_export.enginefile import EngineFile, first_line, read_model
+from i2i_export.enginefile import EngineFile, first_line, nodes_inside, read_model
 from i2i_export.errors import ExportError, ForeignNetworkError
 from i2i_export.legacy import replace_legacy_operators
 from i2i_export.macs import count_macs
@@ -202,9 +202,7 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Also those inside If and Loop."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _all_nodes(inner)
+        yield from nodes_inside(node)
 
 
 def _picture_input(model: ir.Model, path: Path) -> ir.Value:

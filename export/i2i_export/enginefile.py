@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from i2i_export.errors import ExportError
@@ -69,7 +70,11 @@ def read_engine(path: Path) -> EngineFile:
     except EngineError as error:
         raise ExportError(str(error)) from error
     check_contract(proto, origin=str(path))
-    return EngineFile(ir.from_proto(proto), metadata)
+    model = ir.from_proto(proto)
+    # Weights may also stand among the inputs or come out of Constant nodes; everything here looks for initializers.
+    passes.RemoveInitializersFromInputsPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    return EngineFile(model, metadata)
 
 
 def default_style(metadata: EngineMetadata) -> NDArray[np.float32] | None:
@@ -147,6 +152,20 @@ def check_contract(model: onnx.ModelProto, *, origin: str) -> None:
                 f"{origin} breaks the engine contract: uint8 `{touched[0]}` meets {node.op_type}, "
                 "which TensorRT refuses; only Cast may touch it."
             )
+        if any(FRAME in inner.input for inner in nodes_inside(node)):
+            raise ExportError(
+                f"{origin} breaks the engine contract: a branch of {node.op_type} reads `{FRAME}` itself; "
+                "cast it once outside and let the branch read that."
+            )
+
+
+def nodes_inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of an If's or Loop's graphs, at any depth."""
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for inner in graph.node:
+                yield inner
+                yield from nodes_inside(inner)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,17 +12,18 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import ShapeInferencePass
 from torch import Tensor
 
 from i2i_export import parity
-from i2i_export.enginefile import FRAME, STYLE, EngineFile
+from i2i_export.enginefile import FRAME, STYLE, TRANSLATED, EngineFile
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all
 from i2i_export.guided import GuidedInference
 from i2i_export.macs import count_macs
 from i2i_export.onnx import Origin, check_against_torch, engine_from_inference
 from i2i_export.optimise import optimise
-from i2i_export.rewrites import replace_value
+from i2i_export.rewrites import graphs_of, replace_value
 from i2i_export.sizes import gate_sizes
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import SizePolicy
@@ -38,13 +39,19 @@ def guided_from_engine(
     """The engine behind a guided filter, which lets it see the picture `factor` times smaller.
 
     It is compared, on `frames` of any size, with the filter in torch around the untouched engine. Raises ExportError
-    where the engine is not float32, UsageError where `factor` is none, ParityError.
+    where the engine is not float32 or has further inputs, UsageError where `factor` is none, ParityError.
     """
     own = engine.metadata
     if own.precision != "fp32":
         raise ExportError(
             f"--guided takes a float32 engine, and {own.name} is {own.precision}: "
             "guide the float32 one, and give --precision with it."
+        )
+    known = {FRAME} if own.style is None else {FRAME, STYLE}
+    if further := [str(value.name) for value in engine.model.graph.inputs if value.name not in known]:
+        raise ExportError(
+            f"--guided takes an engine with `frame` and a declared `style` alone, and {own.name} has the input "
+            f"{further[0]} too: guide the run or network that it was made from."
         )
     inference = GuidedInference(EngineInference(engine), factor)
     size = _enlarged(own.size, factor)
@@ -86,7 +93,7 @@ class EngineInference(Inference):
                 f"{_STAND_IN}::Engine", inputs, dtype=torch.float32, shape=levels.shape, version=1
             )
         else:
-            feeds = {"levels": np.ascontiguousarray(levels.numpy())}
+            feeds = {FRAME: np.ascontiguousarray(levels.numpy())}
             if style is not None:
                 feeds[STYLE] = style.numpy()
             translated = torch.from_numpy(self._session.run(None, feeds)[0])
@@ -94,20 +101,34 @@ class EngineInference(Inference):
 
 
 def body_of(engine: EngineFile) -> ir.Model:
-    """A copy of the engine without its casts: `levels` float32 `[1, H, W, 3]`, 0 to 255, to the same."""
+    """A copy of the engine whose `frame` is float32 `[1, H, W, 3]`, 0 to 255, and so is what it gives."""
     body = ir.from_proto(engine.to_proto())
     graph = body.graph
+    ShapeInferencePass()(body)
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            value.shape = None
     frame = next(value for value in graph.inputs if value.name == FRAME)
-    levels = ir.Value(name="levels", shape=frame.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    levels = ir.Value(name=FRAME, shape=frame.shape, type=ir.TensorType(ir.DataType.FLOAT))
     for cast in frame.consumers():
-        replace_value(cast.outputs[0], levels)
-        graph.remove(cast, safe=True)
+        if cast.attributes.get_int("to") == ir.DataType.FLOAT:
+            replace_value(cast.outputs[0], levels)
+            graph.remove(cast, safe=True)
+        else:
+            cast.replace_input_with(0, levels)
     graph.inputs[list(graph.inputs).index(frame)] = levels
-    last = graph.outputs[0].producer()
+    last = next(value for value in graph.outputs if value.name == TRANSLATED).producer()
     assert last is not None  # the contract: a cast
-    assert last.inputs[0] is not None
-    graph.outputs[0] = last.inputs[0]
-    graph.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    made = last.inputs[0]
+    assert made is not None
+    if made is levels or made.dtype != ir.DataType.FLOAT:
+        wide = ir.node("Cast", [made], attributes={"to": ir.DataType.FLOAT})
+        wide.outputs[0].name = TRANSLATED
+        graph.append(wide)
+        made = wide.outputs[0]
+    graph.outputs.clear()
+    graph.outputs.append(made)
+    made.type = ir.TensorType(ir.DataType.FLOAT)
     graph.remove(last, safe=True)
     return body
 
@@ -116,21 +137,27 @@ def _put_in(body: ir.Model, model: ir.Model) -> None:
     """Puts the body's operators where the model has the operator that stands for them."""
     graph = model.graph
     place = next(node for node in graph if node.domain == _STAND_IN)
-    given = dict(zip(("levels", STYLE), place.inputs, strict=False))
+    given = dict(zip((FRAME, STYLE), place.inputs, strict=False))
     for entry in list(body.graph.inputs):
-        outer = given.get(str(entry.name))
+        outer = given[str(entry.name)]
         assert outer is not None
         ir.convenience.replace_all_uses_with(entry, outer)
     result = body.graph.outputs[0]
+    inside = list(body.graph.all_nodes())
+    weights = list(body.graph.initializers.values())
+    inner = [graph for node in inside for graph in graphs_of(node)]
+    for value in (
+        *weights,
+        *(output for node in inside for output in node.outputs),
+        *(value for graph in inner for value in (*graph.inputs, *graph.initializers.values())),
+    ):
+        value.name = f"engine/{value.name}"
+    for number, node in enumerate(inside):
+        node.name = f"engine/{node.op_type}_{number}"
     body.graph.outputs.clear()
     nodes = list(body.graph)
-    weights = list(body.graph.initializers.values())
     body.graph.initializers.clear()
     body.graph.remove(nodes)
-    for value in (*weights, *(output for node in nodes for output in node.outputs)):
-        value.name = f"engine/{value.name}"
-    for number, node in enumerate(nodes):
-        node.name = f"engine/{node.op_type}_{number}"
     for weight in weights:
         graph.register_initializer(weight)
     graph.insert_before(place, nodes)

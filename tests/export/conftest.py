@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -21,7 +22,7 @@ from i2i_export.onnx import Origin, engine_from_inference
 from i2i_export.parity import cpu_session
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.frame import Picture
-from i2i_runtime.metadata import Provenance
+from i2i_runtime.metadata import EngineMetadata, ExtraInput, Provenance, SizePolicy
 from i2i_trainer.method import Inference
 from i2i_trainer.methods import METHODS
 
@@ -177,6 +178,47 @@ def run() -> Run:
         return result
 
     return once
+
+
+@pytest.fixture(scope="session")
+def written_engine() -> Callable[..., EngineFile]:
+    """Builds an engine for 64x64 around rows that make `out` of `picture`, levels `[1, 3, 64, 64]`."""
+
+    def build(
+        rows: list[tuple[str, list[str], str, dict[str, Any]]],
+        weights: dict[str, Any],
+        extras: tuple[ExtraInput, ...] = (),
+    ) -> EngineFile:
+        whole = [
+            ("Cast", ["frame"], "wide", {"to": onnx.TensorProto.FLOAT}),
+            ("Transpose", ["wide"], "picture", {"perm": [0, 3, 1, 2]}),
+            *rows,
+            ("Clip", ["out", "black", "white"], "clipped", {}),
+            ("Round", ["clipped"], "rounded", {}),
+            ("Transpose", ["rounded"], "last", {"perm": [0, 2, 3, 1]}),
+            ("Cast", ["last"], "translated", {"to": onnx.TensorProto.UINT8}),
+        ]
+        weights = {**weights, "black": np.asarray(0, np.float32), "white": np.asarray(255, np.float32)}
+        kind, dims = onnx.TensorProto.UINT8, [1, 64, 64, 3]
+        graph = helper.make_graph(
+            [
+                helper.make_node(op, inputs, [output], **attributes)
+                for op, inputs, output, attributes in whole
+            ],
+            "written",
+            [
+                helper.make_tensor_value_info("frame", kind, dims),
+                *(helper.make_tensor_value_info(e.name, onnx.TensorProto.FLOAT, e.shape) for e in extras),
+            ],
+            [helper.make_tensor_value_info("translated", kind, dims)],
+            [numpy_helper.from_array(array, name) for name, array in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        size = SizePolicy.fixed(64, 64)
+        metadata = EngineMetadata("written", "adopted", "a -> b", size=size, extra_inputs=extras)
+        return EngineFile(ir.from_proto(model), metadata)
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
 from i2i_export.cli import main
 from i2i_export.enginefile import EngineFile, read_engine, write_engine
+from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all
 from i2i_export.guided import FLATNESS, RADIUS, GuidedInference, fit
 from i2i_export.guided_engine import guided_from_engine
@@ -22,6 +26,7 @@ from i2i_export.parity import OnnxTranslator
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Picture
+from i2i_runtime.metadata import ExtraInput
 from i2i_trainer.method import Inference
 
 Values = NDArray[np.float32]
@@ -166,3 +171,60 @@ def test_an_engine_in_half_precision_is_not_guided(
     assert "--guided takes a float32 engine, and little is fp16" in capsys.readouterr().err
     assert not (tmp_path / "y.onnx").exists()
     assert main([str(whole), "-o", str(whole), "--guided", "4"]) == 2
+
+
+def saved_with_weights_as_inputs(engine: EngineFile, path: Path) -> EngineFile:
+    proto = engine.to_proto()
+    for weight in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    onnx.save(proto, path)
+    return read_engine(path)
+
+
+def test_an_engine_full_of_oddities_is_guided(
+    written_engine: Any, tmp_path: Path, street: list[Picture]
+) -> None:
+    def branch(name: str, factor: float) -> onnx.GraphProto:
+        nodes = [
+            helper.make_node("Mul", ["levels", "k"], ["val_1"]),
+            helper.make_node("Neg", ["val_1"], [name]),
+        ]
+        result = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        weight = numpy_helper.from_array(np.asarray([factor], np.float32), "k")
+        return helper.make_graph(nodes, name, [], [result], [weight])
+
+    engine = written_engine(
+        [
+            ("Identity", ["picture"], "levels", {}),
+            ("Cast", ["frame"], "whole", {"to": onnx.TensorProto.INT64}),
+            ("Mod", ["whole", "two"], "odd", {}),
+            ("Cast", ["odd"], "bit", {"to": onnx.TensorProto.FLOAT}),
+            ("ReduceMean", ["bit"], "share", {"keepdims": 0}),
+            ("ReduceMean", ["picture"], "mean", {"keepdims": 0}),
+            ("Greater", ["mean", "middle"], "bright", {}),
+            (
+                "If",
+                ["bright"],
+                "val_1",
+                {"then_branch": branch("a", -0.5), "else_branch": branch("b", -0.25)},
+            ),
+            ("Add", ["val_1", "share"], "out", {}),
+        ],
+        {"two": np.asarray([2]), "middle": np.asarray(100, np.float32)},
+    )
+    read = saved_with_weights_as_inputs(engine, tmp_path / "odd.onnx")
+    guided, report = guided_from_engine(read, 2, street[:1], name="half")
+    assert report.passed
+    write_engine(guided, tmp_path / "half.onnx")
+    frame = fit_all(street[:1], [(128, 128)])[0]
+    picture = OnnxTranslator(guided.to_proto()).translate(frame, None).picture
+    factor = 0.5 if frame.mean() > 100 else 0.25
+    assert np.abs(picture - frame.astype(float) * factor).mean() < 3
+
+
+def test_an_engine_with_a_later_input_is_not_guided(written_engine: Any, street: list[Picture]) -> None:
+    engine = written_engine(
+        [("Mul", ["picture", "gain"], "out", {})], {}, (ExtraInput("gain", (1,), (0.5,)),)
+    )
+    with pytest.raises(ExportError, match="has the input gain too"):
+        guided_from_engine(engine, 2, street[:1], name="half")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from onnx import helper
 
 from i2i_export import parity
 from i2i_export.enginefile import EngineFile, check_contract, read_engine, write_engine
@@ -17,6 +19,7 @@ from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all
 from i2i_export.macs import count_macs
 from i2i_export.onnx import Origin, check_against_torch, engine_from_inference, style_encoder_model
+from i2i_export.precision import half_from_engine
 from i2i_export.rewrites import nodes_of
 from i2i_export.sizes import dynamic_size, gate_sizes
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
@@ -226,3 +229,39 @@ def test_metadata_of_a_copy_stays_apart(painter_engine: EngineFile) -> None:
     renamed = replace(painter_engine.metadata, name="other")
     assert painter_engine.metadata.name == "little"
     assert renamed.name == "other"
+
+
+def test_weights_in_constant_nodes_are_read_as_weights(
+    plain_engine: EngineFile, tmp_path: Path, street: list[Picture]
+) -> None:
+    proto = plain_engine.to_proto()
+    made = [helper.make_node("Constant", [], [w.name], value=w) for w in proto.graph.initializer]
+    nodes = [*made, *proto.graph.node]
+    del proto.graph.initializer[:], proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, tmp_path / "constants.onnx")
+    engine = read_engine(tmp_path / "constants.onnx")
+    assert "Constant" not in {node.op_type for node in engine.model.graph}
+    half, report = half_from_engine(engine, fit_all(street[:1], [(64, 64)]))
+    assert report.passed
+    assert len(half.to_bytes()) < 0.7 * len(engine.to_bytes())
+
+
+def test_a_branch_that_reads_the_frame_itself_breaks_the_contract(written_engine: Any) -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        cast = helper.make_node("Cast", ["frame"], [name], to=onnx.TensorProto.FLOAT)
+        return helper.make_graph(
+            [cast], name, [], [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)]
+        )
+
+    engine = written_engine(
+        [
+            ("ReduceMax", ["picture"], "top", {"keepdims": 0}),
+            ("Greater", ["top", "white"], "bright", {}),
+            ("If", ["bright"], "b", {"then_branch": branch("t"), "else_branch": branch("e")}),
+            ("Transpose", ["b"], "out", {"perm": [0, 3, 1, 2]}),
+        ],
+        {},
+    )
+    with pytest.raises(ExportError, match="a branch of If reads `frame` itself"):
+        check_contract(engine.to_proto(), origin="mine")

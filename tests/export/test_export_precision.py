@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from i2i_export import parity
 from i2i_export.enginefile import EngineFile, check_contract, default_style, write_engine
@@ -21,7 +21,7 @@ from i2i_export.precision import half_from_engine
 from i2i_export.quantisation import int8_from_engine
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.frame import Picture
-from i2i_runtime.metadata import EngineMetadata, ExtraInput, SizePolicy
+from i2i_runtime.metadata import ExtraInput
 from i2i_trainer.method import Inference
 
 
@@ -113,44 +113,13 @@ def test_a_value_beyond_half_precision_is_refused(origin: Origin, street: list[P
         half_from_engine(engine, fit_all(street, [(64, 64)]))
 
 
-def written_engine(
-    rows: list[tuple[str, list[str], str, dict[str, Any]]],
-    weights: dict[str, Any],
-    extras: tuple[ExtraInput, ...] = (),
-) -> EngineFile:
-    """An engine for 64x64 around the rows, which make `out` of `picture`, levels `[1, 3, 64, 64]`."""
-    whole = [
-        ("Cast", ["frame"], "wide", {"to": onnx.TensorProto.FLOAT}),
-        ("Transpose", ["wide"], "picture", {"perm": [0, 3, 1, 2]}),
-        *rows,
-        ("Clip", ["out", "black", "white"], "clipped", {}),
-        ("Round", ["clipped"], "rounded", {}),
-        ("Transpose", ["rounded"], "last", {"perm": [0, 2, 3, 1]}),
-        ("Cast", ["last"], "translated", {"to": onnx.TensorProto.UINT8}),
-    ]
-    weights = {**weights, "black": np.asarray(0, np.float32), "white": np.asarray(255, np.float32)}
-    kind, dims = onnx.TensorProto.UINT8, [1, 64, 64, 3]
-    graph = helper.make_graph(
-        [helper.make_node(op, inputs, [output], **attributes) for op, inputs, output, attributes in whole],
-        "written",
-        [
-            helper.make_tensor_value_info("frame", kind, dims),
-            *(helper.make_tensor_value_info(e.name, onnx.TensorProto.FLOAT, e.shape) for e in extras),
-        ],
-        [helper.make_tensor_value_info("translated", kind, dims)],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    size = SizePolicy.fixed(64, 64)
-    metadata = EngineMetadata("written", "adopted", "a -> b", size=size, extra_inputs=extras)
-    return EngineFile(ir.from_proto(model), metadata)
-
-
 def each_channel(factor: float) -> np.ndarray[Any, Any]:
     return factor * np.eye(3, dtype=np.float32)[:, :, None, None]
 
 
-def test_an_overflow_that_processors_do_not_show_is_refused(street: list[Picture]) -> None:
+def test_an_overflow_that_processors_do_not_show_is_refused(
+    written_engine: Any, street: list[Picture]
+) -> None:
     engine = written_engine(
         [
             ("Conv", ["picture", "up"], "large", {}),
@@ -165,7 +134,7 @@ def test_an_overflow_that_processors_do_not_show_is_refused(street: list[Picture
         half_from_engine(engine, frames)
 
 
-def test_what_a_branch_reads_stays_float32(street: list[Picture]) -> None:
+def test_what_a_branch_reads_stays_float32(written_engine: Any, street: list[Picture]) -> None:
     def branch(name: str, factor: str) -> onnx.GraphProto:
         nodes = [helper.make_node("Mul", ["a", factor], ["m"]), helper.make_node("Add", ["m", "a"], [name])]
         result = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -191,7 +160,7 @@ def test_what_a_branch_reads_stays_float32(street: list[Picture]) -> None:
     assert np.float16 in {array.dtype.type for array in weights_of(half.model, "Conv")}
 
 
-def test_a_later_input_is_fed_its_default(street: list[Picture]) -> None:
+def test_a_later_input_is_fed_its_default(written_engine: Any, street: list[Picture]) -> None:
     engine = written_engine(
         [
             ("Conv", ["picture", "w"], "a", {}),
