@@ -13,7 +13,7 @@ from rich.console import Console
 
 from i2i_export import parity
 from i2i_export.adopt import check_against_original, engine_from_foreign
-from i2i_export.enginefile import EngineFile, default_style, read_engine, write_engine
+from i2i_export.enginefile import EngineFile, atomic_file, default_style, read_engine, write_engine
 from i2i_export.frames import fit, fit_all, read_frames, read_held_back_frames
 from i2i_export.precision import half_from_engine
 from i2i_export.quantisation import int8_from_engine
@@ -78,7 +78,8 @@ class ExportOptions:
     timing_cache: Path | None = None
     """File in which TensorRT keeps what it timed, so that the next build of this network is quick."""
     plan_file: Path | None = None
-    """Name of the plan; made of size, precision, flavour, version and architecture if not given."""
+    """Name of the plan, or a folder that is there; the name is made of size, precision, flavour, version and
+    architecture if not given."""
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,16 @@ def _export(options: ExportOptions, console: Console) -> None:
         raise UsageError(f"-o {output} must end in .onnx: plans are written beside it with --plan.")
     is_run = options.source.is_dir()
     if is_run:
-        engine = _engine_from_run(options, output, console)
+        engine, encoder = _engine_from_run(options, output, console)
     else:
         engine = _engine_from_file(options)
+        encoder = _encoder_beside(engine, options.source, console)
         if options.guided is not None:
             engine = _guided(engine, options, output, console)
     if options.precision in ("fp16", "int8"):
         engine = _lean(engine, options, console)
     if not output.exists() or not options.source.exists() or not output.samefile(options.source):
-        write_engine(engine, output)
+        _write(engine, encoder, output)
     elif options.precision or options.guided or options.name or options.licence:
         raise UsageError(f"-o {output} would overwrite the engine it is made from: give it another name.")
     console.print(f"{output}: {_summary(engine)}", highlight=False, soft_wrap=True)
@@ -157,6 +159,35 @@ def _export(options: ExportOptions, console: Console) -> None:
         console.print(
             f"{model}: for tritonserver --model-repository {options.triton_repository}", soft_wrap=True
         )
+
+
+def _write(engine: EngineFile, encoder: bytes | None, output: Path) -> None:
+    """The engine, then the style encoder that belongs to it, as NAME.style.onnx."""
+    path, style = output.with_name(f"{output.stem}.style.onnx"), engine.metadata.style
+    if style is not None:
+        named = replace(style, encoder=path.name if encoder is not None else None)
+        engine.metadata = replace(engine.metadata, style=named)
+    write_engine(engine, output)
+    if encoder is not None:
+        with atomic_file(path) as part:
+            part.write_bytes(encoder)
+
+
+def _encoder_beside(engine: EngineFile, source: Path, console: Console) -> bytes | None:
+    """The style encoder that lies beside an engine, None where it has none."""
+    style = engine.metadata.style
+    if style is None or style.encoder is None:
+        return None
+    try:
+        return source.with_name(style.encoder).read_bytes()
+    except OSError:
+        console.print(
+            f"{style.encoder} does not lie beside {source}: the new engine reads no style off a picture, "
+            "unless it is put there and this is run again.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return None
 
 
 def _lean(engine: EngineFile, options: ExportOptions, console: Console) -> EngineFile:
@@ -198,9 +229,12 @@ def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Con
 
     policy = engine.metadata.size
     wanted = size_from_text(options.size, policy.stride) if options.size else policy
+    file = options.plan_file
+    if file is not None and file.suffix != ".plan" and not file.is_dir():
+        file = file.with_name(f"{file.name}.plan")
     plan = plan_from_onnx(
         output,
-        options.plan_file,
+        file,
         target=options.target,
         arch=options.arch,
         size=(wanted.max_height, wanted.max_width) if wanted.is_fixed else None,
@@ -234,10 +268,12 @@ def _adopt(options: AdoptOptions, console: Console) -> None:
     console.print(f"{output}: {_summary(engine)}", highlight=False)
 
 
-def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> EngineFile:
+def _engine_from_run(
+    options: ExportOptions, output: Path, console: Console
+) -> tuple[EngineFile, bytes | None]:
     from i2i_export.onnx import onnx_from_run  # only here, and to guide an engine, torch is needed
 
-    engine, report = onnx_from_run(
+    engine, report, encoder = onnx_from_run(
         options.source,
         output,
         direction=options.direction,
@@ -250,7 +286,7 @@ def _engine_from_run(options: ExportOptions, output: Path, console: Console) -> 
         guided=options.guided,
     )
     console.print(report.to_table())
-    return engine
+    return engine, None if encoder is None else encoder.SerializeToString(deterministic=True)
 
 
 def _engine_from_file(options: ExportOptions) -> EngineFile:

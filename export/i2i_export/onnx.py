@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from i2i_export import parity
-from i2i_export.enginefile import EngineFile, atomic_file, default_style
+from i2i_export.enginefile import EngineFile, default_style
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all, read_frames
 from i2i_export.guided import GuidedInference
@@ -171,13 +171,13 @@ def onnx_from_run(
     licence: str = "",
     for_cpu: bool = False,
     guided: int | None = None,
-) -> tuple[EngineFile, parity.Report]:
+) -> tuple[EngineFile, parity.Report, onnx.ModelProto | None]:
     """Turns one direction of a run folder into a checked engine; `output` is where the caller will write it.
 
-    A style encoder is written beside it as NAME.style.onnx. `size` is `WIDTHxHEIGHT` or `dynamic`, `style`
-    is `input` or `fixed:...`; `frames` names the clip or folder for the gate. `guided` lets the network see the picture
-    that many times smaller (guided.py). Raises ExportError, UsageError, and the trainer's CheckpointError where the
-    run cannot be loaded.
+    Beside the gate's table comes the style encoder, where the engine has a style and the method one. `size` is
+    `WIDTHxHEIGHT` or `dynamic`, `style` is `input` or `fixed:...`; `frames` names the clip or folder for the gate.
+    `guided` lets the network see the picture that many times smaller (guided.py). Raises ExportError, UsageError, and
+    the trainer's CheckpointError where the run cannot be loaded.
     """
     method_name, _ = read_config(run)
     method = load_method(run)
@@ -202,9 +202,8 @@ def onnx_from_run(
     engine = engine_from_inference(inference, policy, origin, fixed_style, for_cpu=for_cpu)
     gate = fit_all(read_frames(frames, FRAMES_IN_GATE), gate_sizes(policy))
     report = check_against_torch(engine, inference, gate, fixed_style)
-    if engine.metadata.style is not None:
-        _write_style_encoder(engine, inference, output)
-    return engine, report
+    has_style = engine.metadata.style is not None
+    return engine, report, style_encoder_model(inference, policy.stride) if has_style else None
 
 
 def _size_policy(inference: Inference, text: str | None) -> SizePolicy:
@@ -241,17 +240,6 @@ def _fixed_style(inference: Inference, text: str | None) -> NDArray[np.float32] 
             f"--style {text} holds {len(code)} numbers: this method's style has {inference.style_size}."
         )
     return np.asarray([code], dtype=np.float32)
-
-
-def _write_style_encoder(engine: EngineFile, inference: Inference, output: Path) -> None:
-    model = style_encoder_model(inference, engine.metadata.size.stride)
-    style = engine.metadata.style
-    if model is None or style is None:
-        return
-    path = output.with_name(f"{output.stem}.style.onnx")
-    with atomic_file(path) as part:
-        part.write_bytes(model.SerializeToString(deterministic=True))
-    engine.metadata = replace(engine.metadata, style=replace(style, encoder=path.name))
 
 
 def _provenance(run: Path, method: Method) -> Provenance:

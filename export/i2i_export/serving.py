@@ -119,7 +119,8 @@ def _client(metadata: EngineMetadata) -> str:
             'inputs.append(InferInput("style", list(style.shape), "FP32"))\n'
             "inputs[-1].set_data_from_numpy(style)\n"
         )
-    return f'''"""Translates a picture ({metadata.direction}) through a running Triton Inference Server.
+    direction = repr(metadata.direction)[1:-1].replace('"', r"\"")
+    return f'''"""Translates a picture ({direction}) through a running Triton Inference Server.
 
     pip install "tritonclient[http]" opencv-python
     python client.py SOURCE.jpg TRANSLATED.png [HOST:PORT]
@@ -137,6 +138,6 @@ frame = {fitting}
 inputs = [InferInput("frame", [1, *frame.shape], "UINT8")]
 inputs[0].set_data_from_numpy(frame[None])
 {style}client = InferenceServerClient(sys.argv[3] if len(sys.argv) > 3 else "localhost:8000")
-translated = client.infer("{metadata.name}", inputs).as_numpy("translated")[0][:height, :width]
+translated = client.infer({metadata.name!r}, inputs).as_numpy("translated")[0][:height, :width]
 cv2.imwrite(sys.argv[2], cv2.cvtColor(translated, cv2.COLOR_RGB2BGR))
 '''

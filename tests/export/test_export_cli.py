@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from i2i_export import parity, plan
 from i2i_export.cli import main
 from i2i_export.enginefile import EngineFile, read_engine, write_engine
+from i2i_export.errors import ExportError
 from i2i_runtime.metadata import EngineMetadata
 from i2i_trainer.checkpoint import write_checkpoint, write_config
 from i2i_trainer.methods import METHODS
@@ -66,6 +69,62 @@ def test_a_run_becomes_an_engine_with_its_style_encoder(run_folder: Path, tmp_pa
     encoder = onnx.load(tmp_path / "winter.style.onnx")
     assert [entry.name for entry in encoder.graph.input] == ["frame"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["winter.onnx", "winter.style.onnx"]
+
+
+def test_nothing_is_left_by_a_gate_that_comes_after_the_first(
+    run_folder: Path, tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "HALF_PRECISION", parity.Bound(psnr_db=100))
+    output = tmp_path / "winter.onnx"
+    code, said = tell([str(run_folder), "-o", str(output), "--size", "64x64", "--precision", "fp16"])
+    assert (code, "the fp16 engine differs too much" in said) == (1, True), said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_style_encoder_follows_its_engine(tmp_path: Path, tell: Tell, painter_engine: EngineFile) -> None:
+    style = painter_engine.metadata.style
+    assert style is not None
+    metadata = replace(painter_engine.metadata, style=replace(style, encoder="master.style.onnx"))
+    write_engine(EngineFile(painter_engine.model, metadata), tmp_path / "master.onnx")
+    (tmp_path / "master.style.onnx").write_bytes(b"encoder")
+    lean = tmp_path / "elsewhere" / "lean.onnx"
+    code, said = tell([str(tmp_path / "master.onnx"), "-o", str(lean)])
+    assert code == 0, said
+    written = read_engine(lean).metadata.style
+    assert written is not None
+    assert written.encoder == "lean.style.onnx"
+    assert (lean.parent / "lean.style.onnx").read_bytes() == b"encoder"
+
+    (tmp_path / "master.style.onnx").unlink()
+    code, said = tell([str(tmp_path / "master.onnx"), "-o", str(tmp_path / "alone.onnx")])
+    assert (code, "master.style.onnx does not lie beside" in said) == (0, True), said
+    alone = read_engine(tmp_path / "alone.onnx").metadata.style
+    assert alone is not None
+    assert alone.encoder is None
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("mynight", "mynight.plan"), ("my.night", "my.night.plan"), ("a.plan", "a.plan")]
+)
+def test_the_plan_s_name_needs_no_suffix(
+    tmp_path: Path,
+    tell: Tell,
+    plain_engine: EngineFile,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str,
+    wanted: str,
+) -> None:
+    asked: list[Path | None] = []
+
+    def build(engine: Path, out: Path | None, **_: object) -> Path:
+        asked.append(out)
+        raise ExportError("no plan is built here.")
+
+    monkeypatch.setattr(plan, "plan_from_onnx", build)
+    write_engine(plain_engine, tmp_path / "master.onnx")
+    arguments = [str(tmp_path / "master.onnx"), "-o", str(tmp_path / "x.onnx"), "--plan"]
+    assert tell([*arguments, "--plan-file", str(tmp_path / given)])[0] == 1
+    assert asked == [tmp_path / wanted]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,18 @@ def test_the_client_is_a_program_for_this_engine(tmp_path: Path, painter_engine:
     assert "[0.5, -1.0, 0.25, 0.0]" in text
 
 
+def test_the_client_is_a_program_whatever_the_engine_is_called(
+    tmp_path: Path, painter_engine: EngineFile
+) -> None:
+    metadata = replace(painter_engine.metadata, name="night\"v2'", direction='day """ -> \\Night')
+    write_engine(EngineFile(painter_engine.model, metadata), tmp_path / "odd.onnx")
+    folder = repository_from_engine(tmp_path / "odd.onnx", tmp_path / "repository")
+    program = ast.parse((folder / "client.py").read_text())
+    names = {node.value for node in ast.walk(program) if isinstance(node, ast.Constant)}
+    assert metadata.name in names
+    assert metadata.direction in str(ast.get_docstring(program))
+
+
 def test_what_is_no_engine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"neither \.onnx nor \.plan"):
         repository_from_engine(tmp_path / "engine.pt", tmp_path)
