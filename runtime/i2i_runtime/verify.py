@@ -20,6 +20,8 @@ from i2i_runtime.alpha import alpha_of_frame, is_opaque
 from i2i_runtime.colour import is_rgb
 from i2i_runtime.errors import SourceError
 from i2i_runtime.sinks.assembly import is_timecode, timecode_of
+from i2i_runtime.sources.video import _decoder as decoder_of
+from i2i_runtime.sources.video import keep_times, pts_of_frame
 from i2i_runtime.uri import parse_uri
 
 # Written by the container itself, so never the same.
@@ -161,11 +163,14 @@ def _read(path: Path) -> _Film:
 
 def _film(container: av.container.InputContainer) -> _Film:
     pictures = container.streams.video[0]
-    pictures.thread_type = "AUTO"
-    times: list[Fraction] = []
+    decoder = decoder_of(pictures)
+    decoder.thread_type = "AUTO"
+    keep_times(container)
+    tick = pictures.time_base or Fraction(1, 1000)
+    pace = (pictures.average_rate or pictures.guessed_rate or Fraction(30)) * tick
+    pts: list[int] = []
     rotation = damage = 0
-    # The decoder that reads alpha beside WebM's pictures is another one, so its flag is believed.
-    transparent = pictures.metadata.get("alpha_mode") == "1"
+    transparent = False
     frame_colour = (2, 0)
     # Attachments have no packets, and timecode is a track in one container and a tag in another.
     others = [s for s in container.streams if s.type != "attachment" and not is_timecode(s)]
@@ -175,12 +180,12 @@ def _film(container: av.container.InputContainer) -> _Film:
     for packet in container.demux():
         if packet.stream.index == pictures.index:
             try:
-                frames = [f for f in packet.decode() if isinstance(f, av.VideoFrame)]
+                frames = [f for f in decoder.decode(packet) if isinstance(f, av.VideoFrame)]
             except av.error.FFmpegError:
                 damage += 1
                 continue
             for frame in frames:
-                times.append((frame.pts or 0) * (frame.time_base or Fraction(1)))
+                pts.append(pts_of_frame(frame, pts[-1] if pts else None, pace))
                 rotation, frame_colour = frame.rotation, (frame.colorspace, frame.color_range)
                 if not transparent and (alpha := alpha_of_frame(frame)) is not None:
                     transparent = not is_opaque(alpha)
@@ -191,8 +196,8 @@ def _film(container: av.container.InputContainer) -> _Film:
     full = frame_colour[1] == 2 or (context.pix_fmt or "").startswith("yuvj")
     rgb = context.format is not None and is_rgb(context.format.name)
     return _Film(
-        tick=pictures.time_base or Fraction(1, 1000),
-        times=tuple(times),
+        tick=tick,
+        times=tuple(moment * tick for moment in pts),
         size=(pictures.width, pictures.height),
         rotation=rotation % 360,
         sample_aspect=pictures.sample_aspect_ratio or Fraction(1),

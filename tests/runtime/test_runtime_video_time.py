@@ -6,15 +6,18 @@ import itertools
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions, open_sink
 from i2i_runtime.sources import SourceOptions
 from i2i_runtime.sources.video import VideoSource
+from i2i_runtime.verify import compare_files
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
@@ -37,7 +40,9 @@ def test_frames_without_a_clip_keep_their_pace(tmp_path: Path, suffix: str, rate
     assert all(abs(t - times[0] - i * time_base) <= resolution for i, t in enumerate(times))
 
 
-def test_frames_of_a_container_without_pts_come_at_their_pace(make_clip: Callable[..., Path]) -> None:
+def test_frames_of_a_container_without_pts_come_at_their_pace(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
     """AVI knows the order of decoding alone; with B-frames that is not the order of showing."""
     clip = make_clip(
         "ordered.avi",
@@ -54,3 +59,9 @@ def test_frames_of_a_container_without_pts_come_at_their_pace(make_clip: Callabl
     assert source.losses == []
     assert len(shown) == len(decoded) == 30
     assert {later - earlier for earlier, later in itertools.pairwise(shown)} == {Fraction(1, 25)}
+    output = tmp_path / "out.mp4"
+    options = StreamOptions(str(engines.identity), input=str(clip), output=[str(output)], quiet=True)
+    assert stream(options) == 0
+    agrees = {check.name: check.agrees for check in compare_files(clip, output)}
+    assert agrees["frames"]
+    assert agrees["times of frames"]

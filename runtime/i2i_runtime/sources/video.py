@@ -57,8 +57,7 @@ class VideoSource:
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{path} has no video stream, so there is nothing to translate.")
-        # Where a container has no pts, as AVI, FFmpeg would make them up in the order of decoding.
-        self._container.flags &= ~av.container.Flags.gen_pts.value
+        keep_times(self._container)
         self._stream = self._container.streams.video[0]
         self._decoder = _decoder(self._stream)
         self._decoder.thread_type = "AUTO"
@@ -200,19 +199,10 @@ class VideoSource:
         )
 
     def _due(self, frame: av.VideoFrame) -> int:
-        """The frame's pts, mended where it goes back.
-
-        Where the file has none it is the time of decoding, which has the order of showing once frames are decoded;
-        where it has neither, the average rate leads on from the last.
-        """
+        """The frame's pts, mended where it goes back."""
         last = self._last_pts
-        pts = frame.pts
-        if pts is None:
-            step = max(1, round(1 / (self.clip.rate * self.clip.time_base)))
-            pts = 0 if last is None else last + step
-            if frame.dts is not None and (last is None or frame.dts > last):
-                pts = frame.dts
-        elif last is not None and pts <= last:
+        pts = pts_of_frame(frame, last, self.clip.rate * self.clip.time_base)
+        if last is not None and pts <= last:
             self._losses.append(
                 f"the time stamp of the frame at {_seconds(frame)} s goes back and was moved on"
             )
@@ -231,6 +221,24 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
             decoder.extradata = own.extradata
             return decoder
     return own
+
+
+def keep_times(container: av.container.InputContainer) -> None:
+    """Where a container has no pts, as AVI, FFmpeg would make them up in the order of decoding: it shall not."""
+    container.flags &= ~cast(int, av.container.Flags.gen_pts.value)
+
+
+def pts_of_frame(frame: av.VideoFrame, last: int | None, pace: Fraction) -> int:
+    """The frame's pts; `last` is that of the frame before, `pace` the average rate times the time base.
+
+    Where the file has none it is the time of decoding, which has the order of showing once frames are decoded; where
+    it has neither, `pace` leads on from the last.
+    """
+    if frame.pts is not None:
+        return frame.pts
+    if frame.dts is not None and (last is None or frame.dts > last):
+        return frame.dts
+    return 0 if last is None else last + max(1, round(1 / pace))
 
 
 def upright_from_stored(picture: _Turned, rotation: int) -> _Turned:
