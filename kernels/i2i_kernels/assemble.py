@@ -51,8 +51,10 @@ def compile_job(job: dict[str, Any], arch: int, ptx_version: int, folder: Path) 
     ptx = without_hidden_parameters(compiled.asm["ptx"], len(job["arguments"]))
     cubin, log = assembled(ptx, get_ptxas(arch).path, folder)
     stem = folder / job["stem"]
-    stem.with_suffix(".ptx").write_text(ptx)
-    stem.with_suffix(".cubin").write_bytes(cubin)
+    # A record of older sources must not lie beside new text, should this be the last that is written.
+    stem.with_suffix(".json").unlink(missing_ok=True)
+    _write_whole(stem.with_suffix(".ptx"), ptx.encode())
+    _write_whole(stem.with_suffix(".cubin"), cubin)
     record = {
         **job["record"],
         "name": compiled.metadata.name,
@@ -63,7 +65,14 @@ def compile_job(job: dict[str, Any], arch: int, ptx_version: int, folder: Path) 
         "resources": {**resources(log), **loads(ptx)},
         "triton": triton.__version__,
     }
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    _write_whole(stem.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as scratch:
+        part = Path(scratch) / path.name
+        part.write_bytes(content)
+        part.replace(path)
 
 
 def without_hidden_parameters(ptx: str, wanted: int) -> str:

@@ -106,6 +106,15 @@ def read_entry(pack: Path, op: Op, variant: Variant, arch: int) -> CompiledKerne
             f"{', '.join(built)}: build it where triton is installed, with build_pack, or with "
             f"`python -m i2i_kernels.compile --out {pack} --arch {arch}` if it is one of the default variants"
         ) from None
+    except (ValueError, OSError) as error:
+        raise PackError(
+            f"{path} or what lies beside it cannot be read ({error}): delete it and build the pack again"
+        ) from error
+    if not isinstance(record, dict) or record.get("sources") != sources_digest():
+        raise PackError(
+            f"the kernel pack {pack} was built from other sources than these ({op} for sm_{arch}), and its kernels "
+            f"may take other arguments: build it again, with `python -m i2i_kernels.compile --out {pack} --arch {arch}`"
+        )
     return CompiledKernel(
         op=op,
         variant=variant,
@@ -171,7 +180,10 @@ def sources_digest() -> str:
 
 
 def _is_built(path: Path) -> bool:
-    return path.exists() and json.loads(path.read_text())["sources"] == sources_digest()
+    try:
+        return bool(json.loads(path.read_text())["sources"] == sources_digest())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _job(stem: str, op: Op, variant: Variant) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,21 @@ def test_refusal_names_both_sides(call: Any, error: type[Exception], words: str)
 def test_pack_without_the_architecture_says_what_it_holds(pack: Path) -> None:
     with pytest.raises(PackError, match=r"no norm_stats for sm_61.*sm_100.*python -m i2i_kernels.compile"):
         pack_entry("norm_stats", Variant(), 61, pack)
+
+
+@pytest.mark.parametrize(("text", "words"), [("older", "built from other sources"), ("", "cannot be read")])
+def test_a_stale_or_broken_kernel_is_refused_and_built_again(
+    pack: Path, tmp_path: Path, text: str, words: str
+) -> None:
+    stem = f"{Variant().file_stem('norm_stats')}"
+    folder = tmp_path / "sm_75"
+    folder.mkdir()
+    for suffix in ("json", "ptx", "cubin"):
+        shutil.copy(pack / "sm_75" / f"{stem}.{suffix}", folder)
+    path = folder / f"{stem}.json"
+    path.write_text(re.sub(r'"sources": "\w+"', f'"sources": "{text}"', path.read_text()) if text else "{")
+    with pytest.raises(PackError, match=words):
+        pack_entry("norm_stats", Variant(), 75, tmp_path)
+    build_pack(tmp_path, [("norm_stats", Variant())], [75])
+    assert pack_entry("norm_stats", Variant(), 75, tmp_path).name == "stats_kernel"
+    assert sorted(p.suffix for p in folder.iterdir()) == [".cubin", ".json", ".ptx"]
