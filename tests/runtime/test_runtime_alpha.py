@@ -107,6 +107,60 @@ def test_alpha_is_carried_to_codecs_that_hold_it(
     assert transparency.agrees
 
 
+@pytest.mark.parametrize("kind", ["ffv1_10.mkv", "qtrle.mov"])
+@pytest.mark.parametrize("size", [None, "97x63"])
+@pytest.mark.parametrize("suffix", [".webm", ".mkv"])
+def test_alpha_is_carried_beside_the_pictures_of_vp9(
+    engines: Any,
+    clip_with_alpha: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    size: str | None,
+    suffix: str,
+) -> None:
+    """Over the seams of segments, too."""
+    monkeypatch.setattr("i2i_runtime.sinks.video.SEGMENT_FRAMES", 3)
+    clip, made = clip_with_alpha(kind), tmp_path / f"out{suffix}"
+    more = {"codec": "libvpx-vp9", "crf": 4, "size": size, "backend": "onnxruntime"}
+    assert run(engines.invert, clip, made, **more) == 0
+    wanted = alphas_of(clip)
+    if size is not None:
+        wanted = [cv2.resize(alpha, (97, 63)) for alpha in wanted]
+    for before, after in zip(wanted, alphas_of(made), strict=True):
+        assert np.abs(before - after).mean() < 2 / 255
+    checks = {check.name: check.agrees for check in compare_files(clip, made)}
+    assert checks["transparency"]
+    assert checks["times of frames"]
+
+
+def test_alpha_of_vp9_that_hides_nothing_is_no_transparency(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    def opaque(index: int) -> av.VideoFrame:
+        frame = av.VideoFrame(*SIZE, "rgba")
+        put_alpha(frame, None)
+        return frame
+
+    clip = make_clip(
+        "opaque.mov", pts=[0, 512], size=SIZE, codec="png", pixel_format="rgba", frame_at=opaque,
+        options={"threads": "1"},
+    )  # fmt: skip
+    assert run(engines.identity, clip, tmp_path / "out.webm", backend="onnxruntime") == 0
+    checks = {check.name: check.agrees for check in compare_files(clip, tmp_path / "out.webm")}
+    assert checks["transparency"]
+
+
+def test_alpha_of_vp9_that_mp4_does_not_hold_is_named(
+    engines: Any, clip_with_alpha: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, made = clip_with_alpha("qtrle.mov"), tmp_path / "out.mp4"
+    assert run(engines.identity, clip, made, codec="libvpx-vp9", backend="onnxruntime") == 0
+    assert "as mp4 holds none of VP9: a .webm or .mkv keeps it" in capsys.readouterr().err
+    with av.open(made) as container:
+        assert len(list(container.decode(video=0))) == 4
+
+
 def test_alpha_that_no_output_holds_is_named(
     engines: Any, clip_with_alpha: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -131,6 +131,14 @@ class _Film:
                 # A new stream forgets the label: ProRes 4444 would be taken for 4:2:2, and Apple's players want hvc1.
                 label = {"prores": made.codec_context.codec_tag, "hevc": "hvc1"}.get(made.codec_context.name)
                 self._pictures.codec_context.codec_tag = label or self._pictures.codec_context.codec_tag
+            if made.metadata.get("alpha_mode") == "1":
+                # WebM's flag (AlphaMode) is set by the pixel format, which the template does not know.
+                self._pictures.codec_context.pix_fmt = "yuva420p"
+                if self._output.format.name not in ("matroska", "webm"):
+                    self.notes.append(
+                        f"the alpha channel was left out, as {self._output.format.name} holds none of VP9: "
+                        "a .webm or .mkv keeps it"
+                    )
         self._pictures.time_base = time_base
         self._source = None
         self._others: Iterator[_Timed] = iter(())

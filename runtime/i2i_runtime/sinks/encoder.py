@@ -36,7 +36,7 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     "libvpx-vp9": {"crf": "30", "deadline": "realtime", "cpu-used": "6", "row-mt": "1"},
     "libsvtav1": {"crf": "32", "preset": "9"},
 }
-_HOLD_ALPHA = {"ffv1", "png", "prores_ks", "qtrle"}
+_HOLD_ALPHA = {"ffv1", "libvpx-vp9", "png", "prores_ks", "qtrle"}
 _AVX_512F = 13  # OpenCV's number for the instruction set
 _WIDER = {
     "yuvj420p": "yuv420p",
@@ -86,7 +86,12 @@ def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
 
 
 def choose_segments(codec: str) -> str:
-    """The container of a job's segments: NUT keeps any time base exactly, QuickTime holds what NUT does not."""
+    """The container of a job's segments: NUT keeps any time base exactly, QuickTime holds what NUT does not.
+
+    Matroska alone holds the alpha that VP9 has beside its pictures.
+    """
+    if codec == "libvpx-vp9":
+        return "matroska"
     return "nut" if _holds("nut", _codec(codec)) else "mov"
 
 
@@ -225,6 +230,8 @@ def _alpha_format(codec: str, source: str, bits: int) -> str | None:
     offered = [entry for entry in formats if len(entry.components) == 4 and alpha_bits(entry.name)]
     if codec not in _HOLD_ALPHA or not offered:
         return None
+    if codec == "libvpx-vp9":
+        return "yuva420p"  # it offers more, and opens no other with alpha
     wanted = av.VideoFormat(source if alpha_bits(source) else "rgba")
     bits = alpha_bits(source) or bits
 
