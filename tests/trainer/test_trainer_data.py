@@ -235,6 +235,18 @@ def test_unreadable_pictures_are_named_once_and_counted(
         PictureBatches(find_domains(options), options).read(0)
 
 
+def test_broken_clips_are_named_once_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(tmp_path / "trainA" / "good.png", (9, 9, 9))
+    (tmp_path / "trainA" / "bad.mp4").write_bytes(b"not a clip")
+    picture(tmp_path / "trainB" / "1.png")
+    options = config(tmp_path, batch=6)
+    batches = PictureBatches(find_domains(options), options)
+    assert set(batches.read(0).a.flatten().tolist()) == {9}
+    batches.read(1)
+    assert batches.unreadable == 1
+    assert "".join(capsys.readouterr().err.split()).count("bad.mp4cannotberead") == 1
+
+
 def test_a_pair_with_an_unreadable_half_is_passed_over(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         picture(tmp_path / "trainA" / name, (int(name[0]), 0, 0))

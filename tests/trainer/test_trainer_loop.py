@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.errors import CheckpointError, DivergedError, OptionError
-from i2i_trainer.loop import train
-from i2i_trainer.methods.cyclegan import CycleGANConfig
+from i2i_trainer.errors import CheckpointError, DivergedError, OptionError, StoppedError
+from i2i_trainer.loop import _restore, train
+from i2i_trainer.method import Batch, Losses, Update
+from i2i_trainer.methods import METHODS
+from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig
 from i2i_trainer.schedule import lr_factor
+from i2i_trainer.update import Optimisation
 
 
 def weights(run: Path, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -48,6 +54,65 @@ def test_resume_gives_the_same_bits(tiny: CycleGANConfig, tmp_path: Path) -> Non
     ]
     assert [row["step"] for row in rows[1]] == [2, 4]
     assert [row["losses"] for row in rows[0]] == [row["losses"] for row in rows[1]]
+
+
+def signalled_in_step(monkeypatch: pytest.MonkeyPatch, call: int, *signals: signal.Signals) -> None:
+    """Sends the process the signals in the middle of the `call`-th step from here on."""
+    step, calls = CycleGAN.step, 0
+
+    def signalled(method: CycleGAN, batch: Batch, update: Update) -> Losses:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            for number in signals:
+                signal.raise_signal(number)
+        return step(method, batch, update)
+
+    monkeypatch.setattr(CycleGAN, "step", signalled)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_saves_its_step_and_goes_on_to_the_same_bits(
+    tiny: CycleGANConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    tiny = replace(tiny, steps=5, ema=0.9, workers=2, log_every=5, checkpoint_every=100)
+    whole = train("cyclegan", replace(tiny, out=tmp_path / "whole"))
+    stopped = replace(tiny, out=tmp_path / "stopped")
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patched:
+        signalled_in_step(patched, 3, number)
+        with pytest.raises(
+            StoppedError, match=r"^Stopped after step 3, which is saved: go on with --resume\.$"
+        ):
+            train("cyclegan", stopped)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [json.loads(line)["step"] for line in (stopped.out / "log.jsonl").read_text().splitlines()] == [3]
+    assert (stopped.out / "curves.png").is_file()
+    train("cyclegan", stopped, resume=True)
+    assert_same(weights(whole), weights(stopped.out))
+
+
+def test_a_second_signal_interrupts_at_once(tiny: CycleGANConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    signalled_in_step(monkeypatch, 3, signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train("cyclegan", replace(tiny, steps=5, checkpoint_every=2))
+    _, config = read_config(tiny.out)
+    assert config.steps == 5
+    train("cyclegan", replace(tiny, steps=3), resume=True)  # from the checkpoint of step 2
+
+
+def test_a_signal_in_the_last_step_changes_nothing(
+    tiny: CycleGANConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled_in_step(monkeypatch, 4, signal.SIGTERM)
+    assert (train("cyclegan", tiny) / "samples" / "00000004.png").is_file()
+
+
+def test_training_in_another_thread_leaves_signals_alone(tiny: CycleGANConfig) -> None:
+    thread = threading.Thread(target=train, args=("cyclegan", tiny))
+    thread.start()
+    thread.join()
+    assert (tiny.out / CHECKPOINT).is_file()
 
 
 def test_run_folder_is_complete(tiny: CycleGANConfig) -> None:
@@ -107,6 +172,37 @@ def test_two_processes_reach_the_weights_of_one(
             torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-6)
     logs = [json.loads((run / "log.jsonl").read_text().splitlines()[-1]) for run in (one, tmp_path / "two")]
     assert logs[1]["losses"] == pytest.approx(logs[0]["losses"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("name", "counter"), [("drit", "_content_moves"), ("tunit", "calls")])
+def test_a_process_that_the_run_did_not_have_counts_as_the_others_do(
+    streets: Path, tmp_path: Path, name: str, counter: str
+) -> None:
+    kind = METHODS[name].config
+    small = {"batch": 4, "steps": 1, "workers": 0, "device": "cpu", "sample_every": 100}
+    config = kind(**{**kind.presets["small"], **small, "data": streets, "out": tmp_path / name})
+    train(name, config)
+    method = METHODS[name].method(config)
+    optimisation = Optimisation(Fabric(accelerator="cpu", devices=1), method.optimisers())
+    assert _restore(config.out, name, method, optimisation, None, rank=1, device=torch.device("cpu")) == 1
+    assert getattr(method, counter) == 1
+
+
+@pytest.mark.parametrize("broken", ["partner", "pictures"])
+def test_a_test_folder_that_cannot_be_used_stops_no_training(
+    tiny: CycleGANConfig, tmp_path: Path, broken: str
+) -> None:
+    data = tmp_path / "data"
+    for folder in ("trainA", "trainB", "testA", "testB"):
+        (data / folder).mkdir(parents=True)
+        for path in (tiny.data / folder).iterdir():
+            (data / folder / path.name).write_bytes(path.read_bytes())
+    for path in (data / "testB").iterdir():
+        path.unlink() if broken == "partner" else path.write_bytes(b"nothing")
+    if broken == "partner":
+        (data / "testB").rmdir()
+    run = train("cyclegan", replace(tiny, data=data))
+    assert (run / "samples" / "00000004.png").is_file()
 
 
 def test_accumulated_micro_batches_equal_one_large_batch(tiny: CycleGANConfig, tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ def test_accuracies() -> None:
     assert metrics.class_accuracy(logits, torch.tensor([1, 0, 0, 1])) == 0.5
     clusters, labels = torch.tensor([2, 2, 0, 0, 1]), torch.tensor([0, 0, 1, 1, 1])
     assert metrics.cluster_accuracy(clusters, labels) == 0.8
+    unlabelled = torch.tensor([0, -1, 1, 1, -1])
+    assert metrics.cluster_accuracy(clusters, unlabelled) == 1.0
 
 
 def test_flicker_ignores_motion_and_sees_flicker() -> None:
@@ -132,6 +134,29 @@ def test_feature_networks_from_files(tmp_path: Path) -> None:
             load_network(tmp_path / name)
 
 
+def test_onnx_networks_of_a_fixed_batch_and_of_another_side(tmp_path: Path) -> None:
+    for name, inputs in (("features", ["x"]), ("distance", ["x", "y"])):
+        shape = [4, 3, 8, 8]
+        joined = helper.make_node("Sub" if len(inputs) == 2 else "Identity", inputs, ["z"])
+        graph = helper.make_graph(
+            [joined, helper.make_node("GlobalAveragePool", ["z"], ["out"])],
+            name,
+            [helper.make_tensor_value_info(each, TensorProto.FLOAT, shape) for each in inputs],
+            [helper.make_tensor_value_info("out", TensorProto.FLOAT, [4, 3, 1, 1])],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    pictures = torch.rand(6, 3, 8, 8) * 2 - 1
+    features = load_features(tmp_path / "features.onnx", 8, "-1,1")
+    torch.testing.assert_close(features(pictures), pictures.mean((2, 3)), rtol=0, atol=1e-5)
+    distance, _ = load_network(tmp_path / "distance.onnx")
+    others = pictures.flip(0)
+    expected = (pictures - others).mean((2, 3), keepdim=True)
+    torch.testing.assert_close(distance(pictures, others), expected, rtol=0, atol=1e-5)
+    with pytest.raises(DataError, match=r"features\.onnx does not take .*12x12 .*--features-side"):
+        load_features(tmp_path / "features.onnx", 12, "-1,1")(pictures)
+
+
 def test_stand_in_is_the_same_every_time() -> None:
     pictures = torch.rand(2, 3, 30, 20) * 2 - 1
     features = RandomPatches()(pictures)
@@ -166,5 +191,7 @@ def test_evaluation_of_a_run(
     assert "l1" not in back["metrics"]
     with pytest.raises(OptionError, match="multiple of 4"):
         evaluate(Options(run=run, size=18))
+    with pytest.raises(DataError, match="no pictures set aside for val"):
+        evaluate(Options(run=run, split="val"))
     with pytest.raises(DataError, match="is no folder"):
         evaluate(Options(run=run, data=tmp_path / "nowhere"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -99,6 +99,22 @@ class TrainConfig:
             raise OptionError(f"--ema is {self.ema} but must be at least 0 and below 1.")
         if self.domains[0] == self.domains[1]:
             raise OptionError(f"--domains names {self.domains[0]!r} twice: give two different names.")
+
+
+def batch_share(config: TrainConfig, processes: int) -> int:
+    """Pictures per domain and micro-batch of each process. Raises OptionError where they cannot share the batch."""
+    if config.batch % processes:
+        raise OptionError(
+            f"--batch {config.batch} cannot be shared by {processes} processes: use a multiple of {processes}."
+        )
+    share = config.batch // processes
+    try:
+        replace(config, batch=share)  # what a method asks of a batch, every process must have
+    except OptionError as error:
+        raise OptionError(
+            f"--batch {config.batch} leaves {share} for each of {processes} processes, which is refused: {error}"
+        ) from error
+    return share
 
 
 def flag(field: str) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from i2i_trainer.config import TrainConfig
+from i2i_trainer.config import TrainConfig, batch_share
 from i2i_trainer.errors import DataError
 from i2i_trainer.layouts import Domains
 from i2i_trainer.method import Batch
@@ -110,7 +110,7 @@ class PictureBatches:
             raise DataError(f"Domain {missing} of {config.data} has no pictures: add some.")
         self._domains = domains
         self._config = config
-        share = config.batch // world
+        share = batch_share(config, world)
         self._slots = range(rank * share, (rank + 1) * share)
         half_cache = config.cache_mb * 1_000_000 // 2
         self._shelves = (

@@ -7,7 +7,8 @@ Every message is one sentence: what happened, why, and how to mend it. Commands 
     ├── OptionError      options that contradict each other or ask for the impossible (exit code 2)
     ├── DataError        pictures that are missing, unreadable or in no known layout
     ├── CheckpointError  a run folder that is missing, damaged, or of another method or version
-    └── DivergedError    a loss or weight that is no longer a finite number
+    ├── DivergedError    a loss or weight that is no longer a finite number
+    └── StoppedError     a training that was asked to stop and has saved itself (exit code 130)
 """
 
 from __future__ import annotations
@@ -35,3 +36,9 @@ class CheckpointError(TrainError):
 
 class DivergedError(TrainError):
     """A loss or weight that is no longer a finite number; the message names the step and the last checkpoint."""
+
+
+class StoppedError(TrainError):
+    """A training that SIGINT or SIGTERM stopped; the message names the step that is saved."""
+
+    exit_code = 130

@@ -145,9 +145,10 @@ def evaluate(options: Options) -> dict[str, Any]:
 def _material(options: Options, config: TrainConfig, method: Method, inference: Inference) -> Material:
     if options.data is not None:
         config = replace(config, data=options.data, layout=options.layout)
-    auto = next((split for split in ("test", "val") if has_split(config, split)), "train")
+    paired = method.paired or options.truth
+    auto = next((split for split in ("test", "val") if has_split(config, split, paired)), "train")
     split = auto if options.split == "auto" else options.split
-    domains = find_domains(config, split, method.paired or options.truth)
+    domains = find_domains(config, split, paired)
     if options.direction == "b2a":
         domains = domains.swapped()
     side = options.size or (inference.fixed_size or (config.image_size,))[0]
@@ -258,7 +259,7 @@ def _class_distances(
     if encoder is None or labels is None or material.domains.layout != "class-folders":
         return {}
     real, fake = [], []
-    for label in sorted(set(labels.tolist())):
+    for label in sorted(set(labels[labels >= 0].tolist())):
         members = material.b[labels == label]
         others = material.a[labels != label] if material.a.shape == material.b.shape else material.a
         if min(len(members), len(others)) < FEWEST_FOR_FEATURES:
@@ -307,7 +308,7 @@ def _classes(method: Method, options: Options, material: Material) -> dict[str, 
     measured: dict[str, Any] = {}
     target = "b" if options.direction == "a2b" else "a"
     labels = material.labels_b
-    if labels is None:
+    if labels is None or not bool((labels >= 0).any()):
         return measured
     parts = torch.split(material.b, options.batch)
     logits = [found for part in parts if (found := method.classify(part, target)) is not None]
@@ -322,7 +323,7 @@ def _classes(method: Method, options: Options, material: Material) -> dict[str, 
 def _flicker(options: Options, inference: Inference, side: int) -> dict[str, Any]:
     """Warping error of a clip, its short side at the measured size and both sides at the stride."""
     assert options.clip is not None
-    pictures = frames_of_clip(options.clip, fps=1000.0, short_side=side)[: options.clip_frames]
+    pictures = frames_of_clip(options.clip, fps=1000.0, short_side=side, most=options.clip_frames)
     if len(pictures) < 2:
         raise DataError(f"{options.clip} has one frame: flicker needs two or more.")
     height, width, _ = pictures[0].pixels.shape

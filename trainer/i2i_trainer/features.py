@@ -83,7 +83,8 @@ def load_features(path: Path, side: int, value_range: Range) -> FeatureNetwork:
 def load_network(path: Path) -> tuple[Network, bool]:
     """A network from `.onnx`, `.pt2` (torch.export) or TorchScript, and whether it wants uint8.
 
-    Raises DataError in one sentence where the file is missing or none of these.
+    Raises DataError in one sentence where the file is missing or none of these; so does the network where it does
+    not take the pictures that it is given.
     """
     if not path.is_file():
         raise DataError(
@@ -91,15 +92,36 @@ def load_network(path: Path) -> tuple[Network, bool]:
         )
     try:
         if path.suffix == ".onnx":
-            return _onnx(path)
-        if path.suffix == ".pt2":
-            return torch.export.load(path).module(), False
-        return _torchscript(path)
+            network, as_bytes = _onnx(path)
+        elif path.suffix == ".pt2":
+            network, as_bytes = torch.export.load(path).module(), False
+        else:
+            network, as_bytes = _torchscript(path)
     except Exception as error:  # three libraries, each with its own errors
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path} cannot be loaded as a network ({reason}): give ONNX, TorchScript or .pt2."
+            f"{path} cannot be loaded as a network ({_reason(error)}): give ONNX, TorchScript or .pt2."
         ) from error
+    return _telling(path, network), as_bytes
+
+
+def _telling(path: Path, network: Network) -> Network:
+    """The network, its refusal of pictures told in a sentence."""
+
+    def run(*pictures: Tensor) -> Tensor:
+        try:
+            return network(*pictures)
+        except Exception as error:  # three libraries, each with its own errors
+            height, width = pictures[0].shape[-2:]
+            raise DataError(
+                f"{path} does not take {len(pictures)} x {height}x{width} pictures ({_reason(error)}): give the side "
+                "that it was made for by --features-side, for an LPIPS network by --size."
+            ) from error
+
+    return run
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _onnx(path: Path) -> tuple[Network, bool]:
@@ -108,10 +130,20 @@ def _onnx(path: Path) -> tuple[Network, bool]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = session.get_inputs()
     as_bytes = "uint8" in inputs[0].type
+    fixed_batch = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
 
-    def run(*pictures: Tensor) -> Tensor:
+    def run_part(*pictures: Tensor) -> Tensor:
         feeds = {i.name: np.ascontiguousarray(p.cpu().numpy()) for i, p in zip(inputs, pictures, strict=True)}
         return torch.from_numpy(session.run(None, feeds)[0])
+
+    def run(*pictures: Tensor) -> Tensor:
+        """All pictures, in parts of the batch that the file was made for; the last is filled up with repetitions."""
+        if fixed_batch is None:
+            return run_part(*pictures)
+        count = len(pictures[0])
+        rows = torch.arange(-(-count // fixed_batch) * fixed_batch).clamp_max(count - 1)
+        parts = [run_part(*(p[part] for p in pictures)) for part in torch.split(rows, fixed_batch)]
+        return torch.cat(parts)[:count]
 
     return run, as_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ from i2i_trainer.checkpoint import (
 )
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.data import PictureBatches, RawBatch, preview_batch
-from i2i_trainer.errors import DivergedError, OptionError
+from i2i_trainer.errors import DataError, DivergedError, OptionError, StoppedError
 from i2i_trainer.layouts import Domains, find_domains, has_split
 from i2i_trainer.method import Method
 from i2i_trainer.methods import METHODS
 from i2i_trainer.records import Ledger, Log, Screen, Speed
 from i2i_trainer.schedule import lr_factor
 from i2i_trainer.sheets import write_curves, write_sheet
+from i2i_trainer.stop import stopping
 from i2i_trainer.update import Average, Optimisation
 
 PREVIEW_ROWS = 4
@@ -47,7 +48,8 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     """Trains the method `name` and returns its run folder `config.out`.
 
     With `resume`, goes on from the folder's checkpoint as if it had never stopped. Raises TrainError subclasses in
-    one sentence; a run whose losses stop being finite ends with DivergedError and keeps its last good checkpoint.
+    one sentence; a run whose losses stop being finite ends with DivergedError and keeps its last good checkpoint;
+    one that SIGINT or SIGTERM stops ends with StoppedError after saving the step in hand.
     """
     # Data and device: everything that a user can have wrong is found before the first step.
     entry = METHODS[name]
@@ -56,21 +58,22 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     scaler = _scaler(config)
     fabric = _fabric(config, scaler)
     rank, world, device = fabric.global_rank, fabric.world_size, fabric.device
-    if config.batch % world:
-        raise OptionError(
-            f"--batch {config.batch} cannot be shared by {world} processes: use a multiple of {world}."
-        )
     run = config.out
     if not resume and (run / CHECKPOINT).exists():
         raise OptionError(
             f"--out {run} holds a trained run: go on with it by --resume, or name another folder."
         )
     batches = PictureBatches(domains, config, rank, world)
-    preview = preview_batch(_preview_domains(config, domains, entry.method.paired), config, PREVIEW_ROWS)
+    preview = _preview_pictures(config, domains, entry.method.paired)
 
     # Networks: the same weights in every process, then random numbers of its own for each.
     _seed(config.seed)
     method = entry.method(config).to(device)
+    method.examine(domains)
+    if config.ema > 0 and not method.ema_modules():
+        raise OptionError(
+            f"--ema {config.ema} does nothing for {name}, which keeps no average: leave it at 0."
+        )
     if config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.train()
@@ -89,7 +92,11 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     ledger, speed = Ledger(fabric), Speed()
     last_good = done
 
-    with closing(screen), closing(batches.from_number(done * config.accumulate, config.workers)) as stream:
+    with (
+        closing(screen),
+        closing(batches.from_number(done * config.accumulate, config.workers)) as stream,
+        stopping(alone=world == 1) as stop,
+    ):
         for step in range(done, config.steps):
             # One step: every micro-batch through the method; the optimisers move in the last one.
             optimisation.scale_lr(lr_factor(config, step))
@@ -105,9 +112,10 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
             done = step + 1
             screen.advance(done)
             last = done == config.steps
+            ends = last or stop.asked
 
             # Log: the only place where the losses leave the device.
-            if done % config.log_every == 0 or last:
+            if done % config.log_every == 0 or ends:
                 with _naming_last_good(run, last_good):
                     read = ledger.read()
                 if log is not None:
@@ -122,7 +130,7 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
                 write_sheet(run / "samples" / f"{done:08d}.png", columns)
 
             # Save.
-            if done % config.checkpoint_every == 0 or last:
+            if done % config.checkpoint_every == 0 or ends:
                 with _naming_last_good(run, last_good):
                     ledger.check()
                     _check_weights(method, done)
@@ -131,9 +139,13 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
                     _save(run, name, done, method, optimisation, average, state)
                     write_curves(run / "curves.png", log.rows)
                 last_good = done
+            if ends:
+                break
     if batches.unreadable:
         screen.note(f"{batches.unreadable} pictures could not be read and were passed over.")
     fabric.barrier()
+    if done < config.steps:
+        raise StoppedError(f"Stopped after step {done}, which is saved: go on with --resume.")
     return run
 
 
@@ -183,9 +195,13 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _preview_domains(config: TrainConfig, domains: Domains, paired: bool) -> Domains:
-    split = next((split for split in ("test", "val") if has_split(config, split)), None)
-    return domains if split is None else find_domains(config, split, paired)
+def _preview_pictures(config: TrainConfig, domains: Domains, paired: bool) -> RawBatch:
+    """Pictures that training never sees, where there are any; nothing about them may stop a training."""
+    for split in ("test", "val"):
+        if has_split(config, split, paired):
+            with suppress(DataError):
+                return preview_batch(find_domains(config, split, paired), config, PREVIEW_ROWS)
+    return preview_batch(domains, config, PREVIEW_ROWS)
 
 
 def _row(
@@ -305,6 +321,7 @@ def _restore(
         own = under(tensors, f"optimiser/{optimiser_name}/")
         restore_optimiser(optimiser, own, state["optimisers"][optimiser_name])
     if average is not None:
+        average.start()  # a run that kept no average starts one from what it has learned
         for module, weights in average.weights.items():
             for key, kept in under(tensors, f"average/{module}/").items():
                 weights[key].copy_(kept)
@@ -312,8 +329,9 @@ def _restore(
         optimisation.scaler.load_state_dict(state["scaler"])
     # A process that the stopped run did not have keeps its fresh random numbers and starts an empty pool.
     process = "" if rank == 0 else f"process{rank}/"
-    extra = {key: tensor.to(device) for key, tensor in under(tensors, f"{process}extra/").items()}
-    method.load_extra_state(extra)
+    extra = under(tensors, f"{process}extra/")
+    extra |= {key: kept for key, kept in under(tensors, "extra/").items() if key in method.shared_extra}
+    method.load_extra_state({key: tensor.to(device) for key, tensor in extra.items()})
     if kept_random := under(tensors, f"{process}random/"):
         restore_random_state(kept_random, device)
     return int(state["step"])

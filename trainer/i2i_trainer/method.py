@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from i2i_trainer.config import TrainConfig
+from i2i_trainer.layouts import Domains
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,12 @@ class Method(nn.Module):
     """One line for `i2i-train --help`."""
     paired: ClassVar[bool] = False
     """Needs `b[i]` to be the counterpart of `a[i]`."""
+    shared_extra: ClassVar[frozenset[str]] = frozenset()
+    """Names in `extra_state` that are the same in every process, such as counts of steps."""
     config: TrainConfig
+
+    def examine(self, domains: Domains) -> None:
+        """Raises OptionError or DataError in one sentence where it cannot learn from these pictures."""
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Every optimiser by the name that `update` takes. Called once; no module may be created lazily later."""
@@ -118,7 +124,7 @@ class Method(nn.Module):
         return {}
 
     def load_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `extra_state` returned."""
+        """Puts back what `extra_state` returned; a process that the run did not have gets the shared part alone."""
 
 
 MethodFactory = Callable[[TrainConfig], Method]

@@ -112,7 +112,11 @@ def class_accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def cluster_accuracy(clusters: Tensor, labels: Tensor) -> float:
-    """Share of pictures in the right cluster under the best one-to-one naming of clusters (Hungarian method)."""
+    """Share of pictures in the right cluster under the best one-to-one naming of clusters (Hungarian method).
+
+    A label below 0 is unknown and does not count.
+    """
+    clusters, labels = clusters[labels >= 0], labels[labels >= 0]
     count = int(max(clusters.max(), labels.max())) + 1
     table = np.zeros((count, count), np.int64)
     np.add.at(table, (clusters.numpy(), labels.numpy()), 1)

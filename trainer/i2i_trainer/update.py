@@ -103,6 +103,8 @@ class Optimisation:
         else:
             self.scaler.step(optimiser)
             self.scaler.update()
+        # Autocast keeps the weights that it cast until the step ends: later updates would see them unmoved.
+        torch.clear_autocast_cache()
 
 
 class Average:
@@ -111,9 +113,14 @@ class Average:
     def __init__(self, modules: dict[str, nn.Module], decay: float) -> None:
         self._decay = decay
         self._modules = modules
+        self.weights: dict[str, dict[str, Tensor]] = {}
+        self.start()
+
+    def start(self) -> None:
+        """Starts from the present weights."""
         self.weights = {
             name: {key: value.detach().clone() for key, value in module.state_dict().items()}
-            for name, module in modules.items()
+            for name, module in self._modules.items()
         }
 
     @torch.no_grad()

@@ -69,7 +69,7 @@ def test_initialisation_is_normal() -> None:
 
 
 def test_instance_mode_is_the_training_mode_batch_norm_of_one_picture(record, batch) -> None:
-    method = make()
+    method = make(batch_norm="instance")
     method.step(batch(2, 64), record(method))
     inference = method.inference()
     assert inference.notes == {"batch norm": "instance", "dropout": "off"}
@@ -92,6 +92,14 @@ def test_running_mode_is_the_evaluation_mode(record, batch) -> None:
         torch.testing.assert_close(inference(picture), method.eval().generator(picture), atol=0, rtol=0)
         own = make().inference()(picture)
     assert not torch.allclose(own, inference(picture), atol=1e-3)
+
+
+def test_inference_normalises_as_training_did() -> None:
+    for batch, statistics in ((1, "instance"), (4, "running")):
+        method = make(batch=batch)
+        assert method.inference().notes["batch norm"] == statistics
+        chosen = make(batch=batch, batch_norm="instance")
+        assert chosen.inference().notes["batch norm"] == "instance"
 
 
 def test_preview_leaves_the_running_statistics_alone(batch) -> None:

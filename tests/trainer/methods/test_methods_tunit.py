@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from i2i_trainer.errors import OptionError
+from i2i_trainer.errors import DataError, OptionError
+from i2i_trainer.layouts import Domains
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.tunit import (
     TUNIT,
@@ -307,6 +308,20 @@ def test_optimisers_side_by_side_step_and_load_as_alone() -> None:
     for one, other, third in zip(alone, together, resumed, strict=True):
         assert torch.equal(one, other)
         assert torch.equal(one, third)
+
+
+def test_labels_that_cannot_teach_are_told_before_the_first_step() -> None:
+    def domains(labels: list[int] | None, classes: int) -> Domains:
+        names = tuple(f"class-{i}" for i in range(classes))
+        return Domains("class-folders", ("A", "B"), [], [], False, names, labels, labels)
+
+    make().examine(domains(None, 0))
+    make(semi_supervised=True).examine(domains([0, 1, 2, -1], 3))
+    with pytest.raises(OptionError, match="--classes 3 is fewer than the 4 class folders"):
+        make(semi_supervised=True).examine(domains([0, 1, 2, 3], 4))
+    for labels in (None, [-1, -1]):
+        with pytest.raises(DataError, match="--semi-supervised learns from labels"):
+            make(semi_supervised=True).examine(domains(labels, 0))
 
 
 def test_options_that_cannot_be_are_refused() -> None:

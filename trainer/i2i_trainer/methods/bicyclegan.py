@@ -289,3 +289,6 @@ class BicycleGAN(Method):
         inference.presets = normal_presets(config.style_size)
         inference.notes = {"dropout": "off", "style": f"enters {config.style_place}"}
         return inference
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "encoder": self.encoder}

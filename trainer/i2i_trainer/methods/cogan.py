@@ -231,3 +231,6 @@ class CoGAN(Method):
     def inference(self, direction: str = "a2b") -> Inference:
         end = {"a2b": self.gen.end_b, "b2a": self.gen.end_a}[direction]
         return CoGANInference(self.gen.shared, end, self.config.noise_size).eval()
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"gen": self.gen}

@@ -509,6 +509,8 @@ class DRIT(Method):
     def ema_modules(self) -> dict[str, nn.Module]:
         return self._generators()
 
+    shared_extra = frozenset(["content_moves"])
+
     def extra_state(self) -> dict[str, Tensor]:
         return {"content_moves": torch.tensor(self._content_moves)}
 

@@ -308,6 +308,9 @@ class LPTN(Method):
     def inference(self, direction: str = "a2b") -> Inference:
         return LPTNInference(self.generator)
 
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator}
+
 
 class LPTNInference(Inference):
     """The generator, from [-1, 1] to [-1, 1]."""

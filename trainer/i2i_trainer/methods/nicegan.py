@@ -288,6 +288,15 @@ class NICEGAN(Method):
         side = self.config.image_size if self.config.variant == "full" else None
         return NICEGANInference(source.encoder.folded(), deepcopy(generator), side)
 
+    def ema_modules(self) -> dict[str, nn.Module]:
+        # The encoders too: a generator that lags behind would be given codes that it never learned to read.
+        return {
+            "generator_ab": self.generator_ab,
+            "generator_ba": self.generator_ba,
+            "encoder_a": self.discriminator_a.encoder,
+            "encoder_b": self.discriminator_b.encoder,
+        }
+
 
 class NICEGANInference(Inference):
     """The folded trunk of the source domain, then the generator towards the target domain."""

@@ -21,7 +21,7 @@ from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.steps import adam, detached, frozen
 from i2i_trainer.unet import UNet, check_unet_size
 
-BatchNorm = Literal["instance", "running"]
+BatchNorm = Literal["auto", "instance", "running"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,9 @@ class Pix2PixConfig(TrainConfig):
     disc_layers: int = 3
     """Layers of stride 2 of the discriminator; 3 gives the 70x70 PatchGAN."""
     l1_weight: float = 100.0
-    batch_norm: BatchNorm = "instance"
-    """Statistics of the exported network: each picture's own, as the paper tests, or the training's running ones."""
+    batch_norm: BatchNorm = "auto"
+    """Statistics of the exported network: each picture's own, as the paper tests, or the training's running ones;
+    `auto` takes those that it was trained with: its own where --batch is 1, else the running ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,14 +112,23 @@ class Pix2Pix(Method):
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         return {"a": batch.a, "a to b": self.inference()(batch.a), "b": batch.b}
 
+    def statistics(self) -> Literal["instance", "running"]:
+        """What the batch norms of the inference network normalise with."""
+        if self.config.batch_norm != "auto":
+            return self.config.batch_norm
+        return "instance" if self.config.batch == 1 else "running"
+
     def inference(self, direction: str = "a2b") -> Inference:
-        return Pix2PixInference(self.generator, self.config.downs, self.config.batch_norm)
+        return Pix2PixInference(self.generator, self.config.downs, self.statistics())
+
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator}
 
 
 class Pix2PixInference(Inference):
     """The U-Net without dropout; its batch norms take each picture's own statistics or the running ones."""
 
-    def __init__(self, generator: UNet, downs: int, batch_norm: BatchNorm) -> None:
+    def __init__(self, generator: UNet, downs: int, batch_norm: Literal["instance", "running"]) -> None:
         super().__init__()
         self.generator = deepcopy(generator)
         if batch_norm == "instance":

@@ -30,7 +30,8 @@ from i2i_trainer.blocks import (
     init_kaiming,
 )
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.errors import OptionError
+from i2i_trainer.errors import DataError, OptionError
+from i2i_trainer.layouts import Domains
 from i2i_trainer.losses import hinge_discriminator, hinge_generator, iic, info_nce, r1_penalty
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import AdaptiveInstanceNorm, FilterResponseNorm
@@ -280,6 +281,20 @@ class TUNIT(Method):
         self.queue = torch.empty(0, config.style_size)
         self.calls = 0
 
+    def examine(self, domains: Domains) -> None:
+        if not self.config.semi_supervised:
+            return
+        if domains.labels_a is None or max(domains.labels_a) < 0:
+            raise DataError(
+                f"--semi-supervised learns from labels and {self.config.data} has none: make a folder of pictures "
+                "per class and add --layout class-folders, or leave --semi-supervised away."
+            )
+        if len(domains.classes) > self.config.classes:
+            raise OptionError(
+                f"--classes {self.config.classes} is fewer than the {len(domains.classes)} class folders, which "
+                f"--semi-supervised takes for domains: use at least {len(domains.classes)}."
+            )
+
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
         rmsprop = partial(torch.optim.RMSprop, lr=config.lr, weight_decay=config.weight_decay)
@@ -443,12 +458,14 @@ class TUNIT(Method):
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}
 
+    shared_extra = frozenset(["calls"])
+
     def extra_state(self) -> dict[str, Tensor]:
         return {"queue": self.queue, "calls": torch.tensor(self.calls)}
 
     def load_extra_state(self, state: dict[str, Tensor]) -> None:
-        if state:
-            self.queue, self.calls = state["queue"], int(state["calls"])
+        self.queue = state.get("queue", self.queue)
+        self.calls = int(state.get("calls", self.calls))
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -250,6 +250,9 @@ class UGATIT(Method):
         side = self.config.image_size if self.config.variant == "full" else None
         return UGATITInference(deepcopy(trained), side)
 
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"generator_ab": self.generator_ab, "generator_ba": self.generator_ba}
+
 
 class UGATITInference(Inference):
     """One generator without its logits; export folds the attention into one 1x1 convolution, as it is exact."""

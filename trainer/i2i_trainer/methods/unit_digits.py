@@ -313,6 +313,9 @@ class UNITDigits(Method):
         }[direction]
         return UNITDigitsInference(gen, encoder, decoder, own).eval()
 
+    def ema_modules(self) -> dict[str, nn.Module]:
+        return {"gen": self.gen}
+
 
 def code_divergence(code: Code) -> Tensor:
     """`2 * sum(mean^2 + deviation^2 - log deviation^2) / N` over the codes of both domains together.
