@@ -73,7 +73,8 @@ def test_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
     assert all(top in packages or top.endswith(".dist-info") for top in tops)
     for package in packages:
         assert f"{package}/py.typed" in names
-    assert "i2i_runtime/models/day2night.onnx" in names
+    for engine in ("day2night", "day2night-large", "night2day"):
+        assert f"i2i_runtime/models/{engine}.onnx" in names
     assert not any("benchmarks/" in name or "tests/" in name for name in names)
 
 

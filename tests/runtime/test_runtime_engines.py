@@ -179,9 +179,20 @@ def test_opening_an_engine_reports_to_nobody(engines: Any) -> None:
     subprocess.run([sys.executable, "-c", script, str(engines.identity)], check=True)
 
 
-def test_the_shipped_engine_keeps_40_db_on_real_frames(real_videos: Path) -> None:
-    reference, picked = open_engine("day2night", "onnxruntime"), open_engine("day2night")
-    for clip in ("tmo324__countryroad.mp4", "udacity__solidWhiteRight.mp4"):
+@pytest.mark.parametrize(
+    ("engine", "direction", "clips"),
+    [
+        ("day2night", "day -> night", ("tmo324__countryroad.mp4", "udacity__solidWhiteRight.mp4")),
+        ("day2night-large", "day -> night", ("tmo324__countryroad.mp4", "udacity__solidWhiteRight.mp4")),
+        ("night2day", "night -> day", ("tmo324__night.mp4",)),
+    ],
+)
+def test_the_shipped_engines_keep_40_db_on_real_frames(
+    real_videos: Path, engine: str, direction: str, clips: tuple[str, ...]
+) -> None:
+    reference, picked = open_engine(engine, "onnxruntime"), open_engine(engine)
+    assert picked.metadata.direction == direction
+    for clip in clips:
         source = open_source(str(real_videos / clip))
         frame = source.read()
         source.close()

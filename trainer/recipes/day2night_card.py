@@ -87,8 +87,9 @@ def read_folder(folder: Path) -> list[Pixels]:
 
 
 def translator(run: Path, direction: str) -> Translate:
-    """The trained network as a function on `[H, W, 3] uint8`."""
-    network = load_method(run).inference(direction)
+    """The trained network as a function on `[H, W, 3] uint8`; a student has one direction, whichever it learned."""
+    method = load_method(run)
+    network = method.inference(direction if direction in method.directions() else "a2b")
 
     @torch.inference_mode()
     def translate(picture: Pixels) -> Pixels:
