@@ -218,33 +218,28 @@ def test_batch_for_a_method_is_in_range(streets: Path) -> None:
     assert -1 <= batch.a.min() < batch.a.max() <= 1
 
 
-def test_unreadable_pictures_are_named_once_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("bad", ["bad.png", "bad.mp4"])
+def test_what_cannot_be_read_is_named_once_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str
 ) -> None:
     picture(tmp_path / "trainA" / "good.png", (9, 9, 9))
-    (tmp_path / "trainA" / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "trainA" / bad).write_bytes(b"neither picture nor clip")
     picture(tmp_path / "trainB" / "1.png")
     options = config(tmp_path, batch=6)
     batches = PictureBatches(find_domains(options), options)
     assert set(batches.read(0).a.flatten().tolist()) == {9}
     batches.read(1)
     assert batches.unreadable == 1
-    assert "".join(capsys.readouterr().err.split()).count("bad.pngcannotberead") == 1
-    (tmp_path / "trainA" / "good.png").unlink()
+    assert "".join(capsys.readouterr().err.split()).count(f"{bad}cannotberead") == 1
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+    for side in "AB":
+        (tmp_path / f"train{side}").mkdir()
+        (tmp_path / f"train{side}" / "bad.png").write_bytes(b"not a picture")
+    options = config(tmp_path, batch=6)
     with pytest.raises(DataError, match="None of the 1 pictures"):
         PictureBatches(find_domains(options), options).read(0)
-
-
-def test_broken_clips_are_named_once_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture(tmp_path / "trainA" / "good.png", (9, 9, 9))
-    (tmp_path / "trainA" / "bad.mp4").write_bytes(b"not a clip")
-    picture(tmp_path / "trainB" / "1.png")
-    options = config(tmp_path, batch=6)
-    batches = PictureBatches(find_domains(options), options)
-    assert set(batches.read(0).a.flatten().tolist()) == {9}
-    batches.read(1)
-    assert batches.unreadable == 1
-    assert "".join(capsys.readouterr().err.split()).count("bad.mp4cannotberead") == 1
 
 
 def test_a_pair_with_an_unreadable_half_is_passed_over(tmp_path: Path) -> None:
