@@ -59,7 +59,7 @@ class VideoSource:
             raise SourceError(f"{path} has no video stream, so there is nothing to translate.")
         keep_times(self._container)
         self._stream = self._container.streams.video[0]
-        self._decoder = _decoder(self._stream)
+        self._decoder = decoder_of(self._stream)
         self._decoder.thread_type = "AUTO"
         self.frame_count: int | None = self._stream.frames or None
         self._losses: list[str] = []
@@ -211,7 +211,7 @@ class VideoSource:
         return pts
 
 
-def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
     """The stream's own, or where VP8 and VP9 carry alpha beside the pictures (WebM's AlphaMode) one that reads it."""
     own = stream.codec_context
     with suppress(av.error.FFmpegError, ValueError):
