@@ -21,8 +21,7 @@ from i2i_runtime.alpha import alpha_of_frame
 from i2i_runtime.colour import is_rgb
 from i2i_runtime.errors import SourceError
 from i2i_runtime.sinks.assembly import is_timecode, timecode_of
-from i2i_runtime.sources.video import decoder_of
-from i2i_runtime.sources.video import keep_times, pts_of_frame
+from i2i_runtime.sources.video import decoder_of, keep_times, pts_of_frame
 from i2i_runtime.uri import parse_uri
 
 # Written by the container itself, so never the same.
