@@ -23,7 +23,7 @@ from i2i_export import parity
 from i2i_export.enginefile import EngineFile, first_line, nodes_inside, read_model
 from i2i_export.errors import ExportError, ForeignNetworkError
 from i2i_export.legacy import replace_legacy_operators
-from i2i_export.macs import count_macs
+from i2i_export.macs import cost_of
 from i2i_export.optimise import notes_from_changes, optimise
 from i2i_export.precision import precision_of
 from i2i_export.sizes import dynamic_size, gate_sizes, odd_multiple, size_from_text
@@ -78,7 +78,7 @@ def engine_from_foreign(
     changes = optimise(model)
     for value in (model.graph.inputs[0], model.graph.outputs[0]):
         value.shape = frame_shape(size)
-    macs = count_macs(ir.to_proto(model), size.min_height, size.min_width)
+    macs, macs_per_pixel = cost_of(model, size)
     stated = stated_by(original)
     author = {"author": stated["author"]} if "author" in stated else {}
     metadata = EngineMetadata(
@@ -88,7 +88,7 @@ def engine_from_foreign(
         size=size,
         precision=precision_of(model),
         macs=macs,
-        macs_per_pixel=macs / (size.min_height * size.min_width),
+        macs_per_pixel=macs_per_pixel,
         provenance=Provenance(source_file=path.name),
         licence=licence if licence is not None else stated.get("license", ""),
         notes={"interface": str(interface), **author, **notes_from_changes(changes)},
@@ -161,8 +161,10 @@ def _require_runnable(model: onnx.ModelProto, path: Path) -> None:
 
 def _current(original: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """The same network at opset 18 or newer, in standard operators."""
-    model = onnx.inliner.inline_local_functions(original) if original.functions else onnx.ModelProto()
-    if not original.functions:
+    if original.functions:
+        model = onnx.inliner.inline_local_functions(original)
+    else:
+        model = onnx.ModelProto()
         model.CopyFrom(original)
     _spell_standard_domain_empty(model)
     model.ir_version = max(model.ir_version, 8)  # before 4, weights had to be inputs too

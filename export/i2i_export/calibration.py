@@ -72,7 +72,7 @@ def measure_limits(
     session = _tapped(model, names)
     maxima = dict.fromkeys(names, 0.0)
     samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-    feeds: dict[str, NDArray[Any]] = {**extra_feeds(model), **({} if style is None else {"style": style})}
+    feeds = _feeds(model, style)
     for frame in frames:
         outputs = session.run(list(names), {**feeds, "frame": frame[None]})
         for name, values in zip(names, outputs, strict=True):
@@ -103,13 +103,18 @@ def measure_magnitudes(
     for output, op, name in ends:
         reduced.graph.node.append(onnx.helper.make_node(op, [name], [output], keepdims=0))
     session = _tapped(reduced, [output for output, _, _ in ends])
-    feeds: dict[str, NDArray[Any]] = {**extra_feeds(model), **({} if style is None else {"style": style})}
+    feeds = _feeds(model, style)
     largest = dict.fromkeys(names, 0.0)
     for frame in frames:
         values = session.run([output for output, _, _ in ends], {**feeds, "frame": frame[None]})
         for (_, _, name), value in zip(ends, values, strict=True):
             largest[name] = max(largest[name], abs(float(value)))
     return largest
+
+
+def _feeds(model: onnx.ModelProto, style: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
+    """What every frame is given beside itself."""
+    return {**extra_feeds(model), **({} if style is None else {"style": style})}
 
 
 def _best_limit(magnitudes: NDArray[np.float32], largest: float) -> float:

@@ -20,7 +20,7 @@ from i2i_export.enginefile import FRAME, STYLE, TRANSLATED, EngineFile
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all
 from i2i_export.guided import GuidedInference
-from i2i_export.macs import count_macs
+from i2i_export.macs import cost_of
 from i2i_export.onnx import Origin, check_against_torch, engine_from_inference
 from i2i_export.optimise import optimise
 from i2i_export.rewrites import graphs_of, replace_value
@@ -59,12 +59,12 @@ def guided_from_engine(
     guided = engine_from_inference(inference, size, origin)
     _put_in(body_of(engine), guided.model)
     optimise(guided.model)
-    macs = count_macs(ir.to_proto(guided.model), size.min_height, size.min_width)
+    macs, macs_per_pixel = cost_of(guided.model, size)
     guided.metadata = replace(
         guided.metadata,
         style=own.style,
         macs=macs,
-        macs_per_pixel=macs / (size.min_height * size.min_width),
+        macs_per_pixel=macs_per_pixel,
         notes={**guided.metadata.notes, **own.notes},
     )
     return guided, check_against_torch(guided, inference, fit_all(frames, gate_sizes(size)))

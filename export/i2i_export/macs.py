@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 
 import onnx
+import onnx_ir as ir
+
+from i2i_runtime.metadata import SizePolicy
 
 Shape = tuple[int, ...]
 
@@ -16,6 +19,12 @@ def count_macs(model: onnx.ModelProto, height: int, width: int) -> int:
     """
     shapes = infer_shapes(model, height, width)
     return sum(node_macs(node, shapes) for node in model.graph.node)
+
+
+def cost_of(model: ir.Model, size: SizePolicy) -> tuple[int, float]:
+    """Multiply-adds of the smallest frame that the engine takes, and of each of its pixels."""
+    macs = count_macs(ir.to_proto(model), size.min_height, size.min_width)
+    return macs, macs / (size.min_height * size.min_width)
 
 
 def infer_shapes(model: onnx.ModelProto, height: int, width: int) -> dict[str, Shape]:

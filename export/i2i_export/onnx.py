@@ -26,7 +26,7 @@ from i2i_export.enginefile import EngineFile, default_style
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all, read_frames
 from i2i_export.guided import GuidedInference
-from i2i_export.macs import count_macs
+from i2i_export.macs import cost_of
 from i2i_export.optimise import notes_from_changes, optimise
 from i2i_export.sizes import FRAMES_IN_GATE, dynamic_size, gate_sizes, size_from_text
 from i2i_export.translations import TRANSLATIONS
@@ -118,8 +118,7 @@ def engine_from_inference(
         arguments += (torch.tensor([inference.default_style], dtype=torch.float32),)
     model = _trace(module, arguments, size, ["frame", "style"][: len(arguments)], "translated")
     changes = optimise(model, for_cpu=for_cpu)
-    proto = ir.to_proto(model)
-    macs = count_macs(proto, size.min_height, size.min_width)
+    macs, macs_per_pixel = cost_of(model, size)
     metadata = EngineMetadata(
         name=origin.name,
         method=origin.method,
@@ -127,7 +126,7 @@ def engine_from_inference(
         size=size,
         style=_style_spec(inference) if has_style else None,
         macs=macs,
-        macs_per_pixel=macs / (size.min_height * size.min_width),
+        macs_per_pixel=macs_per_pixel,
         provenance=origin.provenance,
         licence=origin.licence,
         notes={**inference.notes, **notes_from_changes(changes)},

@@ -28,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,7 @@ def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence
         _run_child(requests, out)
 
 
+@cache
 def sources_digest() -> str:
     """Of every file that shapes a compiled kernel, so that a pack built from older ones is built again."""
     here = Path(__file__).parent

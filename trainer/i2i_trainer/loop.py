@@ -32,7 +32,7 @@ from i2i_trainer.checkpoint import (
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.data import PictureBatches, RawBatch, preview_batch
 from i2i_trainer.errors import DataError, DivergedError, OptionError, StoppedError
-from i2i_trainer.layouts import Domains, find_domains, has_split
+from i2i_trainer.layouts import Domains, find_domains
 from i2i_trainer.method import Method
 from i2i_trainer.methods import METHODS
 from i2i_trainer.records import Ledger, Log, Screen, Speed
@@ -198,9 +198,8 @@ def _seed(seed: int) -> None:
 def _preview_pictures(config: TrainConfig, domains: Domains, paired: bool) -> RawBatch:
     """Pictures that training never sees, where there are any; nothing about them may stop a training."""
     for split in ("test", "val"):
-        if has_split(config, split, paired):
-            with suppress(DataError):
-                return preview_batch(find_domains(config, split, paired), config, PREVIEW_ROWS)
+        with suppress(DataError):
+            return preview_batch(find_domains(config, split, paired), config, PREVIEW_ROWS)
     return preview_batch(domains, config, PREVIEW_ROWS)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from i2i_runtime.cli.start import INTERRUPTED
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.uri import redact
 
@@ -71,7 +72,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("i2i-bench: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def bench(options: BenchOptions) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from types import FrameType
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
 
 
 def stream() -> None:
@@ -30,7 +30,7 @@ def _start(name: str, module: str) -> None:
     def leave(number: int, frame: FrameType | None) -> None:
         # Nothing is open yet, and some libraries turn an interrupt of their import into an error of their own.
         os.write(2, f"{name}: interrupted\n".encode())
-        os._exit(_INTERRUPTED)
+        os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, leave)
     command = import_module(module)
@@ -39,4 +39,4 @@ def _start(name: str, module: str) -> None:
         command.main()
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)

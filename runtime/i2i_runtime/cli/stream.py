@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from i2i_runtime.cli.start import INTERRUPTED
 from i2i_runtime.cli.usage import checked_input, encoder_options
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.size import parse_size
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from i2i_runtime.job import Outcome, Translation
     from i2i_runtime.pipeline import Stage
     from i2i_runtime.sinks import SinkOptions
-
-INTERRUPTED = 130
 
 # What an unfinished output must have in common with the run that goes on with it.
 _SAME_JOB = (
