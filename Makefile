@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 # A clip, camera number or URI to translate instead of the rendered street scene.
 INPUT ?= test://street
 # TensorRT's Python bindings, without its libraries: what our calls are held against (skipped where there are none).
-BINDINGS = tests/export/plans/trt_stub/wheels
+BINDINGS = tests/export/plan/trt_stub/wheels
 TENSORRT_RELEASES = tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.9.0.34 \
 	tensorrt-cu13-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
 # Processes that share the tests.
@@ -30,7 +30,7 @@ bench: .venv/installed
 	.venv/bin/i2i-bench day2night
 
 gpu-proof: .venv/installed
-	.venv/bin/python kernels/benchmarks/gpu_proof.py
+	PYTHONPATH=kernels/benchmarks:trainer/benchmarks .venv/bin/python export/benchmarks/gpu_proof.py
 
 # The runtime alone: no torch, no triton, no onnx.
 .venv-demo/installed: pyproject.toml

@@ -5,7 +5,7 @@
 
 Each method's generator gets random weights (structure does not depend on them), is exported, turned to half
 precision and built by TensorRT for RTX. Builds are timed in seconds of the wall and of the processor, because
-the machine may be busy with other things; the plugin forms are counted by `i2i_export.plugin_count`.
+the machine may be busy with other things; the plugin forms are counted by `i2i_export.plan.plugin_cost`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ import tyro
 
 from i2i_export.enginefile import EngineFile, read_engine, write_engine
 from i2i_export.frames import fit_all, read_frames
-from i2i_export.onnx import Origin, engine_from_inference
 from i2i_export.parity import ParityError
-from i2i_export.plan import plan_from_onnx
-from i2i_export.plan_build import BuildBar, FrameProfile, PlanBuilder
-from i2i_export.plugin_count import structure_with_plugins
-from i2i_export.plugin_network import network_with_plugins
-from i2i_export.precision import half_from_engine
-from i2i_export.structure import structure_from_plan
+from i2i_export.plan.builder import BuildBar, FrameProfile, PlanBuilder
+from i2i_export.plan.candidates import plan_from_onnx
+from i2i_export.plan.plugin_cost import structure_with_plugins
+from i2i_export.plan.structure import structure_from_plan
+from i2i_export.plugins.lowering import network_with_plugins
+from i2i_export.precision.half import half_from_engine
+from i2i_export.run.trace import Origin, engine_from_inference
+from i2i_runtime.engines.tensorrt.api import load_tensorrt
+from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX, read_manifest
 from i2i_runtime.errors import I2IError
 from i2i_runtime.metadata import Provenance, SizePolicy
-from i2i_runtime.plan_manifest import TENSORRT_RTX, read_manifest
-from i2i_runtime.tensorrt_api import load_tensorrt
 from i2i_trainer.methods import METHODS
 
 _UNTRANSLATING = ("unit-digits", "distill")

@@ -22,13 +22,13 @@ import numpy as np
 import tyro
 
 from i2i_export.frames import fit, read_frames
-from i2i_export.likeness import worst_ssim
 from i2i_export.parity import psnr_db
-from i2i_export.speed import times_in_turn
+from i2i_export.precision.speed import times_in_turn
+from i2i_export.ssim import worst_ssim
 from i2i_runtime.engines import Backend, open_engine
 from i2i_runtime.frame import Picture
 from i2i_runtime.machine import describe_machine
-from i2i_runtime.size import parse_size
+from i2i_runtime.media.size import parse_size
 
 ROWS = Path(__file__).parent / "side_by_side.jsonl"
 

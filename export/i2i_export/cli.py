@@ -12,15 +12,15 @@ import tyro
 from rich.console import Console
 
 from i2i_export import parity
-from i2i_export.adopt import check_against_original, engine_from_foreign
+from i2i_export.adopt.convert import check_against_original, engine_from_foreign
+from i2i_export.adopt.declared import Answers
 from i2i_export.enginefile import EngineFile, atomic_file, default_style, read_engine, write_engine
 from i2i_export.frames import fit, fit_all, read_frames, read_held_back_frames
-from i2i_export.precision import half_from_engine
-from i2i_export.quantisation import int8_from_engine
+from i2i_export.precision.half import half_from_engine
+from i2i_export.precision.int8 import int8_from_engine
+from i2i_export.precision.speed import compare_speed, require_faster
 from i2i_export.serving import repository_from_engine
 from i2i_export.sizes import FRAMES_IN_GATE, gate_sizes, size_from_text, timing_size
-from i2i_export.speed import compare_speed, require_faster
-from i2i_export.statements import Answers
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_trainer.errors import TrainError
 
@@ -225,7 +225,7 @@ def _int8(engine: EngineFile, options: ExportOptions, console: Console) -> Engin
 
 
 def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Console) -> Path:
-    from i2i_export.plan import plan_from_onnx, plan_summary
+    from i2i_export.plan.candidates import plan_from_onnx, plan_summary
 
     policy = engine.metadata.size
     wanted = size_from_text(options.size, policy.stride) if options.size else policy
@@ -271,7 +271,7 @@ def _adopt(options: AdoptOptions, console: Console) -> None:
 def _engine_from_run(
     options: ExportOptions, output: Path, console: Console
 ) -> tuple[EngineFile, bytes | None]:
-    from i2i_export.onnx import onnx_from_run  # only here, and to guide an engine, torch is needed
+    from i2i_export.run.trace import onnx_from_run  # only here, and to guide an engine, torch is needed
 
     engine, report, encoder = onnx_from_run(
         options.source,
@@ -314,7 +314,7 @@ def _engine_from_file(options: ExportOptions) -> EngineFile:
 
 
 def _guided(engine: EngineFile, options: ExportOptions, output: Path, console: Console) -> EngineFile:
-    from i2i_export.guided_engine import guided_from_engine  # here too torch is needed
+    from i2i_export.run.guided_engine import guided_from_engine  # here too torch is needed
 
     assert options.guided is not None
     guided, report = guided_from_engine(

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from i2i_export.enginefile import extra_feeds, first_line
 from i2i_export.errors import ExportError
-from i2i_export.likeness import worst_ssim
+from i2i_export.ssim import worst_ssim
 from i2i_runtime.frame import Picture
 
 PSNR_CEILING_DB = 99.0

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from i2i_export.enginefile import atomic_file, read_engine
 from i2i_export.errors import ExportError
+from i2i_runtime.engines.tensorrt.manifest import sidecar_path
 from i2i_runtime.errors import EngineError
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
-from i2i_runtime.plan_manifest import sidecar_path
 
 _PLATFORMS = {".onnx": "onnxruntime_onnx", ".plan": "tensorrt_plan"}
 

@@ -13,7 +13,7 @@ import tyro
 from harness import Bench, BenchCommand, Call, channels_last, command
 
 from i2i_kernels.colour import Impl, nv12_from_picture, picture_from_nv12, picture_from_rgb, rgb_from_picture
-from i2i_kernels.machine import HAS_TRITON
+from i2i_kernels.dispatch import HAS_TRITON
 
 SHAPES = ((256, 256), (512, 512), (720, 1280), (1080, 1920), (1440, 2560), (2160, 3840))
 """H, W."""

@@ -34,7 +34,7 @@ from typing import Any
 
 import tyro
 
-from i2i_kernels.recipes import TRITON_TYPES, Argument, Op, Variant, default_entries, recipe
+from i2i_kernels.pack.recipes import TRITON_TYPES, Argument, Op, Variant, default_entries, recipe
 
 PTX_VERSIONS = {75: 80, 80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 110: 90, 120: 87}
 """PTX version per architecture: the lowest that it and the code allow, since a driver takes older text only."""
@@ -177,7 +177,14 @@ def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence
 def sources_digest() -> str:
     """Of every file that shapes a compiled kernel, so that a pack built from older ones is built again."""
     here = Path(__file__).parent
-    shaping = sorted([*here.glob("*/kernel.py"), here / "recipes.py", here / "assemble.py", Path(__file__)])
+    shaping = sorted(
+        [
+            *here.glob("*/kernel.py"),
+            here / "pack" / "recipes.py",
+            here / "pack" / "assemble.py",
+            Path(__file__),
+        ]
+    )
     return hashlib.sha256(b"".join(path.read_bytes() for path in shaping)).hexdigest()
 
 
@@ -216,7 +223,7 @@ def _job(stem: str, op: Op, variant: Variant) -> dict[str, Any]:
 def _run_child(requests: dict[int, dict[str, Any]], out: Path) -> None:
     # The interpreter replaces the very functions that are to be compiled.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "i2i_kernels.assemble", str(out)]
+    command = [sys.executable, "-m", "i2i_kernels.pack.assemble", str(out)]
     done = subprocess.run(
         command, input=json.dumps(requests), capture_output=True, text=True, check=False, env=environment
     )

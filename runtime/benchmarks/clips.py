@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rows import append_row
 
+from i2i_runtime.bench.rows import append_row
 from i2i_runtime.job import clips_of
 from i2i_runtime.verify import compare_files
 

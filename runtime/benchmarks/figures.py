@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 import onnxruntime
 import tyro
-from rows import append_row
 
+from i2i_runtime.bench.rows import append_row
 from i2i_runtime.engines import Backend, engine_path, open_engine, slots_for_throughput
 from i2i_runtime.frame import Picture
 from i2i_runtime.pipeline import Pipeline

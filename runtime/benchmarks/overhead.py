@@ -35,10 +35,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rows import append_row
 from soak import StandInEngine
 
-from i2i_runtime.access import Access
+from i2i_runtime.bench.rows import append_row
 from i2i_runtime.engines import Engine, open_engine
 from i2i_runtime.frame import Frame
 from i2i_runtime.pipeline import Pipeline
@@ -46,6 +45,7 @@ from i2i_runtime.sinks import Sink, SinkOptions, open_sink
 from i2i_runtime.sinks.mjpeg import MjpegSink
 from i2i_runtime.sinks.null import NullSink
 from i2i_runtime.sources import open_source
+from i2i_runtime.web.auth import Access
 
 ROWS = Path(__file__).with_name("overhead.jsonl")
 STAGES = ("source alone", "engine alone", "file alone")

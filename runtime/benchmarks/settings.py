@@ -25,8 +25,8 @@ from typing import Annotated, Any
 import numpy as np
 import openvino
 import tyro
-from rows import append_row
 
+from i2i_runtime.bench.rows import append_row
 from i2i_runtime.engines import Backend, engine_path, open_engine
 from i2i_runtime.engines.openvino_rows import arrange_rows
 from i2i_runtime.pipeline import Pipeline

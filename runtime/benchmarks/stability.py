@@ -4,7 +4,7 @@ python runtime/benchmarks/stability.py --engine ENGINE.onnx --clips FOLDER/a.mp4
 
 For each clip: the frames at `--size`, translated three ways (as they are; with the source held against noise;
 held and blended), the warping error of each against the untouched source
-(`i2i_runtime.stability.warping_error`), how much detail is left (variance of the Laplacian, blended over
+(`i2i_runtime.stages.temporal.warping_error`), how much detail is left (variance of the Laplacian, blended over
 plain), the processor time of one frame on one thread, and, at every cut, the largest difference between the
 blended and the plain picture right behind it: 0 means no ghost. Adds one row a clip to stability.jsonl beside
 this file.
@@ -27,7 +27,7 @@ from i2i_runtime.engines import engine_path, open_engine
 from i2i_runtime.frame import Frame, Picture
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.sources import open_source
-from i2i_runtime.stability import Steadier, hold, warping_error
+from i2i_runtime.stages.temporal import Steadier, hold, warping_error
 
 ROWS = Path(__file__).parent / "stability.jsonl"
 

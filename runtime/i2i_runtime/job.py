@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from i2i_runtime.access import Access
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.logs import event
@@ -24,8 +23,9 @@ from i2i_runtime.report import describe, write_json
 from i2i_runtime.sinks import Remarking, Resumable, Sink, SinkOptions, open_sink
 from i2i_runtime.sinks.journal import unfinished_folder
 from i2i_runtime.sources import Source, SourceOptions, open_source
-from i2i_runtime.stability import HeldSource
+from i2i_runtime.stages.temporal import HeldSource
 from i2i_runtime.uri import parse_uri, redact
+from i2i_runtime.web.auth import Access
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _figures_served(
     if access is None:
         yield
         return
-    from i2i_runtime.metrics import MetricsServer
+    from i2i_runtime.prometheus import MetricsServer
 
     try:
         server = MetricsServer(access, pipeline, source, tuple(sinks))

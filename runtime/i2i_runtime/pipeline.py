@@ -20,15 +20,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i2i_runtime.channel import Aborted, Channel, Turnstile
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError
-from i2i_runtime.figures import ENGINE_MS
 from i2i_runtime.frame import Frame
-from i2i_runtime.meter import Curve, Histogram
+from i2i_runtime.live_stats import ENGINE_MS
+from i2i_runtime.media.no_signal import is_slate
+from i2i_runtime.queues import Aborted, Channel, Turnstile
 from i2i_runtime.sinks import Resumable, Sink
-from i2i_runtime.slate import is_slate
 from i2i_runtime.sources import Skipping, Source
+from i2i_runtime.stats import Curve, Histogram
 
 Policy: TypeAlias = Literal["every-frame", "freshest"]
 

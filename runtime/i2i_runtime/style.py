@@ -53,7 +53,7 @@ def _style_from_picture(
         )
     import onnxruntime
 
-    from i2i_runtime.sources.pictures import read_picture
+    from i2i_runtime.sources.images import read_picture
 
     pixels, _ = read_picture(picture)
     try:

@@ -17,10 +17,10 @@ import av.error
 import numpy as np
 import tyro
 
-from i2i_runtime.alpha import alpha_of_frame
-from i2i_runtime.colour import is_rgb
 from i2i_runtime.errors import SourceError
-from i2i_runtime.sinks.assembly import is_timecode, timecode_of
+from i2i_runtime.media.alpha import alpha_of_frame
+from i2i_runtime.media.colour import is_rgb
+from i2i_runtime.sinks.remux import is_timecode, timecode_of
 from i2i_runtime.sources.video import decoder_of, keep_times, pts_of_frame
 from i2i_runtime.uri import parse_uri
 

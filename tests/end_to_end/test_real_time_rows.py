@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from i2i_export.enginefile import write_engine
-from i2i_export.onnx import Origin, engine_from_inference
+from i2i_export.run.trace import Origin, engine_from_inference
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.engines.contract import granted_slots
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from i2i_export.enginefile import EngineFile
 from i2i_export.frames import read_frames
-from i2i_export.onnx import Origin, engine_from_inference
 from i2i_export.parity import cpu_session
+from i2i_export.run.trace import Origin, engine_from_inference
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.frame import Picture
 from i2i_runtime.metadata import EngineMetadata, ExtraInput, Provenance, SizePolicy

@@ -17,7 +17,7 @@ pytest.importorskip("triton", reason="the kernels' tests need triton")
 
 from i2i_kernels.compile import PTX_VERSIONS, build_pack
 from i2i_kernels.kind import Kind
-from i2i_kernels.recipes import Op, Variant
+from i2i_kernels.pack.recipes import Op, Variant
 
 ENTRIES: dict[str, tuple[Op, Variant]] = {
     "stats": ("norm_stats", Variant()),

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from i2i_trainer.config import TrainConfig, batch_share
 from i2i_trainer.errors import DataError
+from i2i_trainer.images import Picture, Pixels
 from i2i_trainer.layouts import Domains
 from i2i_trainer.method import Batch
-from i2i_trainer.pictures import Picture, Pixels
 
 CROP_STREAMS = (0, 1)
 ORDER_STREAMS = (2, 3)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from i2i_trainer.errors import DataError
-from i2i_trainer.pictures import Pixels, open_picture
+from i2i_trainer.images import Pixels, open_picture
 
 
 class Digits(NamedTuple):

@@ -23,9 +23,9 @@ from i2i_trainer.config import Layout, TrainConfig
 from i2i_trainer.data import squares_from_pictures, tensor_from_bytes
 from i2i_trainer.errors import DataError, OptionError, TrainError
 from i2i_trainer.features import FeatureNetwork, RandomPatches, Range, load_features, load_network
+from i2i_trainer.images import Picture, Pixels, frames_of_clip
 from i2i_trainer.layouts import Domains, find_domains, has_split
 from i2i_trainer.method import Inference, Method
-from i2i_trainer.pictures import Picture, Pixels, frames_of_clip
 from i2i_trainer.sheets import bytes_from_tensor, sheet_from_columns, write_png
 
 SHEET_ROWS = 8

@@ -24,7 +24,7 @@ from pathlib import Path
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.digits import holds_digits, read_digits
 from i2i_trainer.errors import DataError
-from i2i_trainer.pictures import (
+from i2i_trainer.images import (
     CLIP_SUFFIXES,
     PICTURE_SUFFIXES,
     ArrayPicture,

@@ -33,13 +33,13 @@ from i2i_trainer.config import TrainConfig
 from i2i_trainer.data import PictureBatches, RawBatch, preview_batch
 from i2i_trainer.errors import DataError, DivergedError, OptionError, StoppedError
 from i2i_trainer.layouts import Domains, find_domains
+from i2i_trainer.logs import Ledger, Log, Screen, Speed
 from i2i_trainer.method import Method
 from i2i_trainer.methods import METHODS
-from i2i_trainer.records import Ledger, Log, Screen, Speed
+from i2i_trainer.optimise import Average, Optimisation
 from i2i_trainer.schedule import lr_factor
 from i2i_trainer.sheets import write_curves, write_sheet
-from i2i_trainer.stop import stopping
-from i2i_trainer.update import Average, Optimisation
+from i2i_trainer.signals import stopping
 
 PREVIEW_ROWS = 4
 

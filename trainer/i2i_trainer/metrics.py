@@ -15,7 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from i2i_trainer.pictures import Pixels
+from i2i_trainer.images import Pixels
 
 
 class _Given(nn.Module):

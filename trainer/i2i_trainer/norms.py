@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from i2i_kernels import norm as kernels
-from i2i_kernels.machine import kernels_fit
+from i2i_kernels.dispatch import kernels_fit
 
 
 def accumulable(x: Tensor) -> Tensor:

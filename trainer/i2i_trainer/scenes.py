@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from i2i_trainer.pictures import Pixels
+from i2i_trainer.images import Pixels
 
 Floats = NDArray[np.float32]
 Colour = tuple[float, float, float]

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from i2i_trainer.checkpoint import write_atomically
-from i2i_trainer.pictures import Pixels
+from i2i_trainer.images import Pixels
 
 HEADER = 16
 GAP = 4

@@ -25,8 +25,8 @@ import tyro
 
 from i2i_trainer.checkpoint import load_method
 from i2i_trainer.features import RandomPatches
+from i2i_trainer.images import PictureFile, Pixels, frames_of_clip
 from i2i_trainer.metrics import flicker, kernel_distance
-from i2i_trainer.pictures import PictureFile, Pixels, frames_of_clip
 
 HERE = Path(__file__).parent
 SIDE = 360

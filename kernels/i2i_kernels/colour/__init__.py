@@ -19,7 +19,7 @@ from i2i_kernels.colour.reference import (
     picture_from_rgb_reference,
     rgb_from_picture_reference,
 )
-from i2i_kernels.machine import DTYPES, HAS_TRITON, require_kernel_input, require_kernels
+from i2i_kernels.dispatch import DTYPES, HAS_TRITON, require_kernel_input, require_kernels
 
 __all__ = [
     "Coding",

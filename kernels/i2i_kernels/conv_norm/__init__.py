@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from i2i_kernels.conv_norm.reference import conv_norm_reference
+from i2i_kernels.dispatch import require_kernel_input
 from i2i_kernels.kind import Kind
-from i2i_kernels.machine import require_kernel_input
 
 __all__ = ["conv_norm"]
 

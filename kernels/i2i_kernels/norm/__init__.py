@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from i2i_kernels.dispatch import kernels_fit, require_kernel_input
 from i2i_kernels.kind import Activation, Family, Kind
-from i2i_kernels.machine import kernels_fit, require_kernel_input
 from i2i_kernels.norm.reference import norm_reference
 
 __all__ = [

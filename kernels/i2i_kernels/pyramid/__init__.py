@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from i2i_kernels.machine import kernels_fit, require_kernel_input
+from i2i_kernels.dispatch import kernels_fit, require_kernel_input
 from i2i_kernels.pyramid.reference import down_reference, up_reference
 
 __all__ = ["down", "up"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from i2i_runtime.cli.start import INTERRUPTED
+from i2i_runtime.cli.entry import INTERRUPTED
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.uri import redact
 
@@ -77,28 +77,28 @@ def main() -> None:
 
 def bench(options: BenchOptions) -> dict[str, Any]:
     """Measures, prints and writes; returns the record. Raises I2IError."""
-    from i2i_runtime import benchmark
-    from i2i_runtime.bench_tables import print_record
+    from i2i_runtime.bench import measure
+    from i2i_runtime.bench.tables import print_record
     from i2i_runtime.engines import engine_path, open_engine
     from i2i_runtime.machine import describe_machine, usable_cores
+    from i2i_runtime.media.size import parse_size
     from i2i_runtime.report import file_sha256, write_json
-    from i2i_runtime.size import parse_size
 
     if options.repeats < 1 or options.frames < 2 or options.seconds <= 0:
         raise UsageError("--repeats, --frames and --seconds must be positive, with at least two frames.")
     path = engine_path(options.engine)
     size = parse_size(options.size)
-    pictures = benchmark.sample_pictures(options.input, size)
+    pictures = measure.sample_pictures(options.input, size)
     height, width = pictures[0].shape[:2]
-    start = benchmark.measure_start(path, options.backend, options.threads, pictures[0])
+    start = measure.measure_start(path, options.backend, options.threads, pictures[0])
     engine = open_engine(path, options.backend, options.threads)
-    alone = benchmark.engine_alone(engine, pictures, options.seconds, options.repeats)
+    alone = measure.engine_alone(engine, pictures, options.seconds, options.repeats)
     backend, reason, metadata = engine.backend, engine.reason, engine.metadata
     engine.close()
-    piped = benchmark.pipeline_without_devices(
+    piped = measure.pipeline_without_devices(
         path, options.backend, options.threads, pictures, options.frames, options.repeats
     )
-    whole = benchmark.end_to_end(
+    whole = measure.end_to_end(
         path, options.backend, options.threads, options.input, size, options.frames, options.repeats
     )
     record: dict[str, Any] = {
@@ -120,8 +120,8 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "seconds": options.seconds,
         "start": start,
         "levels": [asdict(level) for level in (alone, piped, whole)],
-        "limit": benchmark.limit_of(alone, piped, whole),
-        "peak_memory_mb": round(benchmark.peak_memory_mb(), 1),
+        "limit": measure.limit_of(alone, piped, whole),
+        "peak_memory_mb": round(measure.peak_memory_mb(), 1),
         "machine": describe_machine(),
     }
     if options.scaling:
@@ -136,8 +136,8 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
 def compare(options: CompareOptions) -> int:
     """Prints the verdicts; 1 where a level became slower beyond the noise. Raises UsageError."""
-    from i2i_runtime.bench_tables import print_verdicts
-    from i2i_runtime.verdict import compare_records, differences, read_record
+    from i2i_runtime.bench.compare import compare_records, differences, read_record
+    from i2i_runtime.bench.tables import print_verdicts
 
     old, new = read_record(options.old), read_record(options.new)
     verdicts = compare_records(old, new)
@@ -152,27 +152,27 @@ def compare(options: CompareOptions) -> int:
 
 
 def _scale(path: Path, options: BenchOptions, pictures: list[Picture]) -> dict[str, Any]:
-    from i2i_runtime import benchmark
+    from i2i_runtime.bench import measure
     from i2i_runtime.engines import open_engine
     from i2i_runtime.errors import EngineError
 
     sizes: dict[str, Any] = {}
-    for name, size in benchmark.SCALES.items():
+    for name, size in measure.SCALES.items():
         engine = open_engine(path, options.backend, options.threads)
         try:
-            sample = benchmark.sample_pictures(options.input, size)
-            level = benchmark.engine_alone(engine, sample, options.seconds / 2, 1)
+            sample = measure.sample_pictures(options.input, size)
+            level = measure.engine_alone(engine, sample, options.seconds / 2, 1)
             sizes[name] = {"fps": round(level.fps, 2), **level.latency_ms}
         except EngineError as error:
             sizes[name] = {"refused": str(error)}
         finally:
             engine.close()
-    streams = benchmark.streams_at_once(path, options.backend, pictures, options.seconds / 2, (1, 2, 4))
+    streams = measure.streams_at_once(path, options.backend, pictures, options.seconds / 2, (1, 2, 4))
     return {"sizes": sizes, "streams": streams}
 
 
 def _draw(record: dict[str, Any], path: Path) -> None:
-    from i2i_runtime.chart import draw_bars
+    from i2i_runtime.bench.chart import draw_bars
 
     title = f"{record['engine']} {record['width']}x{record['height']} {record['backend']}"
     groups = {title: {level["name"]: level["fps"] for level in record["levels"]}}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 if TYPE_CHECKING:
-    from i2i_runtime.examination import Finding
+    from i2i_runtime.doctor import Finding
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DoctorOptions:
 def main() -> None:
     """Exit codes: 0 where a picture can be translated on this machine, 1 where no back end works, 2 usage."""
     options = tyro.cli(DoctorOptions, prog="i2i-doctor", config=(tyro.conf.FlagCreatePairsOff,))
-    from i2i_runtime.examination import examine
+    from i2i_runtime.doctor import examine
     from i2i_runtime.machine import describe_machine
 
     findings = examine()

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from i2i_runtime.cli.start import INTERRUPTED
-from i2i_runtime.cli.usage import checked_input, encoder_options
+from i2i_runtime.cli.checks import checked_input, encoder_options
+from i2i_runtime.cli.entry import INTERRUPTED
 from i2i_runtime.errors import I2IError, UsageError
-from i2i_runtime.size import parse_size
+from i2i_runtime.media.size import parse_size
 from i2i_runtime.uri import parse_uri, redact
 
 if TYPE_CHECKING:
-    from i2i_runtime.access import ServerOptions
     from i2i_runtime.job import Outcome, Translation
     from i2i_runtime.pipeline import Stage
     from i2i_runtime.sinks import SinkOptions
+    from i2i_runtime.web.auth import ServerOptions
 
 # What an unfinished output must have in common with the run that goes on with it.
 _SAME_JOB = (
@@ -168,7 +168,7 @@ def stream(options: StreamOptions) -> int:
     from i2i_runtime.progress import ProgressLine
     from i2i_runtime.report import write_json
     from i2i_runtime.sources import SourceOptions
-    from i2i_runtime.sources.pictures import names_pictures
+    from i2i_runtime.sources.images import names_pictures
 
     input_text = checked_input(options)
     size = parse_size(options.size)
@@ -238,11 +238,11 @@ def stream(options: StreamOptions) -> int:
 
 
 def _translation(options: StreamOptions, size: tuple[int, int] | None, slots: int) -> Translation:
-    from i2i_runtime.access import open_access
     from i2i_runtime.engines import engine_path, open_engine
     from i2i_runtime.job import Translation
     from i2i_runtime.report import file_sha256
     from i2i_runtime.style import style_from_text
+    from i2i_runtime.web.auth import open_access
 
     path = engine_path(options.engine)
     engine = open_engine(path, options.backend, options.threads, slots)
@@ -263,7 +263,7 @@ def _translation(options: StreamOptions, size: tuple[int, int] | None, slots: in
 
 
 def _server(options: StreamOptions) -> ServerOptions:
-    from i2i_runtime.access import ServerOptions
+    from i2i_runtime.web.auth import ServerOptions
 
     return ServerOptions(options.token_file, options.tls_cert, options.tls_key)
 
@@ -279,15 +279,15 @@ def _slots(options: StreamOptions, input_text: str) -> int:
 def _stages(options: StreamOptions) -> Sequence[Stage]:
     stages: list[Stage] = []
     if options.steady:
-        from i2i_runtime.stability import Steadier
+        from i2i_runtime.stages.temporal import Steadier
 
         stages.append(Steadier())
     if options.compare:
-        from i2i_runtime.compare import SideBySide
+        from i2i_runtime.stages.side_by_side import SideBySide
 
         stages.append(SideBySide())
     if options.hud:
-        from i2i_runtime.hud import Hud
+        from i2i_runtime.stages.overlay import Hud
 
         stages.append(Hud())
     return stages

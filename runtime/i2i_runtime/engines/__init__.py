@@ -125,7 +125,7 @@ def _open_openvino(path: Path, reason: str, threads: int | None, slots: int) -> 
 
 
 def _open_tensorrt(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
-    from i2i_runtime.engines.tensorrt import open_tensorrt
+    from i2i_runtime.engines.tensorrt.engine import open_tensorrt
 
     return open_tensorrt(path)
 

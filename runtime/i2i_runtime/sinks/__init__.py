@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from i2i_runtime.access import ServerOptions, open_access
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.uri import Uri, parse_uri
+from i2i_runtime.web.auth import ServerOptions, open_access
 
 
 class Sink(Protocol):
@@ -91,7 +91,7 @@ def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
 
 
 def _open_path(uri: Uri, options: SinkOptions) -> Sink:
-    from i2i_runtime.sinks.pictures import PictureSink, takes_pictures
+    from i2i_runtime.sinks.images import PictureSink, takes_pictures
 
     if takes_pictures(uri.location):
         return PictureSink(uri.path, options)
@@ -119,7 +119,7 @@ def _open_page(uri: Uri, options: SinkOptions) -> Sink:
 
 
 def _open_push(uri: Uri, options: SinkOptions) -> Sink:
-    from i2i_runtime.sinks.network import NetworkSink
+    from i2i_runtime.sinks.push import NetworkSink
 
     return NetworkSink(uri.address, codec=options.codec or "libx264")
 

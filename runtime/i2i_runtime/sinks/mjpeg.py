@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from i2i_runtime.access import Access
 from i2i_runtime.errors import SinkError
-from i2i_runtime.figures import LiveFigures
 from i2i_runtime.frame import Frame, Picture
-from i2i_runtime.letterbox import letterboxed
+from i2i_runtime.live_stats import LiveFigures
+from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.sinks.pacing import Pacer
-from i2i_runtime.web import WebServer, require_serve_extra
+from i2i_runtime.web.auth import Access
+from i2i_runtime.web.server import WebServer, require_serve_extra
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -87,7 +87,7 @@ class MjpegSink:
         from starlette.responses import Response, StreamingResponse
         from starlette.routing import Route
 
-        page = files("i2i_runtime") / "page"
+        page = files("i2i_runtime") / "web" / "page"
         assets = {name: (page / name).read_bytes() for name in _PAGE_TYPES}
 
         def asset(name: str) -> Route:

@@ -1,87 +1,189 @@
-"""The process that encodes and pushes one stream; started by `NetworkSink`, fed through its standard input.
-
-Opening an output through libavformat blocks without a time limit and holds Python's lock meanwhile. In a
-process of its own it can be killed, and neither the network nor the encoder slows the pipeline down.
-
-Input: one JSON line (`uri`, `format`, `options`, `height`, `width`, `bitrate`, `codec`), then per picture an
-int64 pts in microseconds and `height * width * 3` bytes RGB. Output: one JSON line per state change. The end
-of the input ends the stream properly.
-"""
+"""RTMP and RTSP out: pushes to a server, comes back after a loss, and never slows the other sinks."""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import struct
+import logging
+import os
+import random
+import select
+import subprocess
 import sys
-from fractions import Fraction
-from typing import Any, BinaryIO
+import threading
+import time
+from typing import Any
+from urllib.parse import urlsplit
 
-import av
-import numpy as np
-from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace
+from i2i_runtime.backoff import Backoff
+from i2i_runtime.errors import SinkError
+from i2i_runtime.frame import Frame
+from i2i_runtime.logs import event
+from i2i_runtime.mailbox import Mailbox
+from i2i_runtime.media.letterbox import letterboxed
+from i2i_runtime.sinks.pacing import Pacer
+from i2i_runtime.sinks.push_worker import STAMP
+from i2i_runtime.uri import redact
 
-_MICROSECOND = Fraction(1, 1_000_000)
-STAMP = struct.Struct("<q")
+_log = logging.getLogger(__name__)
+_FORMATS = {"rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp", "rtsps": "rtsp"}
+PUSH_SCHEMES = tuple(_FORMATS)
 
 
-def push(pictures: BinaryIO, job: dict[str, Any]) -> None:
-    """Encodes H.264 without look-ahead or B-frames, one key frame every two seconds at 30 fps, BT.709
-    limited range.
+class NetworkSink:
+    """Pushes H.264 to `rtmp://` (FLV) or `rtsp://` (ANNOUNCE and RECORD over TCP).
+
+    The sink's own thread takes the newest picture and hands it to a process that encodes and sends it (see
+    `push`). A server that is slow or gone costs pictures of this stream, counted in `dropped`, and nothing
+    else; the process is killed and started anew, with back-off, when it fails or takes nothing for `stall_s`.
     """
-    height, width = job["height"], job["width"]
-    with av.open(job["uri"], "w", format=job["format"], options=job["options"]) as container:
-        stream = container.add_stream(job["codec"], rate=30)
-        stream.height, stream.width = height - height % 2, width - width % 2
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = job["bitrate"]
-        context = stream.codec_context
-        context.time_base = _MICROSECOND
-        context.gop_size = 60
-        context.max_b_frames = 0
-        context.color_range = ColorRange.MPEG
-        context.colorspace = Colorspace.ITU709
-        if job["codec"] == "libx264":
-            context.options = {"preset": "ultrafast", "tune": "zerolatency"}
-        size = height * width * 3
-        sent = 0
-        while len(stamp := pictures.read(STAMP.size)) == STAMP.size:
-            data = pictures.read(size)
-            if len(data) < size:
-                break
-            picture = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            frame = av.VideoFrame.from_ndarray(picture[: stream.height, : stream.width], format="rgb24")
-            frame = frame.reformat(
-                format="yuv420p",
-                src_color_range=ColorRange.JPEG,
-                dst_colorspace=Colorspace.ITU709,
-                dst_color_range=ColorRange.MPEG,
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        bitrate: int = 4_000_000,
+        codec: str = "libx264",
+        stall_s: float = 10.0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Raises SinkError for an address that cannot be pushed to; a server that does not answer is
+        retried.
+        """
+        parts = urlsplit(uri)
+        self.name = redact(uri)
+        if parts.scheme not in _FORMATS:
+            raise SinkError(f"{self.name} cannot be pushed to: use rtmp:// or rtsp://.")
+        if not parts.hostname:
+            raise SinkError(
+                f"{self.name} asks to serve a stream, but i2i-stream only pushes to a server: start one (MediaMTX, "
+                f"nginx-rtmp) and write {parts.scheme}://HOST/NAME, or open a page with mjpeg://@:8080."
             )
-            frame.pts, frame.time_base = STAMP.unpack(stamp)[0], _MICROSECOND
-            container.mux(stream.encode(frame))
-            sent += 1
-            if sent == 1:
-                _report(state="sending")
-        container.mux(stream.encode(None))
+        options = (
+            {"rtsp_transport": "tcp"}
+            if _FORMATS[parts.scheme] == "rtsp"
+            else {"flvflags": "no_duration_filesize"}
+        )
+        self._job: dict[str, Any] = {
+            "uri": uri,
+            "format": _FORMATS[parts.scheme],
+            "options": options,
+            "bitrate": bitrate,
+            "codec": codec,
+        }
+        self._stall_s = stall_s
+        self._backoff = backoff or Backoff()
+        self._pacer = Pacer()
+        self._box: Mailbox[Frame] = Mailbox()
+        self._gone = threading.Event()
+        self._size: tuple[int, int] | None = None
+        self._failure = ""
+        self._accepted = False
+        self.outages = 0
+        self.sent = 0
+        self._thread = threading.Thread(target=self._run, name=f"{self.name} sender", daemon=True)
+        self._thread.start()
 
+    @property
+    def dropped(self) -> int:
+        return self._box.replaced
 
-def _report(**fields: Any) -> None:
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
+    def write(self, translated: Frame, source: Frame) -> None:
+        """Hands the picture over and returns; a recorded source is held to its own pace."""
+        self._pacer.wait(source)
+        self._box.put(translated)
 
+    def finish(self) -> None:
+        """Sends what still waits and closes the stream properly. Raises SinkError where nothing was ever
+        accepted.
+        """
+        self._box.close()
+        self._thread.join(timeout=2 * self._stall_s)
+        if not self._accepted:
+            raise SinkError(
+                f"{self.name} never took a picture ({self._failure or 'no answer'}): check the address, the stream "
+                "name and that the server allows publishing."
+            )
 
-def main() -> int:
-    av.logging.set_level(av.logging.PANIC)
-    pictures = sys.stdin.buffer
-    job = json.loads(pictures.readline())
-    try:
-        push(pictures, job)
-    except (FFmpegError, OSError, ValueError) as error:
-        _report(state="failed", reason=str(getattr(error, "strerror", None) or error))
-        return 1
-    _report(state="finished")
-    return 0
+    def close(self) -> None:
+        self._gone.set()
+        self._box.close()
+        self._thread.join(timeout=2 * self._stall_s)
 
+    def _run(self) -> None:
+        rng = random.Random()
+        delays = self._backoff.delays(rng)
+        while not self._box.closed:
+            first = self._box.get(1.0)
+            if first is None:
+                continue
+            before = self.sent
+            reason = self._session(first)
+            if reason is None:
+                return
+            self.outages += 1
+            self._failure = reason
+            fields = event("sink_lost", sink=self.name, reason=reason)
+            _log.warning("%s is lost (%s); trying again", self.name, reason, extra=fields)
+            if self.sent > before:
+                delays = self._backoff.delays(rng)
+            self._gone.wait(next(delays))
 
-if __name__ == "__main__":
-    sys.exit(main())
+    def _session(self, first: Frame) -> str | None:
+        """Runs one sending process until it fails (returns why) or the stream is complete (None)."""
+        self._size = self._size or (first.pixels.shape[0], first.pixels.shape[1])
+        header = json.dumps({**self._job, "height": self._size[0], "width": self._size[1]})
+        command = [sys.executable, "-m", "i2i_runtime.sinks.push_worker"]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        reason = None
+        try:
+            self._feed(process.stdin.fileno(), header.encode() + b"\n")
+            self._send_all(process, self._size, first)
+            process.stdin.close()
+            process.wait(timeout=self._stall_s)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            reason = f"it took no picture for {self._stall_s:g} s"
+        except OSError:
+            reason = "the sending process ended"
+        process.kill()
+        process.wait()
+        with process.stdout:
+            states = [json.loads(line) for line in process.stdout]
+        with contextlib.suppress(OSError):  # what was still buffered for a process that died
+            process.stdin.close()
+        self._accepted |= any(state["state"] == "sending" for state in states)
+        stated = [state["reason"] for state in states if "reason" in state]
+        return redact(stated[-1]) if stated else reason
+
+    def _send_all(self, process: subprocess.Popen[bytes], size: tuple[int, int], first: Frame) -> None:
+        assert process.stdin is not None
+        pipe, last_pts = process.stdin.fileno(), -1
+        frame: Frame | None = first
+        while frame is not None or not self._box.closed:
+            if frame is not None:
+                last_pts = max(last_pts + 1, round(float(frame.time_s - first.time_s) * 1e6))
+                self._feed(pipe, STAMP.pack(last_pts))
+                self._feed(pipe, letterboxed(frame.pixels, *size).data.cast("B"))
+                self.sent += 1
+            elif process.poll() is not None:
+                raise BrokenPipeError
+            frame = self._box.get(0.5)
+
+    def _feed(self, pipe: int, data: bytes | memoryview) -> None:
+        """Writes all of `data`. Raises TimeoutError where nothing is taken for `stall_s`, OSError on its
+        death.
+        """
+        view = memoryview(data)
+        deadline_s = time.monotonic() + self._stall_s
+        while view:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or self._gone.is_set():
+                raise TimeoutError
+            _, writable, _ = select.select([], [pipe], [], min(left_s, 0.5))
+            if writable:
+                view = view[os.write(pipe, view) :]

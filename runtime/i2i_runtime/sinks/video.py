@@ -11,13 +11,12 @@ from typing import Any
 import av
 import av.error
 
-from i2i_runtime.alpha import ALPHA, fitting_alpha, is_opaque, put_alpha
-from i2i_runtime.clip import CLIP
-from i2i_runtime.colour import ColourConverter
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
+from i2i_runtime.media.alpha import ALPHA, fitting_alpha, is_opaque, put_alpha
+from i2i_runtime.media.clip import CLIP
+from i2i_runtime.media.colour import ColourConverter
 from i2i_runtime.sinks import SinkOptions
-from i2i_runtime.sinks.assembly import Assembly
 from i2i_runtime.sinks.encoder import (
     CONTAINERS,
     Encoding,
@@ -27,6 +26,7 @@ from i2i_runtime.sinks.encoder import (
     open_encoder,
 )
 from i2i_runtime.sinks.journal import Journal, Segment
+from i2i_runtime.sinks.remux import Assembly
 from i2i_runtime.sources.video import stored_from_upright
 
 SEGMENT_FRAMES = 240

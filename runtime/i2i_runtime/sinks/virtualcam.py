@@ -15,7 +15,7 @@ import cv2
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
-from i2i_runtime.letterbox import letterboxed
+from i2i_runtime.media.letterbox import letterboxed
 
 # Requests and constants of linux/videodev2.h.
 QUERYCAP, G_FMT, S_FMT = 0x80685600, 0xC0D05604, 0xC0D05605

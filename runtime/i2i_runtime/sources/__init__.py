@@ -72,7 +72,7 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
 
 
 def _open_path(uri: Uri, options: SourceOptions) -> Source:
-    from i2i_runtime.sources.pictures import PictureSource, names_pictures
+    from i2i_runtime.sources.images import PictureSource, names_pictures
 
     if names_pictures(uri.location):
         return PictureSource(uri.location, options)

@@ -11,9 +11,9 @@ import av
 from av.error import FFmpegError
 
 from i2i_runtime.backoff import Backoff
-from i2i_runtime.colour import Colour, ColourConverter
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
+from i2i_runtime.media.colour import Colour, ColourConverter
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 from i2i_runtime.uri import redact
 

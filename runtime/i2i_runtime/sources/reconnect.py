@@ -13,10 +13,10 @@ from fractions import Fraction
 from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
-from i2i_runtime.letterbox import letterboxed
 from i2i_runtime.logs import event
 from i2i_runtime.mailbox import Mailbox
-from i2i_runtime.slate import NO_SIGNAL, draw_slate
+from i2i_runtime.media.letterbox import letterboxed
+from i2i_runtime.media.no_signal import NO_SIGNAL, draw_slate
 from i2i_runtime.sources import Source
 from i2i_runtime.uri import redact
 

@@ -16,12 +16,12 @@ import av.container
 import av.error
 import cv2
 
-from i2i_runtime.alpha import ALPHA, Alpha, alpha_of_frame
-from i2i_runtime.clip import CLIP, Clip
-from i2i_runtime.colour import FULL, LIMITED, Colour, ColourConverter
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame, Picture
-from i2i_runtime.hdr import ToneMapper
+from i2i_runtime.media.alpha import ALPHA, Alpha, alpha_of_frame
+from i2i_runtime.media.clip import CLIP, Clip
+from i2i_runtime.media.colour import FULL, LIMITED, Colour, ColourConverter
+from i2i_runtime.media.hdr import ToneMapper
 from i2i_runtime.sources import SourceOptions
 
 _Turned = TypeVar("_Turned", Picture, Alpha)

@@ -29,8 +29,8 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import feature_distance, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.pairs import Pairs
-from i2i_trainer.steadiness import steadiness
 from i2i_trainer.steps import adam, detached
+from i2i_trainer.temporal import steadiness
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,371 @@
+"""Statistics of pictures in a graph, recognised by what their operators compute: means, variances, roots, counts.
+
+Each operator's rule says what its result is, given what its inputs are ("the mean of this picture over a channel",
+"the picture minus that mean"). The order of factors, casts to a wider type, flattened pictures and where a square is
+taken do not matter. Counts may be constants or read off the picture's shape when the network runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from i2i_export.graph.edit import constant
+
+Over = Literal["channel", "sample"]
+"""Statistics of H and W in each channel, or of C, H and W in each sample."""
+
+Layout: TypeAlias = tuple[int, ...]
+"""Extents of a flattened picture, -1 for what is left; none for `[N, C, H, W]`."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A statistic of a picture `[N, C, H, W]`, or the picture changed by one."""
+
+    picture: ir.Value
+    over: Over
+    what: Literal[
+        "mean", "centred", "square", "total", "power", "mean squared", "variance", "root", "inverse"
+    ]
+    unbiased: bool = False
+    """The variance is divided by the count less one."""
+    eps: float = 0.0
+    eps_inside: bool = True
+    """`sqrt(variance + eps)`, else `sqrt(variance) + eps`."""
+    layout: Layout = ()
+    """Of a changed picture that lies flattened."""
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A picture in another layout."""
+
+    picture: ir.Value
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Square:
+    """A picture times itself."""
+
+    picture: ir.Value
+    layout: Layout = ()
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A centred picture plus a constant: times the centred one it has the same mean as the square."""
+
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class Extents:
+    """Height and width of a picture, or channels too, or their product, less `without`; read when the network runs."""
+
+    picture: ir.Value
+    over: Over | None
+    is_product: bool = False
+    without: int = 0
+
+
+Statistic: TypeAlias = Moment | Flat | Square | Lifted | Extents
+
+
+class Statistics:
+    """What each value is."""
+
+    def __init__(self) -> None:
+        self._found: dict[ir.Value, Statistic] = {}
+
+    def learn(self, node: ir.Node) -> None:
+        """Takes the next node in graph order. Shapes must have been inferred."""
+        rule = _RULES.get(node.op_type)
+        if rule is None or node.domain not in ("", "ai.onnx"):
+            return
+        found = rule(self, node)
+        if found is not None:
+            self._found[node.outputs[0]] = found
+
+    def of(self, value: ir.Value | None) -> Statistic | None:
+        return self._found.get(value) if value is not None else None
+
+    def moment(self, value: ir.Value | None, what: str) -> Moment | None:
+        found = self.of(value)
+        return found if isinstance(found, Moment) and found.what == what else None
+
+    def missing_from_count(self, value: ir.Value | None, moment: Moment) -> int | None:
+        """How much less than the number of values in the statistic this divisor is: 0 or 1; None for anything else."""
+        found = self.of(value)
+        if isinstance(found, Extents):
+            is_count = found.is_product and (found.picture, found.over) == (moment.picture, moment.over)
+            return found.without if is_count else None
+        divisor, count = number(value), count_of(moment.picture, moment.over)
+        if divisor is None or count is None:
+            return None
+        # Float32 holds whole numbers up to 2^24; above, one less is the same number.
+        return next((less for less in (1, 0) if np.float32(count - less) == np.float32(divisor)), None)
+
+
+def number(value: ir.Value | None) -> float | None:
+    """A constant of one element."""
+    array = constant(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
+def count_of(picture: ir.Value, over: Over) -> int | None:
+    """How many values one statistic of the picture is made of, where that is known."""
+    assert picture.shape is not None
+    extents = picture.shape[2:] if over == "channel" else picture.shape[1:]
+    whole = [extent for extent in extents if isinstance(extent, int)]
+    return int(np.prod(whole)) if len(whole) == len(tuple(extents)) else None
+
+
+def picture_of(value: ir.Value | None) -> ir.Value | None:
+    """A picture of known channels, before any cast to a wider type."""
+    while value is not None and (node := value.producer()) is not None and node.op_type == "Cast":
+        given = node.inputs[0]
+        if given is None or given.dtype is None or value.dtype is None or not given.dtype.is_floating_point():
+            break
+        if given.dtype.itemsize > value.dtype.itemsize:
+            break
+        value = given
+    if value is None or value.shape is None or len(value.shape) != 4 or not isinstance(value.shape[1], int):
+        return None
+    return value
+
+
+def fits(value: ir.Value | None, picture: ir.Value, over: Over) -> bool:
+    """Whether a statistic has the shape in which it meets the picture."""
+    if value is None or value.shape is None or picture.shape is None:
+        return False
+    extents, batch = list(value.shape), picture.shape[0]
+    trailing = [picture.shape[1] if over == "channel" else 1, 1, 1]
+    is_short = len(extents) < 3 and trailing == [1, 1, 1]
+    if not is_short and extents[-3:] != trailing:
+        return False
+    return all(extent == 1 for extent in extents[:-3]) if batch == 1 else extents[:-3] == [batch]
+
+
+def _layout_of(reshape: ir.Node, picture: ir.Value) -> Layout | None:
+    """The extents that a Reshape gives to a picture."""
+    target = constant(reshape.inputs[1])
+    if target is None or picture.shape is None:
+        return None
+    kept = [
+        picture.shape[axis] if extent == 0 and axis < 4 else extent
+        for axis, extent in enumerate(target.tolist())
+    ]
+    return tuple(extent if isinstance(extent, int) else -1 for extent in kept)
+
+
+def _over(node: ir.Node, picture: ir.Value, layout: Layout) -> Over | None:
+    """Over what a reduction of the picture, in this layout, goes."""
+    reduced = (2, 3) if node.op_type == "GlobalAveragePool" else _reduced_axes(node, len(layout) or 4)
+    if not layout:
+        whole: dict[tuple[int, ...], Over] = {(2, 3): "channel", (1, 2, 3): "sample"}
+        return whole.get(reduced)
+    if not reduced or reduced != tuple(range(reduced[0], len(layout))) or picture.shape is None:
+        return None
+    kept = [extent for extent in layout[: reduced[0]] if extent != 1]
+    batch = [extent for extent in picture.shape[:1] if extent != 1]
+    if kept == batch:
+        return "sample"
+    return "channel" if kept == [*batch, picture.shape[1]] else None
+
+
+def _reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...]:
+    """The axes of a reduction, all of them where it names none."""
+    axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    stated = axes.tolist() if axes is not None else node.attributes.get_ints("axes", None)
+    return tuple(range(rank) if stated is None else sorted(int(axis) % rank for axis in stated))
+
+
+def _mean(known: Statistics, node: ir.Node) -> Statistic | None:
+    found, picture = known.of(node.inputs[0]), picture_of(node.inputs[0])
+    if isinstance(found, Moment):
+        is_variance = found.what == "square" and _over(node, found.picture, found.layout) == found.over
+        return replace(found, what="variance", layout=()) if is_variance else None
+    if isinstance(found, Square):
+        over = _over(node, found.picture, found.layout)
+        return None if over is None else Moment(found.picture, over, "power")
+    over = None if picture is None else _over(node, picture, ())
+    if isinstance(found, Flat) and over is None:
+        picture = found.picture
+        over = _over(node, picture, found.layout)
+    return None if over is None or picture is None else Moment(picture, over, "mean")
+
+
+def _sum(known: Statistics, node: ir.Node) -> Statistic | None:
+    squared = known.moment(node.inputs[0], "centred" if node.op_type == "ReduceSumSquare" else "square")
+    if squared is None or _over(node, squared.picture, squared.layout) != squared.over:
+        return None
+    return replace(squared, what="total", layout=())
+
+
+def _sub(known: Statistics, node: ir.Node) -> Statistic | None:
+    left, right = node.inputs
+    mean, picture, found = known.moment(right, "mean"), picture_of(left), known.of(left)
+    if mean is not None and picture is mean.picture and fits(right, picture, mean.over):
+        return replace(mean, what="centred")
+    if mean is not None and isinstance(found, Flat) and found.picture is mean.picture:
+        # One number for the whole picture meets every layout of it.
+        is_one = right is not None and right.shape is not None and all(extent == 1 for extent in right.shape)
+        return replace(mean, what="centred", layout=found.layout) if is_one else None
+    power, squared = known.moment(left, "power"), known.moment(right, "mean squared")
+    if power is not None and squared is not None and replace(squared, what="power") == power:
+        return replace(power, what="variance")
+    if isinstance(found, Extents) and found.is_product and not found.without and number(right) == 1:
+        return replace(found, without=1)
+    return None
+
+
+def _add(known: Statistics, node: ir.Node) -> Statistic | None:
+    for left, right in (node.inputs, reversed(node.inputs)):
+        found, amount = known.of(left), number(right)
+        if not isinstance(found, Moment) or amount is None:
+            continue
+        if found.what == "variance" and not found.eps:
+            return replace(found, eps=amount)
+        if found.what == "root" and not found.eps:
+            return replace(found, eps=amount, eps_inside=False)
+        if found.what == "centred":
+            return Lifted(found)
+    return None
+
+
+def _mul(known: Statistics, node: ir.Node) -> Statistic | None:
+    left, right = node.inputs
+    if left is right:
+        return _squared(known, left)
+    for one, other in ((left, right), (right, left)):
+        centred, lifted = known.moment(one, "centred"), known.of(other)
+        if centred is not None and isinstance(lifted, Lifted) and lifted.moment == centred:
+            return replace(centred, what="square")
+        variance = known.moment(one, "variance")
+        if variance is not None:
+            return _corrected(variance, number(other))
+    return None
+
+
+def _squared(known: Statistics, value: ir.Value | None) -> Statistic | None:
+    found = known.of(value)
+    if isinstance(found, Moment) and found.what in ("centred", "mean"):
+        return replace(found, what="square" if found.what == "centred" else "mean squared")
+    if isinstance(found, Flat):
+        return Square(found.picture, found.layout)
+    picture = picture_of(value)
+    return None if picture is None or found is not None else Square(picture)
+
+
+def _corrected(variance: Moment, factor: float | None) -> Moment | None:
+    """A biased variance times `count / (count - 1)`."""
+    count = count_of(variance.picture, variance.over)
+    if factor is None or count is None or count < 2 or variance.unbiased or variance.eps:
+        return None
+    return replace(variance, unbiased=True) if np.isclose(factor, count / (count - 1), rtol=1e-7) else None
+
+
+def _div(known: Statistics, node: ir.Node) -> Statistic | None:
+    left, right = node.inputs
+    total, root = known.moment(left, "total"), known.moment(right, "root")
+    if total is not None:
+        less = known.missing_from_count(right, total)
+        return None if less is None else replace(total, what="variance", unbiased=less == 1)
+    return replace(root, what="inverse") if root is not None and number(left) == 1 else None
+
+
+def _sqrt(known: Statistics, node: ir.Node) -> Statistic | None:
+    variance = known.moment(node.inputs[0], "variance")
+    return None if variance is None else replace(variance, what="root")
+
+
+def _reciprocal(known: Statistics, node: ir.Node) -> Statistic | None:
+    root = known.moment(node.inputs[0], "root")
+    return None if root is None else replace(root, what="inverse")
+
+
+def _pow(known: Statistics, node: ir.Node) -> Statistic | None:
+    exponent = number(node.inputs[1])
+    if exponent == 2:
+        return _squared(known, node.inputs[0])
+    variance = known.moment(node.inputs[0], "variance")
+    if variance is not None and exponent in (0.5, -0.5):
+        return replace(variance, what="root" if exponent == 0.5 else "inverse")
+    return None
+
+
+def _cast(known: Statistics, node: ir.Node) -> Statistic | None:
+    result = node.outputs[0]
+    is_float = result.dtype is not None and result.dtype.is_floating_point()
+    found = known.of(node.inputs[0])
+    return found if is_float or isinstance(found, Extents) else None
+
+
+def _reshaped(known: Statistics, node: ir.Node) -> Statistic | None:
+    """A statistic or a count in another shape, or a picture laid flat."""
+    given = node.inputs[0]
+    found, picture = known.of(given), picture_of(given)
+    is_small = isinstance(found, Moment) and found.what not in ("centred", "square")
+    if is_small or (isinstance(found, Extents) and found.is_product):
+        return found
+    if node.op_type != "Reshape" or picture is None:
+        return None
+    if isinstance(found, Moment | Square):
+        layout = _layout_of(node, found.picture) if not found.layout else None
+        return None if layout is None else replace(found, layout=layout)
+    layout = _layout_of(node, picture) if found is None else None
+    return None if layout is None else Flat(picture, layout)
+
+
+def _shape(known: Statistics, node: ir.Node) -> Statistic | None:
+    picture = picture_of(node.inputs[0])
+    if picture is None:
+        return None
+    start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", 4)
+    over: dict[tuple[int, int], Over] = {(2, 4): "channel", (1, 4): "sample"}
+    if (start, end) != (0, 4) and (start, end) not in over:
+        return None
+    return Extents(picture, over.get((start, end)))
+
+
+def _gather(known: Statistics, node: ir.Node) -> Statistic | None:
+    found, index = known.of(node.inputs[0]), constant(node.inputs[1])
+    if not isinstance(found, Extents) or found.over is not None or index is None:
+        return None
+    over: dict[tuple[int, ...], Over] = {(2, 3): "channel", (1, 2, 3): "sample"}
+    picked = over.get(tuple(sorted(int(axis) % 4 for axis in index.reshape(-1).tolist())))
+    return None if picked is None else replace(found, over=picked)
+
+
+def _product(known: Statistics, node: ir.Node) -> Statistic | None:
+    found = known.of(node.inputs[0])
+    return replace(found, is_product=True) if isinstance(found, Extents) and found.over is not None else None
+
+
+_RULES: dict[str, Callable[[Statistics, ir.Node], Statistic | None]] = {
+    "ReduceMean": _mean,
+    "GlobalAveragePool": _mean,
+    "ReduceSum": _sum,
+    "ReduceSumSquare": _sum,
+    "Sub": _sub,
+    "Add": _add,
+    "Mul": _mul,
+    "Div": _div,
+    "Sqrt": _sqrt,
+    "Reciprocal": _reciprocal,
+    "Pow": _pow,
+    "Cast": _cast,
+    "Reshape": _reshaped,
+    "Unsqueeze": _reshaped,
+    "Squeeze": _reshaped,
+    "Expand": _reshaped,
+    "Shape": _shape,
+    "Gather": _gather,
+    "ReduceProd": _product,
+}

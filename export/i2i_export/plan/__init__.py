@@ -1,0 +1,1 @@
+"""TensorRT plans: candidate forms, the builder, and what a built plan contains."""

@@ -1,0 +1,1 @@
+"""From a training run to an ONNX engine; the only room of export that imports torch."""

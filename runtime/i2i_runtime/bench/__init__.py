@@ -1,0 +1,1 @@
+"""Measuring an engine and a pipeline, and comparing two measurements."""

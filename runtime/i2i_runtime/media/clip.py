@@ -1,0 +1,33 @@
+"""What a video file is, beside its pictures: all that the file written from it must have in common with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from i2i_runtime.media.colour import Colour
+
+CLIP = "clip"
+"""The key of `Frame.extra` under which a source puts the `Clip` that the frame was decoded from."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video stream of a file.
+
+    `width` and `height` are those of the stored pictures, before `rotation`: degrees counter-clockwise that a player
+    turns them by, as in the display matrix of ISO/IEC 14496-12. `rate` is the average, used by an encoder for its
+    rate control and never for timing. `sample_aspect` is width to height of one pixel, None where it is not said.
+    """
+
+    path: Path
+    stream_index: int
+    width: int
+    height: int
+    pixel_format: str
+    time_base: Fraction
+    rate: Fraction
+    colour: Colour
+    rotation: int = 0
+    sample_aspect: Fraction | None = None

@@ -1,0 +1,100 @@
+"""Figures of a running job for Prometheus, read from the pipeline at the moment they are asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from i2i_runtime.errors import UsageError
+from i2i_runtime.pipeline import Pipeline
+from i2i_runtime.sinks import Sink
+from i2i_runtime.sources import Source
+from i2i_runtime.uri import redact
+from i2i_runtime.web.auth import Access
+from i2i_runtime.web.server import WebServer
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+DEFAULT_PORT = 9100
+_QUANTILES = (0.5, 0.95, 0.99)
+
+
+class JobCollector:
+    """What Prometheus scrapes: counts, the age of the newest picture, latencies by stage, losses and
+    recoveries.
+    """
+
+    def __init__(self, pipeline: Pipeline, source: Source, sinks: tuple[Sink, ...]) -> None:
+        self._pipeline, self._source, self._sinks = pipeline, source, sinks
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        pipeline = self._pipeline
+        counts = {
+            "i2i_frames_in": ("Frames that the source delivered", pipeline.frames_in),
+            "i2i_frames_out": ("Frames handed to the outputs", pipeline.frames_out),
+            "i2i_frames_dropped": (
+                "Frames overtaken by a newer one before the first output",
+                pipeline.dropped,
+            ),
+            "i2i_frames_dropped_stale": ("Frames dropped for their age", pipeline.dropped_stale),
+            "i2i_source_outages": ("How often the source was lost", getattr(self._source, "outages", 0)),
+            "i2i_source_recoveries": ("How often it came back", getattr(self._source, "recoveries", 0)),
+        }
+        for name, (what, value) in counts.items():
+            yield CounterMetricFamily(name, what, value)
+        yield GaugeMetricFamily(
+            "i2i_age_seconds", "Age of the newest picture at hand-off", pipeline.age_ms / 1000
+        )
+        yield GaugeMetricFamily("i2i_fps", "New frames per second since the start", pipeline.fps)
+        latency = GaugeMetricFamily(
+            "i2i_latency_seconds", "Latency since the start", labels=("stage", "quantile")
+        )
+        for stage, histogram in pipeline.latencies.items():
+            for quantile in _QUANTILES:
+                seconds = histogram.percentile_ms(100 * quantile) / 1000
+                latency.add_metric((stage, str(quantile)), seconds)
+        yield latency
+        by_sink = CounterMetricFamily("i2i_output_dropped", "Frames an output missed", labels=("output",))
+        outages = CounterMetricFamily(
+            "i2i_output_outages", "How often an output was lost", labels=("output",)
+        )
+        for number, sink in enumerate(self._sinks):
+            label = (f"{number} {redact(sink.name)}",)
+            before = pipeline.dropped_by_sink.get(sink.name, 0)
+            by_sink.add_metric(label, before + getattr(sink, "dropped", 0))
+            outages.add_metric(label, getattr(sink, "outages", 0))
+        yield by_sink
+        yield outages
+
+
+class MetricsServer:
+    """Serves `/metrics`. Raises UsageError where the library is missing, SinkError where the address is
+    taken.
+    """
+
+    def __init__(self, access: Access, pipeline: Pipeline, source: Source, sinks: tuple[Sink, ...]) -> None:
+        if importlib.util.find_spec("prometheus_client") is None:
+            raise UsageError("--metrics needs prometheus-client: pip install 'i2i-stream[serve]'.")
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+        from starlette.responses import Response
+        from starlette.routing import Route
+
+        registry = CollectorRegistry()
+        collector: Any = JobCollector(pipeline, source, sinks)
+        registry.register(collector)
+
+        def metrics(request: Request) -> Response:
+            return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+        self._server = WebServer(access, [Route("/metrics", metrics)], "Metrics")
+        self.url = self._server.url
+
+    def close(self) -> None:
+        self._server.close()

@@ -1,0 +1,133 @@
+"""A folder of pictures, one for each frame, or a single picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from i2i_runtime.errors import SinkError
+from i2i_runtime.frame import Frame
+from i2i_runtime.media.alpha import fitting_alpha, narrowed
+from i2i_runtime.sinks import SinkOptions
+from i2i_runtime.sources.images import ORIGIN, PICTURE_SUFFIXES, PictureOrigin
+
+# What keeps 16 bits, alpha and a colour profile alike.
+_LOSSLESS = ".png"
+_KEEPS_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff"})
+_KEEPS_16_BIT = frozenset({".png", ".tif", ".tiff"})
+_PARAMETERS = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95]}
+
+
+def takes_pictures(location: str) -> bool:
+    """Whether an output path means pictures: a folder, a name without suffix, or a picture's suffix."""
+    path = Path(location)
+    return path.is_dir() or location.endswith(("/", os.sep)) or path.suffix.lower() in {"", *PICTURE_SUFFIXES}
+
+
+class PictureSink:
+    """Writes each frame under its source's name (or its number), whole or not at all.
+
+    Alpha, 16 bits and an RGB colour profile of the source picture are kept where the format holds them.
+    """
+
+    def __init__(self, path: Path, options: SinkOptions) -> None:
+        self.name = str(path)
+        self._single = path if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir() else None
+        self._folder = path if self._single is None else path.parent
+        self._written: set[str] = set()
+        self._checked = False
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SinkError(
+                f"The folder {self._folder} cannot be made ({error.strerror}): choose another --output."
+            ) from error
+
+    def write(self, translated: Frame, source: Frame) -> None:
+        origin = source.extra.get(ORIGIN)
+        if origin is not None and not self._checked:
+            self._spare(origin.sources)
+            self._checked = True
+        path = self._path(origin, source.index)
+        bgr = cv2.cvtColor(translated.pixels, cv2.COLOR_RGB2BGR)
+        suffix = path.suffix.lower()
+        kinds: list[int] = []
+        chunks: list[np.ndarray[tuple[int], np.dtype[np.uint8]]] = []
+        if origin is not None:
+            if origin.deep and suffix in _KEEPS_16_BIT:
+                bgr = bgr.astype(np.uint16) * 257
+            if origin.icc is not None:
+                kinds, chunks = [cv2.IMAGE_METADATA_ICCP], [np.frombuffer(origin.icc, np.uint8)]
+        alpha = fitting_alpha(translated, source)
+        if alpha is not None and suffix in _KEEPS_ALPHA:
+            bgr = np.dstack([bgr, narrowed(alpha) if bgr.dtype == np.uint8 else alpha])
+        parameters = _PARAMETERS.get(".jpg" if suffix == ".jpeg" else suffix, [])
+        encoded, data = cv2.imencodeWithMetadata(suffix, bgr, kinds, chunks, parameters)
+        if not encoded:
+            raise SinkError(f"{path} cannot be encoded as {suffix}: choose .png or .jpg.")
+        _write_whole(path, data.tobytes())
+
+    def finish(self) -> None:
+        if not self._written:
+            raise SinkError(f"Nothing was written to {self.name}, as the input gave no picture.")
+
+    def close(self) -> None:
+        return
+
+    def _path(self, origin: PictureOrigin | None, index: int) -> Path:
+        if self._single is not None:
+            if self._written:
+                raise SinkError(
+                    f"{self._single} takes one picture and the input has more: give a folder or a video file."
+                )
+            path = self._single
+        elif origin is None:
+            path = self._folder / f"{index:06d}{_LOSSLESS}"
+        else:
+            path = self._folder / _translated_name(origin.path, origin.icc is not None)
+            if path.name in self._written:
+                path = self._folder / f"{origin.path.stem}_{index:06d}{path.suffix}"
+        self._written.add(path.name)
+        return path
+
+    def _spare(self, sources: Sequence[Path]) -> None:
+        """Raises SinkError where any of the input's pictures would be written over."""
+        folders = {folder: folder.resolve() for folder in {source.parent for source in sources}}
+        spared = {folders[source.parent] / source.name for source in sources}
+        spared |= {source.resolve() for source in sources if source.is_symlink()}
+        names = {_translated_name(source, profile) for source in sources for profile in (False, True)}
+        into = self._folder.resolve()
+        for name in sorted(names) if self._single is None else [self._single.name]:
+            if into / name in spared:
+                raise SinkError(
+                    f"{self._folder / name} would overwrite a source picture: choose another folder as --output."
+                )
+
+
+_KEPT_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
+
+
+def _translated_name(source: Path, profile: bool) -> str:
+    """What the translated picture is called in a folder; `profile` says whether the source has one for its colours."""
+    suffix = source.suffix.lower()
+    # OpenCV writes no colour profile into TIFF.
+    kept = suffix in _KEPT_SUFFIXES and not (profile and suffix.startswith(".tif"))
+    return f"{source.stem}{suffix if kept else _LOSSLESS}"
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise SinkError(
+            f"{path} cannot be written ({error.strerror}): free some space or choose another --output."
+        ) from error

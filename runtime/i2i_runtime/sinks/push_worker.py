@@ -1,0 +1,87 @@
+"""The process that encodes and pushes one stream; started by `NetworkSink`, fed through its standard input.
+
+Opening an output through libavformat blocks without a time limit and holds Python's lock meanwhile. In a
+process of its own it can be killed, and neither the network nor the encoder slows the pipeline down.
+
+Input: one JSON line (`uri`, `format`, `options`, `height`, `width`, `bitrate`, `codec`), then per picture an
+int64 pts in microseconds and `height * width * 3` bytes RGB. Output: one JSON line per state change. The end
+of the input ends the stream properly.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, Colorspace
+
+_MICROSECOND = Fraction(1, 1_000_000)
+STAMP = struct.Struct("<q")
+
+
+def push(pictures: BinaryIO, job: dict[str, Any]) -> None:
+    """Encodes H.264 without look-ahead or B-frames, one key frame every two seconds at 30 fps, BT.709
+    limited range.
+    """
+    height, width = job["height"], job["width"]
+    with av.open(job["uri"], "w", format=job["format"], options=job["options"]) as container:
+        stream = container.add_stream(job["codec"], rate=30)
+        stream.height, stream.width = height - height % 2, width - width % 2
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = job["bitrate"]
+        context = stream.codec_context
+        context.time_base = _MICROSECOND
+        context.gop_size = 60
+        context.max_b_frames = 0
+        context.color_range = ColorRange.MPEG
+        context.colorspace = Colorspace.ITU709
+        if job["codec"] == "libx264":
+            context.options = {"preset": "ultrafast", "tune": "zerolatency"}
+        size = height * width * 3
+        sent = 0
+        while len(stamp := pictures.read(STAMP.size)) == STAMP.size:
+            data = pictures.read(size)
+            if len(data) < size:
+                break
+            picture = np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            frame = av.VideoFrame.from_ndarray(picture[: stream.height, : stream.width], format="rgb24")
+            frame = frame.reformat(
+                format="yuv420p",
+                src_color_range=ColorRange.JPEG,
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+            )
+            frame.pts, frame.time_base = STAMP.unpack(stamp)[0], _MICROSECOND
+            container.mux(stream.encode(frame))
+            sent += 1
+            if sent == 1:
+                _report(state="sending")
+        container.mux(stream.encode(None))
+
+
+def _report(**fields: Any) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    av.logging.set_level(av.logging.PANIC)
+    pictures = sys.stdin.buffer
+    job = json.loads(pictures.readline())
+    try:
+        push(pictures, job)
+    except (FFmpegError, OSError, ValueError) as error:
+        _report(state="failed", reason=str(getattr(error, "strerror", None) or error))
+        return 1
+    _report(state="finished")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""Closed segments and all other streams of the source become one file, while later segments are still made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import av
+import av.error
+
+from i2i_runtime.errors import SinkError
+from i2i_runtime.media.clip import Clip
+from i2i_runtime.sinks.journal import Journal, Segment
+
+_Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
+"""When a packet is due to be decoded, in seconds; its stream; and the packet."""
+_TIMECODE = re.compile(r"^\d\d:\d\d:\d\d(?:(?P<drop>[;.])|:)\d\d$")
+
+
+class Assembly:
+    """The file that a journal's segments become, with the audio, subtitles, chapters and tags of `clip`.
+
+    Nothing is encoded again, and the bytes depend on the segments alone, not on when they were joined. The newest
+    segment waits: how long its last picture lasts is known only from the next. `time_base` is the unit of the
+    journal's pts in seconds; a segment's own container may count in another. Methods raise OSError, FFmpegError,
+    and SinkError for a damaged segment.
+    """
+
+    def __init__(self, journal: Journal, clip: Clip | None, time_base: Fraction, target: Path) -> None:
+        self.target = target
+        self._journal, self._clip, self._time_base = journal, clip, time_base
+        self._film: _Film | None = None
+        self._joined = 0
+        self._depth = 0
+        self._step = 1
+        self._ahead: list[int] = []
+        """The decode times, as many as pictures are decoded ahead, that the next segment's first packets take."""
+
+    def join_next(self) -> None:
+        """Joins one segment if one waits: little enough work to be done beside any frame."""
+        if self._joined + 1 < len(self._journal.segments):
+            self._join()
+
+    def finish(self, *, whole: bool = True) -> list[str]:
+        """Joins what is left and completes the file; `whole=False` cuts the other streams where the pictures end.
+
+        Returns one sentence for each stream that the container cannot hold.
+        """
+        segments = self._journal.segments
+        while self._joined < len(segments):
+            self._join()
+        assert self._film is not None
+        try:
+            self._film.finish(None if whole else max(segments[-1].pts) * self._time_base)
+        except BaseException:
+            self.close()
+            raise
+        notes, self._film = self._film.notes, None
+        return notes
+
+    def close(self) -> None:
+        """Throws away what is joined and not finished; joining then begins anew. Safe to call twice."""
+        self._joined = 0
+        if self._film is not None:
+            film, self._film = self._film, None
+            with suppress(av.error.FFmpegError, OSError):
+                film.close()
+            self.target.unlink(missing_ok=True)
+
+    def _join(self) -> None:
+        """One more segment; all of them anew where it needs its pictures decoded further ahead than those before."""
+        segments = self._journal.segments
+        segment = segments[self._joined]
+        following = segments[self._joined + 1].pts if self._joined + 1 < len(segments) else ()
+        depth = _reorder_depth(segment)
+        if depth > self._depth:
+            self.close()
+            self._depth = depth
+            return
+        try:
+            self._add(segment, following)
+        except BaseException:
+            self.close()
+            raise
+        self._joined += 1
+
+    def _add(self, segment: Segment, following: tuple[int, ...]) -> None:
+        file = self._journal.folder / segment.file
+        due = sorted(segment.pts)
+        if self._film is None:
+            self._film = _Film(self.target, file, self._clip, self._time_base)
+            second = [*due, *sorted(following)][1:2]
+            self._step = second[0] - due[0] if second else 1
+            self._ahead = [due[0] - back * self._step for back in range(self._depth, 0, -1)]
+        decoded = [*self._ahead, *due]
+        ends = [*due[1:], min(following, default=due[-1] + self._step)]
+        lasts = {pts: end - pts for pts, end in zip(due, ends, strict=True)}
+        with av.open(file) as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+            if len(packets) != len(due):
+                raise SinkError(
+                    f"{file} is damaged (it holds {len(packets)} of {len(due)} pictures): --restart begins anew."
+                )
+            for packet, pts, dts in zip(packets, segment.pts, decoded, strict=False):
+                packet.time_base = self._time_base
+                packet.pts, packet.dts, packet.duration = pts, dts, lasts[pts]
+                self._film.add(packet)
+        self._ahead = decoded[len(due) :]
+
+
+def _reorder_depth(segment: Segment) -> int:
+    """How many packets a picture may be decoded before it is shown (the reorder depth of ISO/IEC 14496-10)."""
+    rank = {value: place for place, value in enumerate(sorted(segment.pts))}
+    return max(place - rank[value] for place, value in enumerate(segment.pts))
+
+
+class _Film:
+    """An open file that takes pictures in the order of their decoding and puts the other streams between them."""
+
+    def __init__(self, target: Path, segment: Path, clip: Clip | None, time_base: Fraction) -> None:
+        self.notes: list[str] = []
+        self._output = av.open(target, "w")
+        with av.open(segment) as template:
+            made = template.streams.video[0]
+            self._pictures = self._output.add_stream_from_template(made)
+            if self._output.format.name in ("mov", "mp4"):
+                # A new stream forgets the label: ProRes 4444 would be taken for 4:2:2, and Apple's players want hvc1.
+                label = {"prores": made.codec_context.codec_tag, "hevc": "hvc1"}.get(made.codec_context.name)
+                self._pictures.codec_context.codec_tag = label or self._pictures.codec_context.codec_tag
+            if made.metadata.get("alpha_mode") == "1":
+                # WebM's flag (AlphaMode) is set by the pixel format, which the template does not know.
+                self._pictures.codec_context.pix_fmt = "yuva420p"
+                if self._output.format.name not in ("matroska", "webm"):
+                    self.notes.append(
+                        f"the alpha channel was left out, as {self._output.format.name} holds none of VP9: "
+                        "a .webm or .mkv keeps it"
+                    )
+        self._pictures.time_base = time_base
+        self._source = None
+        self._others: Iterator[_Timed] = iter(())
+        if clip is not None:
+            if clip.rotation:
+                self._pictures.set_display_rotation(clip.rotation)
+            self._source = av.open(clip.path)
+            if (timecode := timecode_of(self._source, clip.stream_index)) is not None:
+                self._begin_at(timecode, clip.rate)
+            carried = _carry(self._source, self._output, clip, self.notes)
+            self._others = _other_packets(self._source, carried)
+        self._waiting = next(self._others, None)
+
+    def _begin_at(self, timecode: str, rate: Fraction) -> None:
+        """Tags the pictures with the timecode of the first, of which QuickTime and MP4 make a track."""
+        if (container := self._output.format.name) in ("mov", "mp4"):
+            pace, form = round(rate), _TIMECODE.match(timecode)
+            # FFmpeg would fail at the end of the job: a track counts at most 255 a second, and drops in thirties alone.
+            if form is None or not 0 < pace < 256 or (form["drop"] and pace % 30):
+                self.notes.append(
+                    f"the timecode {timecode} was left out, as {container} holds none of this kind for "
+                    f"{float(rate):.2f} frames per second"
+                )
+                return
+            self._pictures.codec_context.framerate = rate.limit_denominator(65535)
+        self._pictures.metadata["timecode"] = timecode
+
+    def add(self, picture: av.Packet[Any]) -> None:
+        """A packet of the pictures, its times in the film's time base; its dts is later than those before."""
+        assert picture.dts is not None
+        picture.stream = self._pictures
+        due = (picture.dts * picture.time_base, self._pictures.index)
+        while self._waiting is not None and self._waiting[:2] < due:
+            self._output.mux_one(self._waiting[2])
+            self._waiting = next(self._others, None)
+        self._output.mux_one(picture)
+
+    def finish(self, end: Fraction | None) -> None:
+        """Adds what the other streams still hold, up to `end` in seconds, and closes the file."""
+        over: set[int] = set()
+        while self._waiting is not None:
+            due, stream, packet = self._waiting
+            if end is None or due <= end:
+                self._output.mux_one(packet)
+            else:
+                over.add(stream)
+                if len(over) == len(self._output.streams) - 1:
+                    break
+            self._waiting = next(self._others, None)
+        self.close()
+
+    def close(self) -> None:
+        self._others = iter(())
+        if self._source is not None:
+            self._source.close()
+        self._output.close()
+
+
+def timecode_of(container: av.container.InputContainer, pictures: int) -> str | None:
+    """The timecode (SMPTE ST 12-1) of the first picture, as a tag or a track of its own says it."""
+    tags = [
+        container.streams[pictures].metadata,
+        *(s.metadata for s in container.streams),
+        container.metadata,
+    ]
+    found = (tag.get(key) for tag in tags for key in ("timecode", "TIMECODE"))
+    return next((text for text in found if text), None)
+
+
+def is_timecode(stream: av.stream.Stream) -> bool:
+    """Whether a stream holds the timecode and nothing else."""
+    return stream.type == "data" and "timecode" in stream.metadata
+
+
+def _carry(
+    source: av.container.InputContainer,
+    output: av.container.OutputContainer,
+    clip: Clip,
+    notes: list[str],
+) -> dict[int, av.stream.Stream]:
+    """Opens in `output` a stream for each of `source` beside the pictures; source index -> new stream."""
+    carried: dict[int, av.stream.Stream] = {}
+    output.metadata.update({key: text for key, text in source.metadata.items() if key.lower() != "timecode"})
+    output.set_chapters(source.chapters())
+    for stream in source.streams:
+        if stream.index == clip.stream_index:
+            continue
+        codec: Any = getattr(stream.codec_context, "codec", None)
+        if isinstance(stream, av.stream.AttachmentStream):
+            if output.format.name == "matroska":
+                output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+            else:
+                notes.append(f"an attachment was left out, as {output.format.name} holds none")
+        elif codec is None:
+            kind = getattr(stream, "name", None) or "of a kind unknown"
+            # QuickTime keeps chapters in a track, too.
+            if is_timecode(stream) or (kind == "bin_data" and source.chapters()):
+                continue
+            notes.append(
+                f"the {stream.type} stream {stream.index} ({kind}) was left out, as of the streams beside the pictures "
+                "only sound, subtitles, timecode and attachments are carried over"
+            )
+        elif codec.canonical_name not in output.supported_codecs:
+            notes.append(
+                f"the {stream.type} stream {stream.index} ({codec.canonical_name}) was left out, as "
+                f"{output.format.name} cannot hold it"
+            )
+        else:
+            carried[stream.index] = output.add_stream_from_template(stream)
+            carried[stream.index].metadata.update(stream.metadata)
+            carried[stream.index].disposition = stream.disposition
+    return carried
+
+
+def _other_packets(
+    source: av.container.InputContainer, carried: dict[int, av.stream.Stream]
+) -> Iterator[_Timed]:
+    if not carried:
+        return
+    wanted: Iterable[av.stream.Stream] = [source.streams[index] for index in carried]
+    for packet in source.demux(*wanted):
+        due = packet.dts if packet.dts is not None else packet.pts
+        if due is None or packet.size == 0:
+            continue
+        stream = carried[packet.stream_index]
+        when = due * packet.time_base
+        packet.stream = stream
+        yield when, stream.index, packet

@@ -1,0 +1,1 @@
+"""Stages that stand between the engine and the sinks."""

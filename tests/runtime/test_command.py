@@ -1,0 +1,152 @@
+"""What a stranger types wrong ends in one sentence before anything is written, and right things say so plainly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.errors import SinkError, SourceError, UsageError
+from i2i_runtime.report import write_json
+from i2i_runtime.sources import open_source
+from i2i_runtime.web.auth import ServerOptions, open_access
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    script = "from i2i_runtime.cli.stream import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"limit": 0}, "--limit 0 is too small"),
+        ({"limit": -3}, "--limit -3"),
+        ({"rate": 0}, "--rate 0"),
+        ({"threads": -2}, "--threads -2"),
+        ({"stall": 0.0}, "--stall 0 is no time to wait"),
+        ({"stall": float("nan")}, "--stall nan"),
+        ({"max_staleness": -1.0}, "--max-staleness -1"),
+        ({"input": ""}, "--input '' names nothing"),
+        ({"input": "file:"}, "--input 'file:' names nothing"),
+        ({"input": "webcam:"}, "--input 'webcam:' names nothing"),
+        ({"output": ["file:"]}, "--output 'file:' names no output"),
+        ({"output": ["null"]}, "write null:, or ./null for a folder"),
+        ({"output": ["mjpeg:8080"]}, "'8080' is no address to listen on"),
+        ({"input": "-"}, "save what comes through a pipe"),
+        ({"output": [""]}, "--output '' names no output"),
+        ({"output": ["-"]}, "nothing is written to a pipe"),
+        ({"output": ["o.mp4", "./o.mp4"]}, "--output ./o.mp4 is given twice"),
+        ({"output": ["mjpeg://@:1", "mjpeg://@:1"]}, "mjpeg://@:1 is given twice"),
+    ],
+)
+def test_options_without_a_meaning_are_usage_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"engine": "day2night", "input": "test://bars", "output": ["null:"], **options}
+    with pytest.raises(UsageError) as refused:
+        stream(StreamOptions(**given))
+    assert said in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_is_told() -> None:
+    assert command("--version").stdout == f"i2i-stream {version('i2i-stream')}\n"
+
+
+def test_the_end_is_told_in_words_and_as_json(engines: Any, tmp_path: Path) -> None:
+    job = ["-m", str(engines.identity), "-i", "test://bars", "--limit", "1"]
+    target = tmp_path / "a b.png"
+    told = command(*job, "-o", f"file://{target}").stderr.strip().splitlines()[-1]
+    assert told.startswith("1 frame in ")
+    assert told.endswith(f" 0 dropped, written to {target}")
+    assert "per second" not in told
+    event = json.loads(command(*job, "-o", "null:", "--json").stderr.strip().splitlines()[-1])
+    assert (event["event"], event["outcome"], event["frames"]) == ("ended", "done", 1)
+
+
+def test_a_camera_that_is_not_there_is_one_line() -> None:
+    refused = command("-m", "day2night", "-i", "/dev/video99", "-o", "null:", "--quiet")
+    assert refused.returncode == 1
+    lines = refused.stderr.strip().splitlines()
+    assert lines == [
+        "i2i-stream: Camera /dev/video99 cannot be opened (it is not there, or another program uses it): "
+        "see the cameras of this machine with i2i-doctor."
+    ]
+
+
+def test_a_pipe_is_named_as_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(SourceError, match="is a pipe or device"):
+        open_source(str(tmp_path / "pipe.mp4"))
+
+
+def test_resume_is_offered_only_where_something_is_done(engines: Any, make_clip: Callable[..., Path]) -> None:
+    clip = make_clip("nowhere.mp4", pts=[0, 512])
+    with pytest.raises(SinkError, match=r"cannot be written .* and has room\.$"):
+        stream(StreamOptions(str(engines.identity), input=str(clip), output=["/proc/o.mp4"], quiet=True))
+
+
+def test_a_report_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SinkError, match="cannot be written"):
+        write_json(tmp_path / "file" / "report.json", {})
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SinkError, match="Is a directory"):
+        write_json(tmp_path / "folder", {})
+
+
+def test_a_token_file_that_is_not_there_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        open_access("@0.0.0.0:1", 1, ServerOptions(token_file=tmp_path / "token"))
+    assert "(No such file or directory): give" in str(refused.value)
+
+
+def test_an_interrupt_that_a_library_turns_into_its_own_error_is_an_interrupt(engines: Any) -> None:
+    script = (
+        "import signal, os\n"
+        "import i2i_runtime.engines as engines\n"
+        "from i2i_runtime.cli.stream import main\n"
+        "def broken(*given):\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise ImportError('initialization failed')\n"
+        "engines.open_engine = broken\n"
+        "main()\n"
+    )
+    job = ["-m", str(engines.identity), "-i", "test://bars", "-o", "null:"]
+    ended = subprocess.run([sys.executable, "-c", script, *job], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "i2i-stream: interrupted\n")
+
+
+@pytest.mark.parametrize("name", ["stream", "bench", "doctor"])
+@pytest.mark.parametrize("when", ["imported", "run"])
+def test_an_interrupt_is_one_word_from_the_first_moment(name: str, when: str) -> None:
+    script = (
+        "import os, signal, sys, types\n"
+        f"from i2i_runtime.cli.entry import {name}\n"
+        "def interrupt():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "class Slow:\n"
+        "    def find_spec(self, module, path, target=None):\n"
+        f"        if module == 'i2i_runtime.cli.{name}':\n"
+        "            interrupt()\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "if sys.argv[1] == 'run':\n"
+        f"    sys.modules['i2i_runtime.cli.{name}'] = types.SimpleNamespace(main=interrupt)\n"
+        f"{name}()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, when], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (130, f"i2i-{name}: interrupted\n")
