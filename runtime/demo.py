@@ -1,4 +1,4 @@
-"""What `make demo` runs: a clip through the engine that ships, and a picture of six moments of it.
+"""What `make demo` runs: a clip through the engine that ships, and an image of six moments of it.
 
 Writes demo.mp4 (the translated video), demo.png (source above translated, six times) and demo.json (the report).
 """
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.errors import I2IError, SourceError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.sources import open_source
 
 MOMENTS = 6
@@ -36,7 +36,7 @@ class Demo:
 
 
 def main() -> int:
-    """Exit code 0 when video, picture and report are written."""
+    """Exit code 0 when video, image and report are written."""
     demo = tyro.cli(Demo)
     console = Console()
     console.print(f"Translating {demo.input} with {demo.engine} into {VIDEO} ...", highlight=False)
@@ -70,8 +70,8 @@ def write_sheet(source: str, translated: Path, frames: int, sheet: Path) -> None
     cv2.imwrite(str(sheet), np.vstack(rows)[:, :, ::-1])
 
 
-def _tiles(uri: str, wanted: set[int]) -> list[Picture]:
-    tiles: list[Picture] = []
+def _tiles(uri: str, wanted: set[int]) -> list[Image]:
+    tiles: list[Image] = []
     source = open_source(uri)
     try:
         index = 0
@@ -84,7 +84,7 @@ def _tiles(uri: str, wanted: set[int]) -> list[Picture]:
     finally:
         source.close()
     if not tiles:
-        raise SourceError(f"{uri} shows no frame a second time: give a clip to make the picture from.")
+        raise SourceError(f"{uri} shows no frame a second time: give a clip to make the image from.")
     return tiles
 
 

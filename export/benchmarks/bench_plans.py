@@ -41,7 +41,7 @@ from i2i_runtime.metadata import Provenance, SizePolicy
 from i2i_trainer.methods import METHODS
 
 _UNTRANSLATING = ("unit-digits", "distill")
-"""Methods without a generator of their own for pictures of free size."""
+"""Methods without a generator of their own for images of free size."""
 
 
 @dataclass(frozen=True)

@@ -127,41 +127,41 @@ def _half(method: str, pixels: tuple[int, int], device: torch.device, ours: bool
     network = fused(network) if ours else network
     network = network.to(device, torch.float16)
     to_channels_last(network)
-    picture = torch.rand(1, 3, *pixels, device=device, dtype=torch.float16) * 2 - 1
-    return network, picture.contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, *pixels, device=device, dtype=torch.float16) * 2 - 1
+    return network, image.contiguous(memory_format=torch.channels_last)
 
 
 def _in_torch(
     method: str, pixels: tuple[int, int], device: torch.device, *, ours: bool, mode: str | None
 ) -> Call:
-    network, picture = _half(method, pixels, device, ours)
+    network, image = _half(method, pixels, device, ours)
     called = network if mode is None else torch.compile(network, mode=mode, dynamic=False)
 
     def call() -> object:
         with torch.no_grad():
-            return called(picture)
+            return called(image)
 
     return call
 
 
 def _ahead_of_time(method: str, pixels: tuple[int, int], device: torch.device) -> Call:
-    network, picture = _half(method, pixels, device, ours=True)
+    network, image = _half(method, pixels, device, ours=True)
     with torch.no_grad():
-        program = torch.export.export(network, (picture,))
+        program = torch.export.export(network, (image,))
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "generator.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=path)
         loaded = torch._inductor.aoti_load_package(path)
-    return lambda: loaded(picture)
+    return lambda: loaded(image)
 
 
 def _in_tensorrt(method: str, pixels: tuple[int, int], device: torch.device) -> Call:
     import tensorrt as trt
 
-    network, picture = _half(method, pixels, device, ours=False)
+    network, image = _half(method, pixels, device, ours=False)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "generator.onnx"
-        torch.onnx.export(network, (picture,), str(path), dynamo=True, input_names=["source"], verbose=False)
+        torch.onnx.export(network, (image,), str(path), dynamo=True, input_names=["source"], verbose=False)
         logger = trt.Logger(trt.Logger.ERROR)
         builder = trt.Builder(logger)
         # Strong typing is a flag up to TensorRT 10 and the only mode from 11 on.
@@ -173,7 +173,7 @@ def _in_tensorrt(method: str, pixels: tuple[int, int], device: torch.device) -> 
         plan = builder.build_serialized_network(definition, builder.create_builder_config())
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     context = engine.create_execution_context()
-    source = picture.contiguous()
+    source = image.contiguous()
     translated = torch.empty_like(source)
     addresses = {"source": source, definition.get_output(0).name: translated}
     for name, tensor in addresses.items():

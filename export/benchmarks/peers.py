@@ -161,23 +161,23 @@ def eager_torch(job: Job) -> float:
         began_s = time.perf_counter()
         for frame in _opencv_frames(job):
             rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            picture = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 127.5 - 1
-            translated = ((network(picture)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+            image = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 127.5 - 1
+            translated = ((network(image)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
             cv2.cvtColor(translated, cv2.COLOR_RGB2BGR)
             done += 1
     return done / (time.perf_counter() - began_s)
 
 
 def engine_alone(job: Job) -> float:
-    """`infer` on pictures in memory."""
+    """`infer` on images in memory."""
     engine = open_engine(job.engine)
-    pictures = [cv2.cvtColor(f, cv2.COLOR_BGR2RGB) for f in _opencv_frames(Job(job.engine, job.clip, 8))]
-    picture_of = [np.asarray(picture, np.uint8) for picture in pictures]
-    engine.infer(picture_of[0])
+    images = [cv2.cvtColor(f, cv2.COLOR_BGR2RGB) for f in _opencv_frames(Job(job.engine, job.clip, 8))]
+    image_of = [np.asarray(image, np.uint8) for image in images]
+    engine.infer(image_of[0])
     durations = []
     for index in range(job.frames):
         began_s = time.perf_counter()
-        engine.infer(picture_of[index % len(picture_of)])
+        engine.infer(image_of[index % len(image_of)])
         durations.append(time.perf_counter() - began_s)
     return 1 / statistics.median(durations)
 
@@ -290,9 +290,9 @@ def scaled(clip: Path, target: Path, frames: int) -> Path:
         for index, frame in enumerate(source.decode(video=0)):
             if index == frames:
                 break
-            picture = frame.reformat(*SIZE, "yuv420p")
-            picture.pts, picture.time_base = index, Fraction(1, 25)
-            output.mux(stream.encode(picture))
+            image = frame.reformat(*SIZE, "yuv420p")
+            image.pts, image.time_base = index, Fraction(1, 25)
+            output.mux(stream.encode(image))
         output.mux(stream.encode(None))
     return target
 

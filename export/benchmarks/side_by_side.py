@@ -1,4 +1,4 @@
-"""Engines that could stand for each other, timed in turn on this machine's back ends: int8, smaller pictures, rewrites.
+"""Engines that could stand for each other, timed in turn on this machine's back ends: int8, smaller images, rewrites.
 
     python export/benchmarks/side_by_side.py ORIGINAL.onnx OTHER.onnx ... --frames CLIP [--sizes 640x360 1280x720]
     python export/benchmarks/side_by_side.py --table
@@ -26,7 +26,7 @@ from i2i_export.parity import psnr_db
 from i2i_export.precision.speed import times_in_turn
 from i2i_export.ssim import worst_ssim
 from i2i_runtime.engines import Backend, open_engine
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.media.size import parse_size
 
@@ -38,7 +38,7 @@ class Options:
     engines: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """The original first, then what could stand for it."""
     frames: Path | None = None
-    """Clip or folder whose pictures are translated; the rendered street if not given."""
+    """Clip or folder whose images are translated; the rendered street if not given."""
     sizes: tuple[str, ...] = ("640x360", "1280x720")
     backends: tuple[Backend, ...] = ("openvino", "onnxruntime")
     rounds: int = 41
@@ -54,31 +54,31 @@ def main() -> None:
         frame = read_frames(options.frames, 1)[0]
         for text in options.sizes:
             width, height = parse_size(text) or (640, 360)
-            picture = fit(frame, height, width)
-            truth = translated(options.engines[0], picture)
+            image = fit(frame, height, width)
+            truth = translated(options.engines[0], image)
             for backend in options.backends:
-                for row in measure(options, backend, picture, truth):
+                for row in measure(options, backend, image, truth):
                     with ROWS.open("a", encoding="utf-8") as out:
                         out.write(json.dumps(row) + "\n")
     print(tables(read_rows()))
 
 
-def translated(engine: Path, picture: Picture) -> Picture:
+def translated(engine: Path, image: Image) -> Image:
     opened = open_engine(engine, "onnxruntime")
     try:
-        return opened.infer(picture)
+        return opened.infer(image)
     finally:
         opened.close()
 
 
-def measure(options: Options, backend: Backend, picture: Picture, truth: Picture) -> list[dict[str, Any]]:
+def measure(options: Options, backend: Backend, image: Image, truth: Image) -> list[dict[str, Any]]:
     """One row per engine."""
     engines = [open_engine(path, backend) for path in options.engines]
-    pictures = [engine.infer(picture) for engine in engines]
-    times_ms = times_in_turn(engines, picture, rounds=options.rounds, fewest=3, budget_s=options.seconds)
-    height, width = picture.shape[:2]
+    images = [engine.infer(image) for engine in engines]
+    times_ms = times_in_turn(engines, image, rounds=options.rounds, fewest=3, budget_s=options.seconds)
+    height, width = image.shape[:2]
     rows = []
-    for path, engine, result, times in zip(options.engines, engines, pictures, times_ms, strict=True):
+    for path, engine, result, times in zip(options.engines, engines, images, times_ms, strict=True):
         rows.append(
             {
                 "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -1,11 +1,11 @@
-"""Picture quality against latency of students of several widths: what to give up for speed, measured.
+"""Image quality against latency of students of several widths: what to give up for speed, measured.
 
     python export/benchmarks/student_front.py --teacher runs/NAME --data DIR --students FOLDER [--steps N]
 
 Trains a student per width with `i2i-train distill`, exports it, and measures it on this machine's fastest back end at
 1280x720, all students in turn so that they meet the same noise. Students that FOLDER holds already are not trained
 again, so that a second call measures alone, on a machine that does nothing else. Quality is the likeness to the teacher
-on pictures of the test split that neither has seen. Rows go to student_front.jsonl beside this file, the picture to
+on images of the test split that neither has seen. Rows go to student_front.jsonl beside this file, the image to
 student_front.png; the chosen widths are those no other student beats in both.
 """
 
@@ -76,15 +76,15 @@ class Row:
 def main() -> None:
     options = tyro.cli(Options)
     _, config = read_config(options.teacher)
-    pictures = held_back(options.data, config)
+    images = held_back(options.data, config)
     teacher = load_method(options.teacher).inference()
-    wanted = [translate(teacher, picture) for picture in pictures]
+    wanted = [translate(teacher, image) for image in images]
     students = [train(shape, options) for shape in WIDTHS]
     durations = measure([engine for _, engine in students], options.threads)
     rows = []
     for shape, (run, engine), times in zip(WIDTHS, students, durations, strict=True):
         student = load_method(run).inference()
-        likeness = [psnr_db(translate(student, p), w) for p, w in zip(pictures, wanted, strict=True)]
+        likeness = [psnr_db(translate(student, p), w) for p, w in zip(images, wanted, strict=True)]
         rows.append(
             Row(
                 *shape,
@@ -109,16 +109,16 @@ def main() -> None:
 
 
 def held_back(data: Path, config: TrainConfig) -> list[NDArray[np.uint8]]:
-    """Source pictures of the test split, cut to multiples of 16 pixels."""
+    """Source images of the test split, cut to multiples of 16 pixels."""
     domains = find_domains(replace(config, data=data), "test")
-    pictures = [picture.read(360) for picture in domains.a]
-    return [p[: p.shape[0] // 16 * 16, : p.shape[1] // 16 * 16] for p in pictures]
+    images = [image.read(360) for image in domains.a]
+    return [p[: p.shape[0] // 16 * 16, : p.shape[1] // 16 * 16] for p in images]
 
 
-def translate(network: Inference, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+def translate(network: Inference, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """`[H, W, 3] uint8` -> `[3, H, W] float32` in [-1, 1]."""
     with torch.inference_mode():
-        tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
         return np.asarray(network(tensor)[0])
 
 
@@ -151,14 +151,14 @@ def train(shape: tuple[int, int, int, int], options: Options) -> tuple[Path, Pat
 def measure(engines: list[Path], threads: int, rounds: int = 15) -> list[list[float]]:
     """Milliseconds per frame of every engine, measured in turn."""
     opened = [open_engine(engine, threads=threads) for engine in engines]
-    picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)
     for engine in opened:
-        engine.infer(picture)
+        engine.infer(image)
     durations: list[list[float]] = [[] for _ in engines]
     for _ in range(rounds):
         for times, engine in zip(durations, opened, strict=True):
             began_s = time.perf_counter()
-            engine.infer(picture)
+            engine.infer(image)
             times.append((time.perf_counter() - began_s) * 1000)
     return durations
 
@@ -190,7 +190,7 @@ def draw(rows: list[Row]) -> None:
         )
     axes.set_xlim(0, 1.3 * max(r.latency_ms for r in rows))
     axes.set_xlabel(f"latency at 1280x720, ms ({rows[0].backend}, {rows[0].threads} threads)")
-    axes.set_ylabel("likeness to the teacher on held-back pictures, dB PSNR")
+    axes.set_ylabel("likeness to the teacher on held-back images, dB PSNR")
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(CHART, dpi=110)

@@ -51,7 +51,7 @@ class ExportOptions:
     style: str | None = None
     """`input` leaves the style to the runtime, `fixed:NAME` or `fixed:0.3,-1,...` bakes one in."""
     frames: Path | None = None
-    """Clip, or folder of clips or pictures, for the gate and to calibrate int8; rendered ones if not given."""
+    """Clip, or folder of clips or images, for the gate and to calibrate int8; rendered ones if not given."""
     name: str | None = None
     """Name written into the metadata; the output's name if not given."""
     licence: str = ""
@@ -59,7 +59,7 @@ class ExportOptions:
     for_cpu: bool = False
     """Also rewrite what makes the engine faster on processors and slower on GPUs; int8 in uint8 codes."""
     guided: int | None = None
-    """Translate the picture this many times smaller, and bring the change to full size by a guided filter; for runs
+    """Translate the image this many times smaller, and bring the change to full size by a guided filter; for runs
     and for any engine in fp32."""
     insist: bool = False
     """Write an int8 engine also where this machine does not run it faster than the original."""
@@ -103,13 +103,13 @@ class AdoptOptions:
     stride: int | None = None
     """Multiple that height and width must have, for networks that take several sizes; found by trying 1 to 64 if not
     given."""
-    direction: str = "picture -> translated"
+    direction: str = "image -> translated"
     """What the engine says it does."""
     licence: str | None = None
     """Licence of the weights; the foreign file's own statement if not given."""
     name: str | None = None
     frames: Path | None = None
-    """Clip or folder whose pictures prove that the wrapped network gives the network's own picture."""
+    """Clip or folder whose images prove that the wrapped network gives the network's own image."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -182,7 +182,7 @@ def _encoder_beside(engine: EngineFile, source: Path, console: Console) -> bytes
         return source.with_name(style.encoder).read_bytes()
     except OSError:
         console.print(
-            f"{style.encoder} does not lie beside {source}: the new engine reads no style off a picture, "
+            f"{style.encoder} does not lie beside {source}: the new engine reads no style off an image, "
             "unless it is put there and this is run again.",
             highlight=False,
             soft_wrap=True,

@@ -1,4 +1,4 @@
-"""Real frames for the gate and for calibration: from a clip, a folder of pictures, or the rendered street."""
+"""Real frames for the gate and for calibration: from a clip, a folder of images, or the rendered street."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from i2i_export.errors import CalibrationError, ExportError
 from i2i_export.sizes import FRAMES_IN_GATE
 from i2i_runtime.errors import I2IError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.sources import SourceOptions, open_source
 
 _CLIPS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
@@ -21,8 +21,8 @@ _LOOKED_AT = 240
 """Frames at the start of a source over which the chosen ones are spread: about ten seconds of a clip."""
 
 
-def read_frames(source: Path | None, count: int) -> list[Picture]:
-    """`count` frames `[H, W, 3] uint8 RGB` spread over a clip, a folder of clips or of pictures.
+def read_frames(source: Path | None, count: int) -> list[Image]:
+    """`count` frames `[H, W, 3] uint8 RGB` spread over a clip, a folder of clips or of images.
 
     Without a source they are of the rendered street. Fewer where the source holds fewer. Raises ExportError where
     nothing can be read.
@@ -32,11 +32,11 @@ def read_frames(source: Path | None, count: int) -> list[Picture]:
     except I2IError as error:
         raise ExportError(f"--frames cannot be used: {error}") from error
     if not frames:
-        raise ExportError(f"--frames {source} holds no picture that can be read: name a clip or a folder.")
+        raise ExportError(f"--frames {source} holds no image that can be read: name a clip or a folder.")
     return frames
 
 
-def read_held_back_frames(source: Path, count: int) -> tuple[list[Picture], list[Picture]]:
+def read_held_back_frames(source: Path, count: int) -> tuple[list[Image], list[Image]]:
     """`count` frames to calibrate with, and later ones of the same source to judge the result by.
 
     Raises ExportError where there are not two frames.
@@ -50,7 +50,7 @@ def read_held_back_frames(source: Path, count: int) -> tuple[list[Picture], list
     return frames[:-held_back], frames[-held_back:]
 
 
-def _rendered_frames(count: int) -> list[Picture]:
+def _rendered_frames(count: int) -> list[Image]:
     frames = []
     for skip in np.linspace(0, _LOOKED_AT - 1, count, dtype=int).tolist():
         street = open_source("test://street", SourceOptions(size=(640, 360), skip=skip))
@@ -61,8 +61,8 @@ def _rendered_frames(count: int) -> list[Picture]:
     return frames
 
 
-def _frames_of(source: Path, count: int) -> list[Picture]:
-    """From a folder of clips some of every clip, the clips in turn; the pictures of a folder, or one clip."""
+def _frames_of(source: Path, count: int) -> list[Image]:
+    """From a folder of clips some of every clip, the clips in turn; the images of a folder, or one clip."""
     clips = sorted(path for path in source.glob("*") if path.suffix.lower() in _CLIPS)
     if not clips:
         return _spread_frames(source, count)
@@ -71,7 +71,7 @@ def _frames_of(source: Path, count: int) -> list[Picture]:
     return in_turn[:count]
 
 
-def _spread_frames(source: Path, count: int) -> list[Picture]:
+def _spread_frames(source: Path, count: int) -> list[Image]:
     opened = open_source(f"file:{source}")
     try:
         total = min(opened.frame_count or _LOOKED_AT, _LOOKED_AT)
@@ -88,7 +88,7 @@ def _spread_frames(source: Path, count: int) -> list[Picture]:
         opened.close()
 
 
-def fit(frame: Picture, height: int, width: int) -> Picture:
+def fit(frame: Image, height: int, width: int) -> Image:
     """Scales a frame until it covers `height` x `width` and crops the middle; never stretches."""
     scale = max(height / frame.shape[0], width / frame.shape[1])
     scaled_height, scaled_width = (
@@ -101,6 +101,6 @@ def fit(frame: Picture, height: int, width: int) -> Picture:
     return np.ascontiguousarray(scaled[top : top + height, left : left + width], dtype=np.uint8)
 
 
-def fit_all(frames: Sequence[Picture], sizes: Sequence[tuple[int, int]]) -> list[Picture]:
+def fit_all(frames: Sequence[Image], sizes: Sequence[tuple[int, int]]) -> list[Image]:
     """Every frame at every (height, width)."""
     return [fit(frame, height, width) for height, width in sizes for frame in frames]

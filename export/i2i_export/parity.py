@@ -18,27 +18,27 @@ from rich.table import Table
 from i2i_export.enginefile import extra_feeds, first_line
 from i2i_export.errors import ExportError
 from i2i_export.ssim import worst_ssim
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 PSNR_CEILING_DB = 99.0
-"""Stated for equal pictures, whose ratio has no value."""
+"""Stated for equal images, whose ratio has no value."""
 
 
 @dataclass(frozen=True)
 class Translation:
     """One translated frame before and after rounding.
 
-    `unrounded`: `[H, W, 3] float32 RGB in [-1, 1]`, already clamped; `picture`: `[H, W, 3] uint8`.
+    `unrounded`: `[H, W, 3] float32 RGB in [-1, 1]`, already clamped; `image`: `[H, W, 3] uint8`.
     """
 
     unrounded: NDArray[np.float32]
-    picture: Picture
+    image: Image
 
 
 class Translator(Protocol):
     """Anything that translates one `[H, W, 3] uint8` frame."""
 
-    def translate(self, frame: Picture, style: NDArray[np.float32] | None) -> Translation: ...
+    def translate(self, frame: Image, style: NDArray[np.float32] | None) -> Translation: ...
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class OnnxTranslator:
         self._inputs = {entry.name for entry in self._session.get_inputs()}
         self._extras = extra_feeds(model)
 
-    def translate(self, frame: Picture, style: NDArray[np.float32] | None) -> Translation:
+    def translate(self, frame: Image, style: NDArray[np.float32] | None) -> Translation:
         feeds: dict[str, NDArray[np.generic]] = {**self._extras, "frame": frame[None]}
         if style is not None and "style" in self._inputs:
             feeds["style"] = style
@@ -177,13 +177,13 @@ class OnnxTranslator:
             raise ExportError(
                 f"the engine does not run at {width}x{height} ({first_line(error)}): fix another size with --size."
             ) from error
-        picture: Picture = outputs[0][0]
+        image: Image = outputs[0][0]
         if self._tap:
             levels = outputs[1][0].transpose(1, 2, 0) if self._channels_first else outputs[1][0]
             unrounded = levels.astype(np.float32) / np.float32(127.5) - 1
         else:
-            unrounded = picture.astype(np.float32) / np.float32(127.5) - 1
-        return Translation(unrounded, picture)
+            unrounded = image.astype(np.float32) / np.float32(127.5) - 1
+        return Translation(unrounded, image)
 
 
 def cpu_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -205,7 +205,7 @@ def compare(
     title: str,
     truth: Translator,
     candidate: Translator,
-    frames: Sequence[Picture],
+    frames: Sequence[Image],
     bound: Bound,
     style: NDArray[np.float32] | None = None,
 ) -> Report:
@@ -227,21 +227,21 @@ def require(report: Report, subject: str, remedy: str) -> None:
         )
 
 
-def psnr_db(wanted: Picture, got: Picture) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB, at most `PSNR_CEILING_DB`."""
+def psnr_db(wanted: Image, got: Image) -> float:
+    """Peak signal-to-noise ratio of two uint8 images in dB, at most `PSNR_CEILING_DB`."""
     mse = float(np.mean((wanted.astype(np.float64) - got.astype(np.float64)) ** 2))
     return PSNR_CEILING_DB if mse == 0 else min(PSNR_CEILING_DB, 10 * float(np.log10(255.0**2 / mse)))
 
 
 def _row(wanted: Translation, got: Translation) -> Row:
-    if wanted.picture.shape != got.picture.shape:
+    if wanted.image.shape != got.image.shape:
         raise ExportError(
-            f"the two forms give different sizes, {wanted.picture.shape[:2]} and {got.picture.shape[:2]}: "
-            "the network does not keep the picture's size for this frame, fix one with --size."
+            f"the two forms give different sizes, {wanted.image.shape[:2]} and {got.image.shape[:2]}: "
+            "the network does not keep the image's size for this frame, fix one with --size."
         )
     errors = np.abs(wanted.unrounded - got.unrounded)
-    steps = np.abs(wanted.picture.astype(np.int16) - got.picture.astype(np.int16))
-    height, width = got.picture.shape[:2]
+    steps = np.abs(wanted.image.astype(np.int16) - got.image.astype(np.int16))
+    height, width = got.image.shape[:2]
     return Row(
         height,
         width,
@@ -249,8 +249,8 @@ def _row(wanted: Translation, got: Translation) -> Row:
         mean_abs=float(errors.mean()),
         max_255=int(steps.max()),
         off=float(np.mean(steps > 0)),
-        psnr_db=psnr_db(wanted.picture, got.picture),
-        ssim=worst_ssim(wanted.picture, got.picture),
+        psnr_db=psnr_db(wanted.image, got.image),
+        ssim=worst_ssim(wanted.image, got.image),
     )
 
 

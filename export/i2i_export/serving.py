@@ -2,7 +2,7 @@
 
     DIR/NAME/config.pbtxt      the server's model configuration (protobuf text)
     DIR/NAME/1/model.onnx      or model.plan
-    DIR/NAME/client.py         translates a picture through the server
+    DIR/NAME/client.py         translates an image through the server
 
 The server keeps one frame per request (batch 1 is part of the engine contract), so it batches nothing and runs several
 instances instead.
@@ -46,8 +46,8 @@ def repository_from_engine(engine: Path, repository: Path) -> Path:
 
 def config_from_metadata(metadata: EngineMetadata, platform: str) -> str:
     """The server's configuration as protobuf text (message `inference.ModelConfig`)."""
-    picture = _dims(metadata.size)
-    inputs = [_tensor("frame", "TYPE_UINT8", picture)]
+    image = _dims(metadata.size)
+    inputs = [_tensor("frame", "TYPE_UINT8", image)]
     if metadata.style is not None:
         inputs.append(_tensor("style", "TYPE_FP32", (1, metadata.style.size)))
     inputs += [_tensor(extra.name, "TYPE_FP32", extra.shape) for extra in metadata.extra_inputs]
@@ -58,7 +58,7 @@ def config_from_metadata(metadata: EngineMetadata, platform: str) -> str:
             f"platform: {_quoted(platform)}",
             "max_batch_size: 0",
             *(f"input {entry}" for entry in inputs),
-            f"output {_tensor('translated', 'TYPE_UINT8', picture)}",
+            f"output {_tensor('translated', 'TYPE_UINT8', image)}",
             "instance_group { count: 1 kind: KIND_AUTO }",
             _warm_up(metadata, warm),
             f"parameters {{ key: {_quoted('i2i')} value {{ string_value: {_quoted(metadata.to_json())} }} }}",
@@ -107,9 +107,9 @@ def _quoted(text: str) -> str:
 def _client(metadata: EngineMetadata) -> str:
     size = metadata.size
     fitting = (
-        f"cv2.resize(picture, ({size.min_width}, {size.min_height}))  # the engine takes this size alone"
+        f"cv2.resize(image, ({size.min_width}, {size.min_height}))  # the engine takes this size alone"
         if size.is_fixed
-        else f"cv2.copyMakeBorder(picture, 0, -height % {size.stride}, 0, -width % {size.stride}, "
+        else f"cv2.copyMakeBorder(image, 0, -height % {size.stride}, 0, -width % {size.stride}, "
         "cv2.BORDER_REFLECT_101)"
     )
     style = ""
@@ -120,7 +120,7 @@ def _client(metadata: EngineMetadata) -> str:
             "inputs[-1].set_data_from_numpy(style)\n"
         )
     direction = repr(metadata.direction)[1:-1].replace('"', r"\"")
-    return f'''"""Translates a picture ({direction}) through a running Triton Inference Server.
+    return f'''"""Translates an image ({direction}) through a running Triton Inference Server.
 
     pip install "tritonclient[http]" opencv-python
     python client.py SOURCE.jpg TRANSLATED.png [HOST:PORT]
@@ -132,8 +132,8 @@ import cv2
 import numpy as np
 from tritonclient.http import InferenceServerClient, InferInput
 
-picture = cv2.cvtColor(cv2.imread(sys.argv[1]), cv2.COLOR_BGR2RGB)
-height, width = picture.shape[:2]
+image = cv2.cvtColor(cv2.imread(sys.argv[1]), cv2.COLOR_BGR2RGB)
+height, width = image.shape[:2]
 frame = {fitting}
 inputs = [InferInput("frame", [1, *frame.shape], "UINT8")]
 inputs[0].set_data_from_numpy(frame[None])

@@ -11,7 +11,7 @@ SMALLEST = 64
 """Dynamic engines take frames from this side on: below it, reflection pads and instance norms degenerate."""
 
 FRAMES_IN_GATE = 2
-"""Frames per size: enough to meet a second picture, few enough for a network of 70 GMACs on a laptop."""
+"""Frames per size: enough to meet a second image, few enough for a network of 70 GMACs on a laptop."""
 
 _TALLEST, _WIDEST = 4320, 7680
 

@@ -12,7 +12,7 @@ import torch
 import tyro
 from harness import Bench, BenchCommand, Call, channels_last, command
 
-from i2i_kernels.colour import Impl, nv12_from_picture, picture_from_nv12, picture_from_rgb, rgb_from_picture
+from i2i_kernels.colour import Impl, image_from_nv12, image_from_rgb, nv12_from_image, rgb_from_image
 from i2i_kernels.dispatch import HAS_TRITON
 
 SHAPES = ((256, 256), (512, 512), (720, 1280), (1080, 1920), (1440, 2560), (2160, 3840))
@@ -28,22 +28,22 @@ def benches(options: BenchCommand) -> list[Bench]:
         return torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
 
     def from_rgb(impl: Impl | None, h: int, w: int) -> Call:
-        return partial(picture_from_rgb, frame(1, h, w, 3), dtype=dtype, impl=impl)
+        return partial(image_from_rgb, frame(1, h, w, 3), dtype=dtype, impl=impl)
 
     def to_rgb(impl: Impl | None, h: int, w: int) -> Call:
-        return partial(rgb_from_picture, channels_last((1, 3, h, w), options.dtype, device), impl=impl)
+        return partial(rgb_from_image, channels_last((1, 3, h, w), options.dtype, device), impl=impl)
 
     def from_nv12(impl: Impl | None, h: int, w: int) -> Call:
-        return partial(picture_from_nv12, frame(1, h * 3 // 2, w), w, dtype=dtype, impl=impl)
+        return partial(image_from_nv12, frame(1, h * 3 // 2, w), w, dtype=dtype, impl=impl)
 
     def to_nv12(impl: Impl | None, h: int, w: int) -> Call:
-        return partial(nv12_from_picture, channels_last((1, 3, h, w), options.dtype, device), impl=impl)
+        return partial(nv12_from_image, channels_last((1, 3, h, w), options.dtype, device), impl=impl)
 
     conversions = {
-        "picture from rgb": (from_rgb, 3.0),
-        "rgb from picture": (to_rgb, 3.0),
-        "picture from nv12": (from_nv12, 1.5),
-        "nv12 from picture": (to_nv12, 1.5),
+        "image from rgb": (from_rgb, 3.0),
+        "rgb from image": (to_rgb, 3.0),
+        "image from nv12": (from_nv12, 1.5),
+        "nv12 from image": (to_nv12, 1.5),
     }
     impls: list[Impl] = ["triton", "reference"] if device.type == "cuda" and HAS_TRITON else ["reference"]
     return [

@@ -1,4 +1,4 @@
-"""The norm pair at the six shapes of a ResNet-9 generator: body and ends of 256, 512 and 720p pictures.
+"""The norm pair at the six shapes of a ResNet-9 generator: body and ends of 256, 512 and 720p images.
 
     python kernels/benchmarks/bench_norm.py --device cuda
 

@@ -2,7 +2,7 @@
 
     python kernels/benchmarks/bench_pyramid.py --device cuda
 
-Bytes that must move: the fine picture once, the coarse one once, and for a band the fine one once more.
+Bytes that must move: the fine image once, the coarse one once, and for a band the fine one once more.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ SHAPES = ((256, 256), (512, 512), (720, 1280), (1080, 1920), (1440, 2560), (2160
 """H, W; three channels."""
 
 
-def plain_band(low: Tensor, picture: Tensor) -> Tensor:
+def plain_band(low: Tensor, image: Tensor) -> Tensor:
     """The band as plain torch takes it."""
-    return up_reference(low, picture, -1.0)
+    return up_reference(low, image, -1.0)
 
 
-def our_band(low: Tensor, picture: Tensor) -> Tensor:
+def our_band(low: Tensor, image: Tensor) -> Tensor:
     """The band in one pass."""
-    return up(low, add=picture, scale=-1.0)
+    return up(low, add=image, scale=-1.0)
 
 
 def benches(options: BenchCommand) -> list[Bench]:
-    """Down, and the band `picture - up(low)`."""
+    """Down, and the band `image - up(low)`."""
     device = torch.device(options.device)
 
     def downwards(function: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Call:

@@ -132,7 +132,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def channels_last(shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:
-    """A random picture `[N, C, H, W]`."""
+    """A random image `[N, C, H, W]`."""
     values = torch.randn(shape, device=device).to(getattr(torch, dtype))
     return values.contiguous(memory_format=torch.channels_last)
 

@@ -56,7 +56,7 @@ class CompiledKernel:
     ptx: str
     cubin: bytes
     grid: tuple[str, str, str]
-    """Blocks in x, y and z, each an expression over N, C, H and W of the input picture."""
+    """Blocks in x, y and z, each an expression over N, C, H and W of the input image."""
     block: int
     """Threads per block."""
     shared: int

@@ -1,4 +1,4 @@
-"""What the kernels need of the machine and of their pictures, and the sentence where it is not there."""
+"""What the kernels need of the machine and of their images, and the sentence where it is not there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def kernels_fit(x: Tensor) -> bool:
-    """True where `impl=None` should take a kernel for the picture `[N, C, H, W]`."""
+    """True where `impl=None` should take a kernel for the image `[N, C, H, W]`."""
     fits = x.is_cuda and HAS_TRITON and x.dtype in DTYPES
     return fits and x.is_contiguous(memory_format=torch.channels_last)
 
@@ -36,17 +36,17 @@ def require_kernels(x: Tensor, impl: str) -> None:
         )
 
 
-def require_kernel_input(picture: Tensor, name: str, impl: str) -> None:
-    """Raises RuntimeError, TypeError or ValueError where a kernel cannot read the picture `[N, C, H, W]`."""
-    require_kernels(picture, impl)
-    if picture.dtype not in DTYPES:
-        raise TypeError(f"the {impl} kernels take float16, bfloat16 or float32, {name} is {picture.dtype}")
-    if not picture.is_contiguous(memory_format=torch.channels_last):
+def require_kernel_input(image: Tensor, name: str, impl: str) -> None:
+    """Raises RuntimeError, TypeError or ValueError where a kernel cannot read the image `[N, C, H, W]`."""
+    require_kernels(image, impl)
+    if image.dtype not in DTYPES:
+        raise TypeError(f"the {impl} kernels take float16, bfloat16 or float32, {name} is {image.dtype}")
+    if not image.is_contiguous(memory_format=torch.channels_last):
         raise ValueError(
-            f"{name} {list(picture.shape)} has strides {picture.stride()}, the {impl} kernels need channels-last: "
+            f"{name} {list(image.shape)} has strides {image.stride()}, the {impl} kernels need channels-last: "
             "call .contiguous(memory_format=torch.channels_last)"
         )
-    if picture.shape[1:].numel() >= 2**31:
+    if image.shape[1:].numel() >= 2**31:
         raise ValueError(
-            f"one sample of {name} {list(picture.shape)} has 2^31 elements or more, kernels count in int32"
+            f"one sample of {name} {list(image.shape)} has 2^31 elements or more, kernels count in int32"
         )

@@ -28,7 +28,7 @@ def launch(kernel: Any, grid: tuple[int, ...]) -> Any:
     return kernel[grid] if INTERPRETED else wrap_triton(kernel)[grid]
 
 
-def empty_picture(like: Tensor, height: int, width: int, channels: int | None = None) -> Tensor:
+def empty_image(like: Tensor, height: int, width: int, channels: int | None = None) -> Tensor:
     """`[N, C, height, width]`, channels-last, of the dtype and device of `like`, and its channels unless given."""
     n, c = like.shape[0], channels or like.shape[1]
     memory_format = torch.channels_last

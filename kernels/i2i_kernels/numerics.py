@@ -21,10 +21,10 @@ from torch import Tensor
 
 from i2i_kernels.colour import (
     Coding,
-    nv12_from_picture,
-    picture_from_nv12,
-    picture_from_rgb,
-    rgb_from_picture,
+    image_from_nv12,
+    image_from_rgb,
+    nv12_from_image,
+    rgb_from_image,
 )
 from i2i_kernels.conv_norm import conv_norm
 from i2i_kernels.kind import Kind
@@ -156,42 +156,39 @@ def pyramid_case(
 
 
 def rgb_case(name: str, shape: tuple[int, int, int], dtype: str) -> Case:
-    """Bytes to a picture and back; the way back is exact."""
+    """Bytes to an image and back; the way back is exact."""
 
     def run(device: torch.device) -> Errors:
         torch.manual_seed(0)
         frame = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8).to(device)
-        picture = picture_from_rgb(frame, dtype=DTYPES[dtype], impl="triton")
+        image = image_from_rgb(frame, dtype=DTYPES[dtype], impl="triton")
         want = frame.double().permute(0, 3, 1, 2) / 127.5 - 1
-        back = rgb_from_picture(picture * 1.5, impl="triton")
+        back = rgb_from_image(image * 1.5, impl="triton")
         clamped = (
-            ((picture.float() * 1.5).to(picture.dtype).double() + 1)
-            .mul(127.5)
-            .clamp(0, 255)
-            .permute(0, 2, 3, 1)
+            ((image.float() * 1.5).to(image.dtype).double() + 1).mul(127.5).clamp(0, 255).permute(0, 2, 3, 1)
         )
-        return {"picture": _error(picture, want), "bytes": float((back.double() - clamped).abs().max())}
+        return {"image": _error(image, want), "bytes": float((back.double() - clamped).abs().max())}
 
     # Half a byte is the rounding itself; what stands past it are a few float32 steps at 255.
-    return Case("colour", name, run, {"picture": ROUNDING[dtype], "bytes": 0.5 + 1e-4})
+    return Case("colour", name, run, {"image": ROUNDING[dtype], "bytes": 0.5 + 1e-4})
 
 
 def nv12_case(name: str, size: tuple[int, int, int, int], coding: Coding, dtype: str) -> Case:
-    """NV12 of N, H, W and pitch to a picture and back, against the plain version in float32."""
+    """NV12 of N, H, W and pitch to an image and back, against the plain version in float32."""
 
     def run(device: torch.device) -> Errors:
         torch.manual_seed(0)
         n, h, w, pitch = size
         frame = torch.randint(0, 256, (n, h * 3 // 2, pitch), dtype=torch.uint8).to(device)
         options: Any = {"coding": coding, "dtype": DTYPES[dtype]}
-        picture = picture_from_nv12(frame, w, **options, impl="triton")
-        want = picture_from_nv12(frame, w, coding=coding, dtype=torch.float32, impl="reference")
-        back = nv12_from_picture(picture, pitch=pitch, coding=coding, impl="triton")
-        plain = nv12_from_picture(picture, pitch=pitch, coding=coding, impl="reference")
-        return {"picture": _error(picture, want), "bytes": float((back.int() - plain.int()).abs().max())}
+        image = image_from_nv12(frame, w, **options, impl="triton")
+        want = image_from_nv12(frame, w, coding=coding, dtype=torch.float32, impl="reference")
+        back = nv12_from_image(image, pitch=pitch, coding=coding, impl="triton")
+        plain = nv12_from_image(image, pitch=pitch, coding=coding, impl="reference")
+        return {"image": _error(image, want), "bytes": float((back.int() - plain.int()).abs().max())}
 
     # A value that lies on a rounding boundary may fall either way: one byte.
-    return Case("colour", name, run, {"picture": ROUNDING[dtype], "bytes": 1.0})
+    return Case("colour", name, run, {"image": ROUNDING[dtype], "bytes": 1.0})
 
 
 def conv_case(name: str, shape: tuple[int, int, int, int], out: int, kind: Kind, dtype: str) -> Case:

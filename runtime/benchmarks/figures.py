@@ -25,7 +25,7 @@ import tyro
 
 from i2i_runtime.bench.rows import append_row
 from i2i_runtime.engines import Backend, engine_path, open_engine, slots_for_throughput
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks import SinkOptions, open_sink
 from i2i_runtime.sources import open_source
@@ -104,9 +104,9 @@ def _measured(way: Callable[[], int]) -> Way:
 
 
 def _engine_alone(options: Figures) -> int:
-    engine, pictures = open_engine(options.engine), _pictures(options, 8)
+    engine, images = open_engine(options.engine), _images(options, 8)
     for number in range(options.frames):
-        engine.infer(pictures[number % len(pictures)])
+        engine.infer(images[number % len(images)])
     return options.frames
 
 
@@ -142,7 +142,7 @@ def _plain_loop(options: Figures, output: Path) -> int:
     return frames
 
 
-def _pictures(options: Figures, count: int) -> list[Picture]:
+def _images(options: Figures, count: int) -> list[Image]:
     source = open_source(str(options.clip))
     frames = [source.read() for _ in range(count)]
     source.close()
@@ -154,14 +154,14 @@ def _psnr(options: Figures) -> float:
     backend: Backend = "onnxruntime"
     reference, picked = open_engine(options.engine, backend), open_engine(options.engine)
     errors = [
-        np.mean((reference.infer(picture).astype(np.float64) - picked.infer(picture)) ** 2)
-        for picture in _pictures(options, 20)
+        np.mean((reference.infer(image).astype(np.float64) - picked.infer(image)) ** 2)
+        for image in _images(options, 20)
     ]
     return float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)))
 
 
 def _first_frame(options: Figures) -> list[str]:
-    # One frame into a picture: from the start of the process to its end, all that a user waits for and more.
+    # One frame into an image: from the start of the process to its end, all that a user waits for and more.
     return ["-m", options.engine, "-i", str(options.clip), "-o", "null:", "--limit", "1", "--quiet"]
 
 

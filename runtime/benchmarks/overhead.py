@@ -7,7 +7,7 @@
     python runtime/benchmarks/overhead.py memory ../shared/data/videos/imageiobin__cockatoo_yuv420.mp4
 
 `time` does the work of every stage alone (decode and to RGB; engine; from RGB, encode and put together), on the very
-pictures of the job, and then the whole job, in turn, `repeats` times, so that a busy machine slows all of them alike.
+images of the job, and then the whole job, in turn, `repeats` times, so that a busy machine slows all of them alike.
 Processor time is that of the whole process, all threads. Ratios are made within one round; medians of them count:
 
 - processor: the job over the sum of its stages. What is above 1 is the pipeline's own.

@@ -61,8 +61,8 @@ def engine_alone(options: Options, precision: str, *, rows: bool) -> tuple[float
         arrange_rows(model)
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
-    picture = np.random.default_rng(0).integers(0, 256, (1, SIZE[1], SIZE[0], 3)).astype(np.uint8)
-    infer = partial(request.infer, {"frame": picture}, share_inputs=True)
+    image = np.random.default_rng(0).integers(0, 256, (1, SIZE[1], SIZE[0], 3)).astype(np.uint8)
+    infer = partial(request.infer, {"frame": image}, share_inputs=True)
     infer()
     return timed(lambda: [infer() for _ in range(options.frames)], options.frames)
 

@@ -6,7 +6,7 @@ For each clip: the frames at `--size`, translated three ways (as they are; with 
 held and blended), the warping error of each against the untouched source
 (`i2i_runtime.stages.temporal.warping_error`), how much detail is left (variance of the Laplacian, blended over
 plain), the processor time of one frame on one thread, and, at every cut, the largest difference between the
-blended and the plain picture right behind it: 0 means no ghost. Adds one row a clip to stability.jsonl beside
+blended and the plain image right behind it: 0 means no ghost. Adds one row a clip to stability.jsonl beside
 this file.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 
 from i2i_runtime.engines import engine_path, open_engine
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.sources import open_source
 from i2i_runtime.stages.temporal import Steadier, hold, warping_error
@@ -34,7 +34,7 @@ ROWS = Path(__file__).parent / "stability.jsonl"
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measures how much calmer the pictures of an engine become."""
+    """Measures how much calmer the images of an engine become."""
 
     engine: str
     clips: tuple[Path, ...]
@@ -45,22 +45,22 @@ class Measurement:
     strength: float = 0.6
 
 
-def read(clip: Path, options: Measurement) -> list[Picture]:
+def read(clip: Path, options: Measurement) -> list[Image]:
     source = open_source(f"file:{clip}")
-    pictures: list[Picture] = []
-    while len(pictures) < options.frames and (frame := source.read()) is not None:
+    images: list[Image] = []
+    while len(images) < options.frames and (frame := source.read()) is not None:
         small = cv2.resize(frame.pixels, (options.width, options.height), interpolation=cv2.INTER_AREA)
-        pictures.append(np.asarray(small, np.uint8))
+        images.append(np.asarray(small, np.uint8))
     source.close()
-    return pictures
+    return images
 
 
-def frame_of(pixels: Picture, index: int) -> Frame:
+def frame_of(pixels: Image, index: int) -> Frame:
     return Frame(pixels, index, index, Fraction(1, 25), 0.0)
 
 
-def detail(pictures: list[Picture]) -> float:
-    return float(np.mean([cv2.Laplacian(picture, cv2.CV_32F).var() for picture in pictures]))
+def detail(images: list[Image]) -> float:
+    return float(np.mean([cv2.Laplacian(image, cv2.CV_32F).var() for image in images]))
 
 
 def measure(clip: Path, options: Measurement) -> dict[str, object]:
@@ -68,13 +68,13 @@ def measure(clip: Path, options: Measurement) -> dict[str, object]:
     path = engine_path(options.engine)
     engine = open_engine(path)
     sources = read(clip, options)
-    held: list[Picture] = []
+    held: list[Image] = []
     began_s = time.thread_time()
-    for picture in sources:
-        held.append(hold(held[-1] if held else None, picture, options.noise))
+    for image in sources:
+        held.append(hold(held[-1] if held else None, image, options.noise))
     hold_ms = (time.thread_time() - began_s) * 1000 / len(sources)
-    plain = [engine.infer(picture) for picture in sources]
-    calm = [engine.infer(picture) for picture in held]
+    plain = [engine.infer(image) for image in sources]
+    calm = [engine.infer(image) for image in held]
     engine.close()
     stage, steadied, ghosts = Steadier(options.strength), [], []
     began_s = time.thread_time()
@@ -85,8 +85,8 @@ def measure(clip: Path, options: Measurement) -> dict[str, object]:
             ghosts.append(int(cv2.absdiff(steadied[-1], translated).max()))
     blend_ms = (time.thread_time() - began_s) * 1000 / len(sources)
     errors = {
-        name: warping_error(zip(sources, pictures, strict=True))
-        for name, pictures in (("source", sources), ("plain", plain), ("held", calm), ("steady", steadied))
+        name: warping_error(zip(sources, images, strict=True))
+        for name, images in (("source", sources), ("plain", plain), ("held", calm), ("steady", steadied))
     }
     return {
         "clip": clip.name,

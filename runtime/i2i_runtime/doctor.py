@@ -236,7 +236,7 @@ def refusal_of_encoder(name: str) -> str | None:
         packets = [*context.encode(frame), *context.encode(None)]
     except (FFmpegError, ValueError) as error:
         return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
-    return None if packets else "gave no picture back"
+    return None if packets else "gave no image back"
 
 
 def _screens() -> Iterator[Finding]:
@@ -264,7 +264,7 @@ def _virtual_camera() -> Iterator[Finding]:
     try:
         path = virtualcam.find_loopback()
     except SinkError:
-        detail = "no loopback device, so other programs cannot open the pictures as a camera"
+        detail = "no loopback device, so other programs cannot open the images as a camera"
         yield Finding("virtual camera", "v4l2loopback", False, detail, virtualcam.INSTALL)
         return
     descriptor = os.open(path, os.O_RDWR)

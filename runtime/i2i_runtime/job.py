@@ -192,11 +192,11 @@ def translate_folder(
     line: ProgressLine,
     *,
     resume: bool,
-    pictures: Path | None = None,
+    images: Path | None = None,
 ) -> Outcome:
     """`one` for every clip, into `folder` under the clip's name; a clip that fails does not stop the others.
 
-    Last come the pictures of the folder `pictures`, if that is given. With `resume`, clips whose output is whole are
+    Last come the images of the folder `images`, if that is given. With `resume`, clips whose output is whole are
     passed over. Raises KeyboardInterrupt, and UsageError where the clips themselves lie in `folder`.
     """
     if any(clip.parent.resolve() == folder.resolve() for clip in clips):
@@ -204,10 +204,10 @@ def translate_folder(
     failures: list[str] = []
     reports: list[dict[str, Any]] = []
     jobs = list(zip(clips, _targets(folder, clips), strict=True))
-    if pictures is not None:
-        jobs.append((pictures, folder))
+    if images is not None:
+        jobs.append((images, folder))
     for number, (clip, target) in enumerate(jobs, 1):
-        if resume and clip != pictures and is_whole(target):
+        if resume and clip != images and is_whole(target):
             line.say(f"{number}/{len(jobs)} {clip.name}: done before")
             continue
         line.begin(f"{number}/{len(jobs)} {clip.name}")
@@ -221,7 +221,7 @@ def translate_folder(
             line.say(f"{number}/{len(jobs)} {clip.name}: {outcome.sentence}")
             if outcome.exit_code != 0:
                 failures.append(f"{clip.name}: damaged, {len(outcome.report['losses'])} losses")
-    whole, what = len(jobs) - len(failures), "clips" if pictures is None else "parts, clips and pictures,"
+    whole, what = len(jobs) - len(failures), "clips" if images is None else "parts, clips and images,"
     sentence = "\n".join(
         [f"{whole} of {len(jobs)} {what} are whole", *(f"failed: {text}" for text in failures)]
     )

@@ -1,4 +1,4 @@
-"""What a viewer is told about a live job: age of the picture, new frames per second, drops, engine time."""
+"""What a viewer is told about a live job: age of the image, new frames per second, drops, engine time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WINDOW_S = 2.0
 
 @dataclass(frozen=True)
 class Figures:
-    """One reading. `fps` counts new pictures alone, neither cards nor repeats; `dropped` those that were
+    """One reading. `fps` counts new images alone, neither cards nor repeats; `dropped` those that were
     overtaken.
     """
 

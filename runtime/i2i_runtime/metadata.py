@@ -44,7 +44,7 @@ class StyleSpec:
 
     `default` is used when the user names none; `presets` are named codes. `encoder` is the file name, beside the
     engine, of an ONNX network `frame` uint8 `[1, H, W, 3]` -> `style` float32 `[1, size]` that reads a code off a
-    reference picture, or None.
+    reference image, or None.
     """
 
     size: int

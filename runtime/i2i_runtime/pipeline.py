@@ -75,7 +75,7 @@ class Pipeline:
     """One job: everything that `source` gives, through `engine` and `stages`, to all of `sinks`.
 
     `run` closes source, stages and sinks; the engine stays open, to be used again. `size` is (width, height) that
-    pictures are scaled to before the engine, None leaves them. A frame older than `max_staleness_s` when its turn
+    images are scaled to before the engine, None leaves them. A frame older than `max_staleness_s` when its turn
     comes is dropped. A stage that is busy with one frame for longer than `stall_s` ends the job. The card of a lost
     source passes by the engine and is not counted.
     """

@@ -24,7 +24,7 @@ _QUANTILES = (0.5, 0.95, 0.99)
 
 
 class JobCollector:
-    """What Prometheus scrapes: counts, the age of the newest picture, latencies by stage, losses and
+    """What Prometheus scrapes: counts, the age of the newest image, latencies by stage, losses and
     recoveries.
     """
 
@@ -49,7 +49,7 @@ class JobCollector:
         for name, (what, value) in counts.items():
             yield CounterMetricFamily(name, what, value)
         yield GaugeMetricFamily(
-            "i2i_age_seconds", "Age of the newest picture at hand-off", pipeline.age_ms / 1000
+            "i2i_age_seconds", "Age of the newest image at hand-off", pipeline.age_ms / 1000
         )
         yield GaugeMetricFamily("i2i_fps", "New frames per second since the start", pipeline.fps)
         latency = GaugeMetricFamily(

@@ -12,9 +12,9 @@ from i2i_runtime.metadata import EngineMetadata
 
 
 def style_from_text(text: str, metadata: EngineMetadata, engine_path: Path) -> NDArray[np.float32]:
-    """float32 `[1, S]` from a preset's name, numbers with commas, `random:SEED`, or a reference picture.
+    """float32 `[1, S]` from a preset's name, numbers with commas, `random:SEED`, or a reference image.
 
-    Raises UsageError and EngineError, SourceError where the picture cannot be read.
+    Raises UsageError and EngineError, SourceError where the image cannot be read.
     """
     spec = metadata.style
     if spec is None:
@@ -27,25 +27,23 @@ def style_from_text(text: str, metadata: EngineMetadata, engine_path: Path) -> N
             raise UsageError(f"--style {text} needs a whole number as its seed, for example random:7.")
         return np.random.default_rng(int(seed)).standard_normal((1, spec.size)).astype(np.float32)
     if Path(text).is_file():
-        return _style_from_picture(Path(text), spec.size, spec.encoder, engine_path)
+        return _style_from_image(Path(text), spec.size, spec.encoder, engine_path)
     try:
         code = np.asarray([[float(value) for value in text.split(",")]], np.float32)
     except ValueError:
         presets = ", ".join(sorted(spec.presets)) or "none"
         raise UsageError(
             f"--style {text} is neither a preset ({presets}), nor {spec.size} numbers with commas, "
-            "nor random:SEED, nor a picture file."
+            "nor random:SEED, nor an image file."
         ) from None
     if code.shape != (1, spec.size) or not np.isfinite(code).all():
         raise UsageError(f"--style takes {spec.size} finite numbers and was given {code.size}: {text}")
     return code
 
 
-def _style_from_picture(
-    picture: Path, size: int, encoder: str | None, engine_path: Path
-) -> NDArray[np.float32]:
+def _style_from_image(image: Path, size: int, encoder: str | None, engine_path: Path) -> NDArray[np.float32]:
     if encoder is None:
-        raise EngineError("This engine reads no style off a picture: give a preset, numbers or random:SEED.")
+        raise EngineError("This engine reads no style off an image: give a preset, numbers or random:SEED.")
     path = engine_path.with_name(encoder)
     if not path.is_file():
         raise EngineError(
@@ -53,16 +51,16 @@ def _style_from_picture(
         )
     import onnxruntime
 
-    from i2i_runtime.sources.images import read_picture
+    from i2i_runtime.sources.images import read_image
 
-    pixels, _ = read_picture(picture)
+    pixels, _ = read_image(image)
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (code,) = session.run(["style"], {"frame": pixels[None]})
     except Exception as error:  # onnxruntime's errors share no base class
         raise EngineError(
-            f"The style encoder {path} failed on {picture} ({str(error).splitlines()[0][:160]}): "
-            "export the engine again, or try another picture."
+            f"The style encoder {path} failed on {image} ({str(error).splitlines()[0][:160]}): "
+            "export the engine again, or try another image."
         ) from error
     if code.shape != (1, size):
         raise EngineError(

@@ -1,6 +1,6 @@
 """Whether a translated file is whole: the same frames at the same times, the same sound, tags and colour as its source.
 
-Everything but the pictures themselves is compared: what `i2i-stream verify IN OUT` prints, and writes as JSON.
+Everything but the images themselves is compared: what `i2i-stream verify IN OUT` prints, and writes as JSON.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Compares a translated video with its source in all but the pictures; exit 1 where they disagree."""
+    """Compares a translated video with its source in all but the images; exit 1 where they disagree."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """The video that was translated."""
@@ -62,7 +62,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Another stream than the pictures: its packets' times and a digest of their bytes."""
+    """Another stream than the images: its packets' times and a digest of their bytes."""
 
     kind: str
     codec: str
@@ -162,23 +162,23 @@ def _read(path: Path) -> _Film:
 
 
 def _film(container: av.container.InputContainer) -> _Film:
-    pictures = container.streams.video[0]
-    decoder = decoder_of(pictures)
+    images = container.streams.video[0]
+    decoder = decoder_of(images)
     decoder.thread_type = "AUTO"
     keep_times(container)
-    tick = pictures.time_base or Fraction(1, 1000)
-    pace = (pictures.average_rate or pictures.guessed_rate or Fraction(30)) * tick
+    tick = images.time_base or Fraction(1, 1000)
+    pace = (images.average_rate or images.guessed_rate or Fraction(30)) * tick
     pts: list[int] = []
     rotation = damage = 0
     transparent = False
     frame_colour = (2, 0)
     # Attachments have no packets, and timecode is a track in one container and a tag in another.
     others = [s for s in container.streams if s.type != "attachment" and not is_timecode(s)]
-    others.remove(pictures)
+    others.remove(images)
     digests = {s.index: hashlib.sha256() for s in others}
     packet_times: dict[int, list[Fraction]] = {index: [] for index in digests}
     for packet in container.demux():
-        if packet.stream.index == pictures.index:
+        if packet.stream.index == images.index:
             try:
                 frames = [f for f in decoder.decode(packet) if isinstance(f, av.VideoFrame)]
             except av.error.FFmpegError:
@@ -193,15 +193,15 @@ def _film(container: av.container.InputContainer) -> _Film:
         elif packet.size and packet.stream.index in digests:
             digests[packet.stream.index].update(bytes(packet))
             packet_times[packet.stream.index].append((packet.pts or 0) * packet.time_base)
-    context = pictures.codec_context
+    context = images.codec_context
     full = frame_colour[1] == 2 or (context.pix_fmt or "").startswith("yuvj")
     rgb = context.format is not None and is_rgb(context.format.name)
     return _Film(
         tick=tick,
         times=tuple(moment * tick for moment in pts),
-        size=(pictures.width, pictures.height),
+        size=(images.width, images.height),
         rotation=rotation % 360,
-        sample_aspect=pictures.sample_aspect_ratio or Fraction(1),
+        sample_aspect=images.sample_aspect_ratio or Fraction(1),
         depth=max((c.bits for c in context.format.components), default=8)
         if context.format is not None
         else 8,
@@ -219,7 +219,7 @@ def _film(container: av.container.InputContainer) -> _Film:
         ),
         attachments=tuple(s.name or "" for s in container.streams if s.type == "attachment"),
         chapters=tuple(_chapter(entry) for entry in container.chapters()),
-        timecode=timecode_of(container, pictures.index),
+        timecode=timecode_of(container, images.index),
         tags={
             key.lower(): value for key, value in container.metadata.items() if key.lower() not in _OWN_TAGS
         },

@@ -93,8 +93,8 @@ def fuzz_engine(rng: random.Random, folder: Path) -> None:
     path = folder / "damaged.onnx"
     path.write_bytes(mutated(_engine(), rng))
     engine = OnnxRuntimeEngine(path, threads=1)
-    picture = np.zeros((rng.choice([1, 8, 17]), rng.choice([1, 8, 17]), 3), np.uint8)
-    if engine.infer(picture).shape != picture.shape:
+    image = np.zeros((rng.choice([1, 8, 17]), rng.choice([1, 8, 17]), 3), np.uint8)
+    if engine.infer(image).shape != image.shape:
         raise Wrong("another size came back")
 
 
@@ -265,22 +265,22 @@ def fuzz_uri(rng: random.Random, folder: Path) -> None:
 
 
 def fuzz_names(rng: random.Random, folder: Path) -> None:
-    """Pictures whose sources have hostile names, into a folder."""
+    """Images whose sources have hostile names, into a folder."""
     from i2i_runtime.sinks import SinkOptions
-    from i2i_runtime.sinks.images import PictureSink
-    from i2i_runtime.sources.images import ORIGIN, PictureOrigin
+    from i2i_runtime.sinks.images import ImageSink
+    from i2i_runtime.sources.images import ORIGIN, ImageOrigin
 
     inside = folder / "out"
     parts = ["..", "/", "a", ".png", "\\", " ", ".", "é", "x" * 245, "\n", "-", "~", ".partial", "%00"]
     name = "".join(rng.choice(parts) for _ in range(rng.randint(1, 8)))
     if not Path(name).name.strip("."):
         return  # no file can be called that
-    picture = np.zeros((4, 4, 3), np.uint8)
-    origin = PictureOrigin(Path(name), deep=False, alpha=None, icc=None)
-    frame = Frame(picture, 0, 0, Fraction(1, 25), 0.0, {ORIGIN: origin})
+    image = np.zeros((4, 4, 3), np.uint8)
+    origin = ImageOrigin(Path(name), deep=False, alpha=None, icc=None)
+    frame = Frame(image, 0, 0, Fraction(1, 25), 0.0, {ORIGIN: origin})
     before = _files(folder)
     try:
-        sink = PictureSink(inside, SinkOptions())
+        sink = ImageSink(inside, SinkOptions())
         sink.write(frame, frame)
     finally:
         new = _files(folder) - before

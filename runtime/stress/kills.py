@@ -55,7 +55,7 @@ def main() -> None:
         if _end(_start(options, output)) != 0:
             sys.exit("the job fails even when it is left alone")
         whole_s = time.monotonic() - began_s
-        undisturbed, its_bytes = _pictures(output), output.read_bytes()
+        undisturbed, its_bytes = _images(output), output.read_bytes()
         for number in range(options.kills):
             output.unlink(missing_ok=True)
             killed_s = dice.uniform(0.05, 1.0) * whole_s
@@ -65,7 +65,7 @@ def main() -> None:
             killed = _end(job) == -signal.SIGKILL
             kept = _kept(output)
             resumed = _end(_start(options, output, "--resume"))
-            same = resumed == 0 and _pictures(output) == undisturbed
+            same = resumed == 0 and _images(output) == undisturbed
             same = same and all(
                 check.agrees for check in compare_files(options.clip, output) if check.name != "size"
             )
@@ -117,7 +117,7 @@ def _kept(output: Path) -> int:
     return sum(len(json.loads(line)["pts"]) for line in lines if line.endswith("}"))
 
 
-def _pictures(film: Path) -> list[tuple[int | None, str]]:
+def _images(film: Path) -> list[tuple[int | None, str]]:
     with av.open(film) as container:
         return [
             (frame.pts, hashlib.sha256(frame.to_ndarray().tobytes()).hexdigest())

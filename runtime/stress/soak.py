@@ -1,4 +1,4 @@
-"""Live jobs watched for a long time: age of the picture, memory, file descriptors, losses and recoveries.
+"""Live jobs watched for a long time: age of the image, memory, file descriptors, losses and recoveries.
 
     python runtime/stress/soak.py freshest --minutes 30     # engine three times slower than the source
     python runtime/stress/soak.py losses --count 200        # a network source that dies and comes back
@@ -30,7 +30,7 @@ import tyro
 
 from i2i_runtime.backoff import Backoff
 from i2i_runtime.engines import Engine, open_engine
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.media.no_signal import is_slate
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
@@ -56,7 +56,7 @@ class StandInCamera:
 
     def __init__(self, rate: float) -> None:
         street = Street(WIDTH, HEIGHT)
-        self._pictures = [street.draw(index) for index in range(0, 40, 5)]
+        self._images = [street.draw(index) for index in range(0, 40, 5)]
         self._period_s = 1.0 / rate
         self._start_s = time.monotonic()
         self._index = itertools.count()
@@ -68,7 +68,7 @@ class StandInCamera:
             return None
         now_s = time.monotonic()
         pts = round((now_s - self._start_s) * 1e6)
-        return Frame(self._pictures[index % 8].copy(), index, pts, Fraction(1, 1_000_000), now_s)
+        return Frame(self._images[index % 8].copy(), index, pts, Fraction(1, 1_000_000), now_s)
 
     def close(self) -> None:
         self._closing.set()
@@ -85,9 +85,9 @@ class StandInEngine:
     def __init__(self, engine_ms: float) -> None:
         self._engine_s = engine_ms / 1000
 
-    def infer(self, picture: Picture, style: Any = None) -> Picture:
+    def infer(self, image: Image, style: Any = None) -> Image:
         end_s = time.monotonic() + self._engine_s
-        translated = picture.copy()
+        translated = image.copy()
         time.sleep(max(0.0, end_s - time.monotonic()))
         return translated
 
@@ -96,7 +96,7 @@ class StandInEngine:
 
 
 class AgeSink:
-    """Remembers the age of each picture at hand-off until `taken` asks."""
+    """Remembers the age of each image at hand-off until `taken` asks."""
 
     name = "ages"
 
@@ -196,7 +196,7 @@ class Losses:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-        server = _PictureServer(port)
+        server = _ImageServer(port)
         source = open_network_source(
             f"http://127.0.0.1:{port}/translated.mjpg",
             timeouts=StreamTimeouts(open_s=5.0, read_s=2.0),
@@ -210,7 +210,7 @@ class Losses:
             server.close()
             while not is_slate(_read(source)):
                 pass
-            server = _PictureServer(port)
+            server = _ImageServer(port)
             back_s = time.monotonic()
             while is_slate(_read(source)):
                 cards += 1
@@ -230,8 +230,8 @@ class Losses:
         }
 
 
-class _PictureServer:
-    """Shows one picture 50 times a second on a page."""
+class _ImageServer:
+    """Shows one image 50 times a second on a page."""
 
     def __init__(self, port: int) -> None:
         self._sink = MjpegSink(Access("127.0.0.1", port))
@@ -240,11 +240,11 @@ class _PictureServer:
         self._thread.start()
 
     def _show(self) -> None:
-        picture = np.full((180, 320, 3), 90, np.uint8)
+        image = np.full((180, 320, 3), 90, np.uint8)
         for index in itertools.count():
             if self._closing.wait(0.02):
                 return
-            frame = Frame(picture, index, index, Fraction(1, 50), time.monotonic())
+            frame = Frame(image, index, index, Fraction(1, 50), time.monotonic())
             self._sink.write(frame, frame)
 
     def close(self) -> None:
@@ -288,9 +288,9 @@ class HeldBackEngine:
         self._engine, self._engine_s = engine, engine_ms / 1000
         self.metadata, self.backend, self.reason = engine.metadata, engine.backend, "held back"
 
-    def infer(self, picture: Picture, style: Any = None) -> Picture:
+    def infer(self, image: Image, style: Any = None) -> Image:
         end_s = time.monotonic() + self._engine_s
-        translated = self._engine.infer(picture, style)
+        translated = self._engine.infer(image, style)
         time.sleep(max(0.0, end_s - time.monotonic()))
         return translated
 
@@ -301,7 +301,7 @@ class HeldBackEngine:
 @dataclass(frozen=True)
 class Replay:
     """What `i2i-stream --engine ENGINE --input replay:CLIP --policy freshest` does with an engine too slow for the
-    clip: the age of the shown picture from the clip's beginning to its end.
+    clip: the age of the shown image from the clip's beginning to its end.
     """
 
     clip: Annotated[Path, tyro.conf.Positional]

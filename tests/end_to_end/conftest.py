@@ -1,4 +1,4 @@
-"""Tiny data for the whole way from pictures to translated frames."""
+"""Tiny data for the whole way from images to translated frames."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ Frames = NDArray[np.uint8]
 
 
 def small(name: str, **options: Any) -> TrainConfig:
-    """The method's `small` preset, for two steps of two pictures."""
+    """The method's `small` preset, for two steps of two images."""
     kind = METHODS[name].config
     values = dict(kind.presets["small"]) | {
         "batch": 2,
@@ -94,7 +94,7 @@ def stream_street(engine: Path, size: SizePolicy, *outputs: Path, style: str | N
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_from_pictures_to_frames(
+def test_from_images_to_frames(
     name: str, request: pytest.FixtureRequest, streets: Path, digits: Path, tmp_path: Path
 ) -> None:
     options = {"teacher": request.getfixturevalue("teacher")} if name == "distill" else {}
@@ -111,15 +111,15 @@ def test_from_pictures_to_frames(
     metadata = read_engine(engine).metadata
     assert metadata.provenance.pictures_seen == 3 * 2 * 2, "the engine is that of the resumed run"
 
-    video, pictures = tmp_path / "out.mp4", tmp_path / "pictures"
-    stream_street(engine, metadata.size, video, pictures)
+    video, images = tmp_path / "out.mp4", tmp_path / "images"
+    stream_street(engine, metadata.size, video, images)
     assert frames_of_video(video) == FRAMES
-    translated = frames_of_folder(pictures)
+    translated = frames_of_folder(images)
     assert len(translated) == FRAMES
-    # What comes out of the stream is what the trained network makes of the camera's picture.
+    # What comes out of the stream is what the trained network makes of the camera's image.
     style = np.asarray([inference.default_style], np.float32) if inference.style_size else None
     frame = first_frame(metadata.size.min_width, metadata.size.min_height)
-    expected = TorchTranslator(inference, None).translate(frame, style).picture
+    expected = TorchTranslator(inference, None).translate(frame, style).image
     assert np.abs(translated[0].astype(int) - expected).max() <= 1
 
     if metadata.style is None:

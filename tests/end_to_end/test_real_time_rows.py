@@ -1,4 +1,4 @@
-"""OpenVINO's form of a real-time translator: found in what the exporter writes, and the same picture."""
+"""OpenVINO's form of a real-time translator: found in what the exporter writes, and the same image."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from i2i_runtime.engines.contract import granted_slots
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from i2i_runtime.engines.openvino import OpenVinoEngine
 from i2i_runtime.engines.openvino_rows import arrange_rows
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy
 from i2i_trainer.methods.realtime import Generator, RealtimeInference
 
 ALL = ["unshuffle read by stride", "shuffle written in rows", "doubled half as transposed convolution"]
 
 
-def picture(height: int, width: int) -> Picture:
+def image(height: int, width: int) -> Image:
     noise = np.random.default_rng(height * width).integers(0, 256, (height, width, 3)).astype(np.uint8)
     return np.asarray(cv2.GaussianBlur(noise, (0, 0), 2), np.uint8)
 
@@ -44,12 +44,12 @@ def engine_of(generator: Generator, path: Path, style_size: int = 0) -> Path:
 def generator_of(**options: int) -> Generator:
     torch.manual_seed(1)
     generator = Generator(width=8, trunk=16, blocks=1, pad=2, **options)
-    # A new generator is the identity: make it change the picture, differently in every place.
+    # A new generator is the identity: make it change the image, differently in every place.
     torch.nn.init.normal_(generator.change.weight, std=0.2)
     return generator
 
 
-def translated(model: Any, frame: Picture, **inputs: Any) -> Picture:
+def translated(model: Any, frame: Image, **inputs: Any) -> Image:
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.asarray(compiled({"frame": frame[None], **inputs})["translated"][0])
 
@@ -61,9 +61,9 @@ def read(path: Path, height: int, width: int) -> Any:
 
 
 @pytest.mark.parametrize("unshuffle", [2, 4, 8])
-def test_the_form_is_found_and_gives_the_same_picture(unshuffle: int, tmp_path: Path) -> None:
+def test_the_form_is_found_and_gives_the_same_image(unshuffle: int, tmp_path: Path) -> None:
     path = engine_of(generator_of(unshuffle=unshuffle), tmp_path / "little.onnx")
-    frame = picture(96, 64)
+    frame = image(96, 64)
     arranged = read(path, 96, 64)
     assert arrange_rows(arranged) == ALL
     kinds = {node.get_type_name() for node in arranged.get_ordered_ops()}
@@ -77,7 +77,7 @@ def test_the_form_is_found_and_gives_the_same_picture(unshuffle: int, tmp_path: 
 
 def test_a_style_stays_an_input(tmp_path: Path) -> None:
     path = engine_of(generator_of(style_size=3), tmp_path / "styled.onnx", style_size=3)
-    frame, style = picture(48, 64), np.array([[2.0, -1.0, 0.5]], np.float32)
+    frame, style = image(48, 64), np.array([[2.0, -1.0, 0.5]], np.float32)
     arranged = read(path, 48, 64)
     assert arrange_rows(arranged) == ALL
     expected = translated(read(path, 48, 64), frame, style=style)
@@ -88,7 +88,7 @@ def test_weights_that_are_no_product_keep_their_shuffle(tmp_path: Path) -> None:
     generator = generator_of(unshuffle=4)
     generator.phases += 0.01 * torch.randn_like(generator.phases)
     path = engine_of(generator, tmp_path / "odd.onnx")
-    arranged, frame = read(path, 64, 64), picture(64, 64)
+    arranged, frame = read(path, 64, 64), image(64, 64)
     assert arrange_rows(arranged) == ALL[2:]
     np.testing.assert_allclose(
         translated(arranged, frame).astype(int), translated(read(path, 64, 64), frame).astype(int), atol=1
@@ -100,7 +100,7 @@ def test_frames_side_by_side_are_the_frames_one_by_one(
     back_end: type[OpenVinoEngine | OnnxRuntimeEngine], tmp_path: Path
 ) -> None:
     path = engine_of(generator_of(unshuffle=4), tmp_path / "little.onnx")
-    frames = [picture(64, 8 * (8 + index % 3)) for index in range(12)]
+    frames = [image(64, 8 * (8 + index % 3)) for index in range(12)]
     engine = back_end(path, threads=2, slots=2)
     assert engine.slots == 2
     with ThreadPoolExecutor(engine.slots) as pool:

@@ -21,7 +21,7 @@ from i2i_export.frames import read_frames
 from i2i_export.parity import cpu_session
 from i2i_export.run.trace import Origin, engine_from_inference
 from i2i_export.sizes import dynamic_size
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata, ExtraInput, Provenance, SizePolicy
 from i2i_trainer.method import Inference
 from i2i_trainer.methods import METHODS
@@ -50,10 +50,10 @@ class Painter(Inference):
         self.up = nn.Conv2d(16, 8, 5, padding=2, padding_mode="reflect")
         self.back = nn.Conv2d(8, 3, 7, padding=3, padding_mode="reflect")
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
             style = torch.tensor([self.default_style])
-        x = F.relu(F.instance_norm(self.front(picture)))
+        x = F.relu(F.instance_norm(self.front(image)))
         x = F.relu(F.instance_norm(self.down(x)))
         scale, shift = self.adaptive(style).chunk(2, dim=1)
         x = x + F.instance_norm(self.body(x)) * scale[:, :, None, None] + shift[:, :, None, None]
@@ -82,8 +82,8 @@ class Plain(Inference):
             nn.PixelShuffle(2),
         )
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        return (picture + 0.2 * self.layers(picture)).clamp(-1, 1)
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        return (image + 0.2 * self.layers(image)).clamp(-1, 1)
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +136,7 @@ def plain_engine(plain: Inference, origin: Origin) -> EngineFile:
 
 
 @pytest.fixture(scope="session")
-def street() -> list[Picture]:
+def street() -> list[Image]:
     """Two moments of the rendered street, `[360, 640, 3]`."""
     return read_frames(None, 2)
 
@@ -158,10 +158,10 @@ def network() -> Network:
             helper.make_node(op, inputs, output.split(), **attributes)
             for op, inputs, output, attributes in rows
         ]
-        picture = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, channels, height, width])
+        image = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, channels, height, width])
         result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * 4)
         tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-        graph = helper.make_graph(nodes, "graph", [picture], [result], tensors)
+        graph = helper.make_graph(nodes, "graph", [image], [result], tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
         onnx.checker.check_model(model)
         return ir.from_proto(model)
@@ -182,7 +182,7 @@ def run() -> Run:
 
 @pytest.fixture(scope="session")
 def written_engine() -> Callable[..., EngineFile]:
-    """Builds an engine for 64x64 around rows that make `out` of `picture`, levels `[1, 3, 64, 64]`."""
+    """Builds an engine for 64x64 around rows that make `out` of `image`, levels `[1, 3, 64, 64]`."""
 
     def build(
         rows: list[tuple[str, list[str], str, dict[str, Any]]],
@@ -191,7 +191,7 @@ def written_engine() -> Callable[..., EngineFile]:
     ) -> EngineFile:
         whole = [
             ("Cast", ["frame"], "wide", {"to": onnx.TensorProto.FLOAT}),
-            ("Transpose", ["wide"], "picture", {"perm": [0, 3, 1, 2]}),
+            ("Transpose", ["wide"], "image", {"perm": [0, 3, 1, 2]}),
             *rows,
             ("Clip", ["out", "black", "white"], "clipped", {}),
             ("Round", ["clipped"], "rounded", {}),

@@ -19,7 +19,7 @@ from i2i_export.errors import ForeignNetworkError
 from i2i_export.frames import fit_all
 from i2i_export.parity import OnnxTranslator
 from i2i_runtime.errors import UsageError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 LUMA = np.asarray([0.299, 0.587, 0.114])
 
@@ -53,14 +53,14 @@ def inverting(network: Any, layout: Layout, span: Range, channels: int) -> ir.Mo
 @pytest.mark.parametrize("span", ["0,255", "0,1", "-1,1"])
 @pytest.mark.parametrize("channels", ["rgb", "bgr"])
 def test_layout_range_and_channels_are_translated(
-    network: Any, tmp_path: Path, street: list[Picture], layout: Layout, span: Range, channels: Channels
+    network: Any, tmp_path: Path, street: list[Image], layout: Layout, span: Range, channels: Channels
 ) -> None:
     path = saved(tmp_path, inverting(network, layout, span, 3))
     adopted = engine_from_foreign(
         path, Answers(range=span, channels=channels), name="mine", direction="positive -> negative"
     )
     frame = fit_all(street, [(64, 96)])[0]
-    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).picture
+    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).image
     wide = frame.astype(np.float64)
     wanted = 255 - wide
     half = 0 if channels == "rgb" else 2
@@ -71,26 +71,26 @@ def test_layout_range_and_channels_are_translated(
     assert check_against_original(adopted, [frame]).passed
 
 
-def test_a_luma_network_keeps_the_colours(network: Any, tmp_path: Path, street: list[Picture]) -> None:
+def test_a_luma_network_keeps_the_colours(network: Any, tmp_path: Path, street: list[Image]) -> None:
     model = network([("Mul", ["x", "k"], "y", {})], {"k": np.float32([0.5])}, 1)
     adopted = engine_from_foreign(
         saved(tmp_path, model), Answers(range="0,1"), name="dim", direction="bright -> dim"
     )
     frame = fit_all(street, [(64, 64)])[0]
-    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).picture
+    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).image
     wide = frame.astype(np.float64)
     wanted = np.clip(wide - (wide @ LUMA / 2)[..., None], 0, 255)
     assert np.abs(translated - wanted).max() <= 0.51
     assert check_against_original(adopted, [frame]).passed
 
 
-def test_an_overshooting_output_is_clipped(network: Any, tmp_path: Path, street: list[Picture]) -> None:
+def test_an_overshooting_output_is_clipped(network: Any, tmp_path: Path, street: list[Image]) -> None:
     model = network([("Mul", ["x", "k"], "y", {})], {"k": np.float32([3.0])}, 3)
     adopted = engine_from_foreign(
         saved(tmp_path, model), Answers(range="0,255", channels="rgb"), name="loud", direction="a -> b"
     )
     frame = fit_all(street, [(64, 64)])[0]
-    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).picture
+    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).image
     np.testing.assert_array_equal(translated, np.minimum(frame.astype(int) * 3, 255))
 
 
@@ -162,8 +162,8 @@ def test_operators_of_one_back_end_are_refused(network: Any, tmp_path: Path) -> 
         )
 
 
-def test_operators_of_the_experimental_years_become_standard(tmp_path: Path, street: list[Picture]) -> None:
-    picture = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["None", 3, 64, 64])
+def test_operators_of_the_experimental_years_become_standard(tmp_path: Path, street: list[Image]) -> None:
+    image = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["None", 3, 64, 64])
     result = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["None", 3, 64, 64])
     weight = np.zeros((3, 3, 3, 3), np.float32)
     weight[[0, 1, 2], [0, 1, 2], 1, 1] = 1
@@ -179,7 +179,7 @@ def test_operators_of_the_experimental_years_become_standard(tmp_path: Path, str
         helper.make_node("Affine", ["small"], ["y"], alpha=4.0, beta=-20.0),
     ]
     tensors = [numpy_helper.from_array(weight, "w")]
-    inputs = [picture, helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, weight.shape)]
+    inputs = [image, helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, weight.shape)]
     graph = helper.make_graph(nodes, "old", inputs, [result], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 7)], ir_version=3)
     model.metadata_props.add(key="Image.BitmapPixelFormat", value="Bgr8")
@@ -202,8 +202,8 @@ REAL: dict[str, tuple[Answers, str | None]] = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_networks_end_in_a_picture_or_a_sentence(
-    name: str, data: Path, tmp_path: Path, street: list[Picture]
+def test_real_networks_end_in_an_image_or_a_sentence(
+    name: str, data: Path, tmp_path: Path, street: list[Image]
 ) -> None:
     answers, reason = REAL[name]
     path = data / "models" / f"{name}.onnx"
@@ -218,15 +218,15 @@ def test_real_networks_end_in_a_picture_or_a_sentence(
     assert report.max_abs < 1e-3
     norms = [node for node in adopted.engine.model.graph if node.op_type == "InstanceNormalization"]
     assert len(norms) == 15
-    painted = OnnxTranslator(adopted.engine.to_proto()).translate(frames[0], None).picture.astype(float)
-    assert painted.std() > 30, "a painting, not a flat picture"
+    painted = OnnxTranslator(adopted.engine.to_proto()).translate(frames[0], None).image.astype(float)
+    assert painted.std() > 30, "a painting, not a flat image"
 
 
-def test_a_network_made_for_one_size_runs_at_another(data: Path, street: list[Picture]) -> None:
+def test_a_network_made_for_one_size_runs_at_another(data: Path, street: list[Image]) -> None:
     path = data / "models" / "winml_candy_b.onnx"
     adopted = engine_from_foreign(path, Answers(size="320x192", stride=4), name="c", direction="a -> b")
     assert adopted.gate_sizes == ((720, 720),)
     frame = fit_all(street, [(192, 320)])[0]
-    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).picture
+    translated = OnnxTranslator(adopted.engine.to_proto()).translate(frame, None).image
     assert translated.shape == (192, 320, 3)
     assert translated.astype(float).std() > 30

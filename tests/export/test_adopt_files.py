@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from i2i_export.cli import main
 from i2i_export.enginefile import EngineFile, read_engine
 from i2i_export.parity import OnnxTranslator
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 Adopt = Callable[..., tuple[int, str]]
 RANDOM = np.random.default_rng(11)
@@ -29,7 +29,7 @@ def normal(*shape: int, scale: float = 0.1) -> np.ndarray[Any, Any]:
     return (scale * RANDOM.standard_normal(shape)).astype(np.float32)
 
 
-def noise(height: int, width: int) -> Picture:
+def noise(height: int, width: int) -> Image:
     return RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -55,8 +55,8 @@ def mine(tmp_path: Path) -> Callable[[], EngineFile]:
     return lambda: read_engine(tmp_path / "mine.onnx")
 
 
-def translated(engine: EngineFile, frame: Picture) -> Picture:
-    return OnnxTranslator(engine.to_proto()).translate(frame, None).picture
+def translated(engine: EngineFile, frame: Image) -> Image:
+    return OnnxTranslator(engine.to_proto()).translate(frame, None).image
 
 
 def convolution(network: Any, height: int | str = 64, width: int | str = 64) -> ir.Model:
@@ -67,7 +67,7 @@ def convolution(network: Any, height: int | str = 64, width: int | str = 64) -> 
 
 
 def halved(network: Any, times: int) -> ir.Model:
-    """Halves the picture and doubles it again, which keeps multiples of `2 ** times` alone."""
+    """Halves the image and doubles it again, which keeps multiples of `2 ** times` alone."""
     rows, name = [], "x"
     for step in range(times):
         rows.append(("AveragePool", [name], f"d{step}", {"kernel_shape": [2, 2], "strides": [2, 2]}))
@@ -93,7 +93,7 @@ def test_the_stride_of_a_dynamic_network_is_found(
 def test_a_pair_that_does_not_match_is_tried_too(
     network: Any, adopt: Adopt, mine: Callable[[], EngineFile]
 ) -> None:
-    # The width is cut to the height, which neither a square picture shows nor a tall one.
+    # The width is cut to the height, which neither a square image shows nor a tall one.
     rows = [
         ("Shape", ["x"], "rows", {"start": 2, "end": 3}),
         ("Slice", ["x", "zero", "rows", "three"], "y", {}),
@@ -218,7 +218,7 @@ def test_names_that_the_contract_needs_are_given_up(
     assert translated(mine(), noise(64, 64)).shape == (64, 64, 3)
 
 
-def test_a_file_for_several_pictures_at_once_takes_one(adopt: Adopt, mine: Callable[[], EngineFile]) -> None:
+def test_a_file_for_several_images_at_once_takes_one(adopt: Adopt, mine: Callable[[], EngineFile]) -> None:
     model = plain_file([("Conv", ["x", "w"], "y", PADS)], {"w": normal(3, 3, 3, 3)}, dims=(4, 3, 64, 64))
     code, said = adopt(model, *LEVELS)
     assert code == 0, said
@@ -273,7 +273,7 @@ def test_brightness_in_and_colours_out_are_the_networks_own(
     assert np.abs(translated(mine(), frame) - wanted).max() <= 0.51
 
 
-def test_a_size_asked_of_the_picture_is_opened_with_it(
+def test_a_size_asked_of_the_image_is_opened_with_it(
     network: Any, adopt: Adopt, mine: Callable[[], EngineFile]
 ) -> None:
     rows = [

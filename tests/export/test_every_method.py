@@ -12,7 +12,7 @@ from i2i_export.enginefile import check_contract
 from i2i_export.frames import fit_all
 from i2i_export.run.trace import Origin, check_against_torch, engine_from_inference
 from i2i_export.sizes import dynamic_size
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import SizePolicy
 from i2i_trainer.method import Inference
 from i2i_trainer.methods import METHODS
@@ -20,7 +20,7 @@ from i2i_trainer.methods import METHODS
 
 @pytest.mark.parametrize("name", METHODS)
 def test_inference_goes_through_the_gate(
-    name: str, inference_from_method: Callable[[str], Inference], origin: Origin, street: list[Picture]
+    name: str, inference_from_method: Callable[[str], Inference], origin: Origin, street: list[Image]
 ) -> None:
     inference = inference_from_method(name)
     if inference.fixed_size is not None:
@@ -42,4 +42,4 @@ def test_inference_goes_through_the_gate(
         translator = parity.OnnxTranslator(engine.to_proto())
         default = np.asarray([styled.default], np.float32)
         moved = translator.translate(frame, other).unrounded - translator.translate(frame, default).unrounded
-        assert np.abs(moved).max() > 0, "the style must reach the picture"
+        assert np.abs(moved).max() > 0, "the style must reach the image"

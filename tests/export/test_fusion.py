@@ -99,7 +99,7 @@ def styled_blocks(network: Any, side: int) -> ir.Model:
 
 
 @pytest.mark.parametrize("side", [24, 72])
-def test_layer_norms_mixes_and_styles_give_the_master_s_picture(network: Any, run: Any, side: int) -> None:
+def test_layer_norms_mixes_and_styles_give_the_master_s_image(network: Any, run: Any, side: int) -> None:
     master = styled_blocks(network, side)
     x = normal(1, 3, side, side)
     wanted = run(master, x)
@@ -110,7 +110,7 @@ def test_layer_norms_mixes_and_styles_give_the_master_s_picture(network: Any, ru
     left = {node.op_type for node in fused.model.graph.node if node.domain == ""}
     assert not {"ReduceMean", "InstanceNormalization", "Pad", "Relu"} & left
     padded = [kernel.variant for kernel in fused.kernels.values() if kernel.variant.residual_pad]
-    assert len(padded) == 2, "both residuals are taken from the inside of a padded picture"
+    assert len(padded) == 2, "both residuals are taken from the inside of a padded image"
     # The master sums up to 165,888 numbers in a row.
     np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=1e-4)
 
@@ -144,14 +144,14 @@ def test_the_parts_of_one_style_are_widened_together(network: Any, run: Any) -> 
     assert fused is not None
     left = [node.op_type for node in fused.model.graph.node if node.domain == ""]
     assert left.count("Split") == 1
-    assert left.count("Cast") == 3, "the picture's two, and one for the whole style"
+    assert left.count("Cast") == 3, "the image's two, and one for the whole style"
     np.testing.assert_allclose(run(ir.from_proto(model_with_functions(fused)), x), wanted, atol=2e-2)
 
 
 def checked(
     network: Any, run: Any, rows: list[Any], weights: dict[str, Any], side: int = 20
 ) -> PluginNetwork:
-    """The fused network of these rows, whose bodies give the master's picture; `one` and `zero` have 16 channels."""
+    """The fused network of these rows, whose bodies give the master's image; `one` and `zero` have 16 channels."""
     ones = {"one": np.ones(16, np.float32), "zero": np.zeros(16, np.float32)}
     master = network(rows, weights | ones, 3, height=side, width=side)
     x = normal(1, 3, side, side)
@@ -194,7 +194,7 @@ def test_a_sum_of_two_norms_is_the_residual_of_one(network: Any, run: Any) -> No
     assert [node.op_type for node in fused.model.graph.node if node.domain == ""] == ["Conv", "Conv"]
 
 
-def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any, run: Any) -> None:
+def test_an_image_that_others_read_too_is_kept_without_its_border(network: Any, run: Any) -> None:
     rows = [
         ("Conv", ["x", "w0"], "c0", {"pads": [1] * 4}),
         ("InstanceNormalization", ["c0", "one", "zero"], "h", {}),
@@ -212,7 +212,7 @@ def test_a_picture_that_others_read_too_is_kept_without_its_border(network: Any,
 
 
 @pytest.mark.parametrize("side", [24, 72])
-def test_fused_norms_give_the_master_s_picture(network: Any, run: Any, side: int) -> None:
+def test_fused_norms_give_the_master_s_image(network: Any, run: Any, side: int) -> None:
     master = residual_block(network, side)
     x = normal(1, 3, side, side)
     wanted = run(master, x)
@@ -231,7 +231,7 @@ def test_fused_norms_give_the_master_s_picture(network: Any, run: Any, side: int
     np.testing.assert_allclose(run(ir.from_proto(inlined), x), wanted, atol=2e-5)
 
 
-def test_convolutions_that_normalise_what_they_load_give_the_master_s_picture(network: Any, run: Any) -> None:
+def test_convolutions_that_normalise_what_they_load_give_the_master_s_image(network: Any, run: Any) -> None:
     master = residual_block(network, 24, np.float16)
     x = normal(1, 3, 24, 24)
     wanted = run(master, x)

@@ -1,4 +1,4 @@
-"""A translator that sees a smaller picture, and the guided filter that brings its change to full size."""
+"""A translator that sees a smaller image, and the guided filter that brings its change to full size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from i2i_export.run.guided_engine import guided_from_engine
 from i2i_export.run.trace import Origin, check_against_torch, engine_from_inference
 from i2i_export.sizes import dynamic_size
 from i2i_runtime.errors import UsageError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import ExtraInput
 from i2i_trainer.method import Inference
 
@@ -43,11 +43,11 @@ class Dusk(Inference):
         self.presets = {"blue": (0.4, 0.0)}
         self.notes = {"dropout": "off"}
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
             style = torch.tensor([self.default_style])
         blue = torch.tensor([0.0, 0.0, 1.0])[None, :, None, None] * style[:, :1, None, None]
-        return picture * 0.5 - 0.3 + blue
+        return image * 0.5 - 0.3 + blue
 
 
 def reference(source: Values, translated: Values) -> tuple[Values, Values]:
@@ -73,11 +73,11 @@ def array(values: Tensor) -> Values:
     return np.asarray(values[0].permute(1, 2, 0).numpy(), np.float32)
 
 
-def small_street(street: list[Picture]) -> Values:
+def small_street(street: list[Image]) -> Values:
     return np.asarray(cv2.resize(street[0], (160, 90), interpolation=cv2.INTER_AREA) / 127.5 - 1, np.float32)
 
 
-def test_the_fit_is_that_of_the_guided_filter(street: list[Picture]) -> None:
+def test_the_fit_is_that_of_the_guided_filter(street: list[Image]) -> None:
     source = small_street(street)
     translated = np.tanh(2 * source - 0.5 * source[::-1]).astype(np.float32)
     gain, bias = (array(value) for value in fit(tensor(source), tensor(translated)))
@@ -88,7 +88,7 @@ def test_the_fit_is_that_of_the_guided_filter(street: list[Picture]) -> None:
     assert float(np.abs(gain * source + bias - translated).mean()) < 0.35
 
 
-def test_the_fit_survives_bfloat16(street: list[Picture]) -> None:
+def test_the_fit_survives_bfloat16(street: list[Image]) -> None:
     source = tensor(small_street(street))
     translated = source * 0.4 - 0.5
     exact = fit(source, translated)
@@ -97,11 +97,11 @@ def test_the_fit_survives_bfloat16(street: list[Picture]) -> None:
         assert float((one - two.float()).abs().mean()) < 0.02
 
 
-def test_a_change_of_light_arrives_at_full_size_with_every_detail(street: list[Picture]) -> None:
+def test_a_change_of_light_arrives_at_full_size_with_every_detail(street: list[Image]) -> None:
     inference = GuidedInference(Dusk().eval(), 4)
-    picture = tensor(np.asarray(street[0][:352] / 127.5 - 1, np.float32))
-    translated = inference(picture)
-    wanted = Dusk()(picture).clamp(-1, 1)
+    image = tensor(np.asarray(street[0][:352] / 127.5 - 1, np.float32))
+    translated = inference(image)
+    wanted = Dusk()(image).clamp(-1, 1)
     assert float((translated - wanted).abs().mean()) < 0.02
     blurred = F.interpolate(F.avg_pool2d(wanted, 4), scale_factor=4.0, mode="bilinear")
     assert float((translated - wanted).abs().mean()) < 0.5 * float((blurred - wanted).abs().mean())
@@ -119,7 +119,7 @@ def test_what_the_runtime_must_know_follows_the_network() -> None:
         GuidedInference(Dusk(), 5)
 
 
-def test_the_engine_passes_the_gate_at_any_size(origin: Origin, street: list[Picture]) -> None:
+def test_the_engine_passes_the_gate_at_any_size(origin: Origin, street: list[Image]) -> None:
     inference = GuidedInference(Dusk().eval(), 4)
     engine = engine_from_inference(inference, dynamic_size(inference.stride), origin)
     report = check_against_torch(engine, inference, fit_all(street[:1], [(64, 64), (96, 200)]))
@@ -128,7 +128,7 @@ def test_the_engine_passes_the_gate_at_any_size(origin: Origin, street: list[Pic
     assert engine.metadata.style is not None
 
 
-def test_an_engine_is_guided_as_its_run_is(origin: Origin, street: list[Picture]) -> None:
+def test_an_engine_is_guided_as_its_run_is(origin: Origin, street: list[Image]) -> None:
     network = Dusk().eval()
     engine = engine_from_inference(network, dynamic_size(network.stride), origin)
     guided, report = guided_from_engine(engine, 4, street[:1], name="quarter")
@@ -144,10 +144,9 @@ def test_an_engine_is_guided_as_its_run_is(origin: Origin, street: list[Picture]
     from_run = engine_from_inference(GuidedInference(network, 4), dynamic_size(8), origin)
     style = np.asarray([[0.3, 0.0]], np.float32)
     one, two = (
-        OnnxTranslator(e.to_proto()).translate(frames[0], style).picture.astype(int)
-        for e in (guided, from_run)
+        OnnxTranslator(e.to_proto()).translate(frames[0], style).image.astype(int) for e in (guided, from_run)
     )
-    assert np.abs(one - two).max() <= 1  # the engine rounds the small picture
+    assert np.abs(one - two).max() <= 1  # the engine rounds the small image
 
 
 def test_a_network_trained_elsewhere_is_guided_at_its_own_size(data: Path, tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def saved_with_weights_as_inputs(engine: EngineFile, path: Path) -> EngineFile:
 
 
 def test_an_engine_full_of_oddities_is_guided(
-    written_engine: Any, tmp_path: Path, street: list[Picture]
+    written_engine: Any, tmp_path: Path, street: list[Image]
 ) -> None:
     def branch(name: str, factor: float) -> onnx.GraphProto:
         nodes = [
@@ -195,12 +194,12 @@ def test_an_engine_full_of_oddities_is_guided(
 
     engine = written_engine(
         [
-            ("Identity", ["picture"], "levels", {}),
+            ("Identity", ["image"], "levels", {}),
             ("Cast", ["frame"], "whole", {"to": onnx.TensorProto.INT64}),
             ("Mod", ["whole", "two"], "odd", {}),
             ("Cast", ["odd"], "bit", {"to": onnx.TensorProto.FLOAT}),
             ("ReduceMean", ["bit"], "share", {"keepdims": 0}),
-            ("ReduceMean", ["picture"], "mean", {"keepdims": 0}),
+            ("ReduceMean", ["image"], "mean", {"keepdims": 0}),
             ("Greater", ["mean", "middle"], "bright", {}),
             (
                 "If",
@@ -217,14 +216,12 @@ def test_an_engine_full_of_oddities_is_guided(
     assert report.passed
     write_engine(guided, tmp_path / "half.onnx")
     frame = fit_all(street[:1], [(128, 128)])[0]
-    picture = OnnxTranslator(guided.to_proto()).translate(frame, None).picture
+    image = OnnxTranslator(guided.to_proto()).translate(frame, None).image
     factor = 0.5 if frame.mean() > 100 else 0.25
-    assert np.abs(picture - frame.astype(float) * factor).mean() < 3
+    assert np.abs(image - frame.astype(float) * factor).mean() < 3
 
 
-def test_an_engine_with_a_later_input_is_not_guided(written_engine: Any, street: list[Picture]) -> None:
-    engine = written_engine(
-        [("Mul", ["picture", "gain"], "out", {})], {}, (ExtraInput("gain", (1,), (0.5,)),)
-    )
+def test_an_engine_with_a_later_input_is_not_guided(written_engine: Any, street: list[Image]) -> None:
+    engine = written_engine([("Mul", ["image", "gain"], "out", {})], {}, (ExtraInput("gain", (1,), (0.5,)),))
     with pytest.raises(ExportError, match="has the input gain too"):
         guided_from_engine(engine, 2, street[:1], name="half")

@@ -1,4 +1,4 @@
-"""int8: what is written into the graph, what the picture loses, and when it is refused."""
+"""int8: what is written into the graph, what the image loses, and when it is refused."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from i2i_export.precision.speed import NotFasterError, Speed, compare_speed, req
 from i2i_export.run.trace import Origin, engine_from_inference
 from i2i_export.sizes import dynamic_size
 from i2i_export.ssim import worst_ssim
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_trainer.method import Inference
 
 
-def test_int8_keeps_a_plain_translator_s_picture(plain_engine: EngineFile, street: list[Picture]) -> None:
+def test_int8_keeps_a_plain_translator_s_image(plain_engine: EngineFile, street: list[Image]) -> None:
     frames = fit_all(street, [(64, 96)])
     quantised, report = int8_from_engine(plain_engine, frames, frames)
     assert report.psnr_db >= 38
@@ -45,9 +45,9 @@ def test_int8_keeps_a_plain_translator_s_picture(plain_engine: EngineFile, stree
     check_contract(quantised.to_proto(), origin="int8")
 
 
-def test_int8_is_refused_with_the_figures(origin: Origin, street: list[Picture]) -> None:
+def test_int8_is_refused_with_the_figures(origin: Origin, street: list[Image]) -> None:
     class Delicate(Inference):
-        """The difference of two nearly equal large pictures: a step of int8 is larger than the result."""
+        """The difference of two nearly equal large images: a step of int8 is larger than the result."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -58,8 +58,8 @@ def test_int8_is_refused_with_the_figures(origin: Origin, street: list[Picture])
             self.two.weight.data += 1e-3 * torch.randn_like(self.two.weight)
             self.back = torch.nn.Conv2d(16, 3, 1)
 
-        def forward(self, picture: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
-            x = self.front(picture) * 50
+        def forward(self, image: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
+            x = self.front(image) * 50
             return torch.tanh(self.back(self.one(x) - self.two(x)) * 10)
 
     torch.manual_seed(0)
@@ -104,14 +104,14 @@ class Residual(Inference):
         self.merge = torch.nn.Conv2d(32, 12, 3, padding=1)
         self.back = torch.nn.Conv2d(12, 3, 1)
 
-    def forward(self, picture: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
-        fine = torch.relu(self.front(torch.nn.functional.pixel_unshuffle(picture, 2)))
+    def forward(self, image: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
+        fine = torch.relu(self.front(torch.nn.functional.pixel_unshuffle(image, 2)))
         coarse = torch.relu(self.down(fine))
         coarse = coarse + self.two(torch.relu(self.one(coarse)))
         doubled = torch.nn.functional.interpolate(self.up(coarse), scale_factor=2.0)
         joined = torch.relu(self.merge(torch.cat([fine, doubled], dim=1)))
         change = torch.nn.functional.interpolate(self.back(joined), scale_factor=2.0)
-        return (picture + 0.3 * change).clamp(-1, 1)
+        return (image + 0.3 * change).clamp(-1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def residual_engine(origin: Origin) -> EngineFile:
 
 
 @pytest.fixture(scope="module")
-def unsigned(residual_engine: EngineFile, street: list[Picture]) -> EngineFile:
+def unsigned(residual_engine: EngineFile, street: list[Image]) -> EngineFile:
     frames = fit_all(street, [(64, 96)])
     return int8_from_engine(residual_engine, frames, frames, for_cpu=True)[0]
 
@@ -186,26 +186,26 @@ def test_only_what_is_certain_counts_as_never_negative(rows: Any, zero: int, net
 
 
 def test_the_form_for_processors_is_as_close_as_the_other(
-    residual_engine: EngineFile, unsigned: EngineFile, street: list[Picture]
+    residual_engine: EngineFile, unsigned: EngineFile, street: list[Image]
 ) -> None:
     frames = fit_all(street, [(64, 96)])
     _, signed = int8_from_engine(residual_engine, frames, frames)
     assert unsigned.metadata.parity["psnr_db"] >= signed.psnr_db - 1
 
 
-def test_a_convolution_that_reads_the_picture_stays_float32(unsigned: EngineFile) -> None:
+def test_a_convolution_that_reads_the_image_stays_float32(unsigned: EngineFile) -> None:
     first = next(node for node in unsigned.model.graph if node.op_type == "Conv")
     source = first.inputs[0].producer() if first.inputs[0] is not None else None
     assert source is not None
     assert source.op_type != "DequantizeLinear"
 
 
-def test_calibration_sees_every_frame_in_five_lights(street: list[Picture]) -> None:
+def test_calibration_sees_every_frame_in_five_lights(street: list[Image]) -> None:
     frame = street[0]
     shown = exposures([frame])
     assert len(shown) == 5
     assert shown[0] is frame
-    means = [float(picture.mean()) for picture in shown]
+    means = [float(image.mean()) for image in shown]
     assert means[1] < means[0] < means[2]
     assert np.array_equal(shown[3], 255 - frame)
 
@@ -225,13 +225,13 @@ def test_the_gate_sees_frames_that_calibration_did_not(data: Path) -> None:
     assert not any(np.array_equal(one, two) for one in known for two in unknown)
 
 
-def test_one_picture_is_too_little_to_calibrate_with(tmp_path: Path) -> None:
+def test_one_image_is_too_little_to_calibrate_with(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((64, 64, 3), np.uint8))
     with pytest.raises(CalibrationError, match="holds one frame alone"):
         read_held_back_frames(tmp_path, 8)
 
 
-def test_likeness_finds_the_one_square_that_turned_flat(street: list[Picture]) -> None:
+def test_likeness_finds_the_one_square_that_turned_flat(street: list[Image]) -> None:
     frame = np.random.default_rng(0).integers(100, 156, (128, 160, 3), dtype=np.uint8)
     spoilt = frame.copy()
     spoilt[64:96, 64:96] = 128
@@ -260,7 +260,7 @@ def test_an_engine_that_is_not_faster_is_refused_with_the_figures() -> None:
 
 
 def test_both_engines_are_timed_on_the_same_back_end(
-    residual_engine: EngineFile, unsigned: EngineFile, street: list[Picture]
+    residual_engine: EngineFile, unsigned: EngineFile, street: list[Image]
 ) -> None:
     speed = compare_speed(residual_engine, unsigned, street[0][:64, :64], "onnxruntime")
     assert speed.backends == ("onnxruntime fp32", "onnxruntime int8")

@@ -247,7 +247,7 @@ def test_what_only_looks_like_a_norm_is_left_alone(change: dict[str, Any], netwo
     assert found_in(model) == []
 
 
-def test_a_spread_of_another_picture_makes_no_norm(network: Any) -> None:
+def test_a_spread_of_another_image_makes_no_norm(network: Any) -> None:
     weights: dict[str, Any] = {}
     rows = written("channel", "mean", "inside", weights)
     rows = [("Sigmoid", ["x"], "z", {}), *rows]

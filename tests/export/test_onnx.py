@@ -23,13 +23,13 @@ from i2i_export.precision.half import half_from_engine
 from i2i_export.run.trace import Origin, check_against_torch, engine_from_inference, style_encoder_model
 from i2i_export.sizes import dynamic_size, gate_sizes
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import SizePolicy
 from i2i_trainer.method import Inference
 
 
-def test_the_engine_gives_the_network_s_picture_at_two_sizes(
-    painter: Inference, painter_engine: EngineFile, street: list[Picture]
+def test_the_engine_gives_the_network_s_image_at_two_sizes(
+    painter: Inference, painter_engine: EngineFile, street: list[Image]
 ) -> None:
     sizes = gate_sizes(painter_engine.metadata.size)
     report = check_against_torch(painter_engine, painter, fit_all(street, sizes))
@@ -90,7 +90,7 @@ def test_macs_are_those_of_the_convolutions_and_the_linear_layer(painter_engine:
 
 
 def test_a_fixed_style_folds_away(
-    painter: Inference, painter_engine: EngineFile, origin: Origin, street: list[Picture]
+    painter: Inference, painter_engine: EngineFile, origin: Origin, street: list[Image]
 ) -> None:
     warm = np.float32([[1, 1, 0, 0]])
     fixed = engine_from_inference(painter, SizePolicy.fixed(96, 128), origin, warm)
@@ -114,12 +114,12 @@ class _Styled:
     def __init__(self, translator: parity.OnnxTranslator, style: np.ndarray) -> None:
         self._translator, self._style = translator, style
 
-    def translate(self, frame: Picture, style: None) -> parity.Translation:
+    def translate(self, frame: Image, style: None) -> parity.Translation:
         return self._translator.translate(frame, self._style)
 
 
 def test_the_gate_refuses_an_engine_that_differs(
-    painter: Inference, painter_engine: EngineFile, street: list[Picture]
+    painter: Inference, painter_engine: EngineFile, street: list[Image]
 ) -> None:
     model = ir.from_proto(painter_engine.to_proto())
     bias = nodes_of(model, "Conv")[-1].inputs[2]
@@ -134,7 +134,7 @@ def test_the_gate_refuses_an_engine_that_differs(
 
 
 def test_the_runtime_reads_what_export_wrote(
-    tmp_path: Path, painter: Inference, painter_engine: EngineFile, street: list[Picture]
+    tmp_path: Path, painter: Inference, painter_engine: EngineFile, street: list[Image]
 ) -> None:
     path = tmp_path / "deep" / "little.onnx"
     write_engine(painter_engine, path)
@@ -150,7 +150,7 @@ def test_the_runtime_reads_what_export_wrote(
     assert np.abs(translated - levels).max() <= 0.51
 
 
-def test_the_style_encoder_reads_camera_frames(painter: Inference, street: list[Picture]) -> None:
+def test_the_style_encoder_reads_camera_frames(painter: Inference, street: list[Image]) -> None:
     model = style_encoder_model(painter, 4)
     assert model is not None
     frame = fit_all(street, [(64, 96)])[0]
@@ -163,8 +163,8 @@ def test_the_style_encoder_reads_camera_frames(painter: Inference, street: list[
 
 def test_a_network_that_cannot_be_traced_is_refused_in_a_sentence(origin: Origin) -> None:
     class Fickle(Inference):
-        def forward(self, picture: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
-            return picture if picture.mean() > 0 else -picture
+        def forward(self, image: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
+            return image if image.mean() > 0 else -image
 
     with pytest.raises(ExportError, match=r"cannot be traced .*: fix one size with --size WxH\.$"):
         engine_from_inference(Fickle(), dynamic_size(4), origin)
@@ -174,7 +174,7 @@ def test_an_engine_that_breaks_the_contract_is_not_written(
     tmp_path: Path, painter_engine: EngineFile
 ) -> None:
     model = ir.from_proto(painter_engine.to_proto())
-    model.graph.inputs[0].name = "picture"
+    model.graph.inputs[0].name = "image"
     path = tmp_path / "bad.onnx"
     with pytest.raises(ExportError, match=r"no tensor `frame`"):
         write_engine(EngineFile(model, painter_engine.metadata), path)
@@ -204,18 +204,18 @@ def test_an_unwritable_place_is_one_sentence(tmp_path: Path, painter_engine: Eng
         write_engine(painter_engine, tmp_path / "file" / "engine.onnx")
 
 
-def test_parity_tells_a_picture_that_is_not_finite() -> None:
+def test_parity_tells_an_image_that_is_not_finite() -> None:
     nan, good = np.full((2, 2, 3), np.nan, np.float32), np.zeros((2, 2, 3), np.float32)
-    picture = np.zeros((2, 2, 3), np.uint8)
+    image = np.zeros((2, 2, 3), np.uint8)
 
     class Gives:
         def __init__(self, unrounded: np.ndarray) -> None:
             self._unrounded = unrounded
 
-        def translate(self, frame: Picture, style: None) -> parity.Translation:
-            return parity.Translation(self._unrounded, picture)
+        def translate(self, frame: Image, style: None) -> parity.Translation:
+            return parity.Translation(self._unrounded, image)
 
-    report = parity.compare("nan", Gives(good), Gives(nan), [picture, picture], parity.SAME_NETWORK)
+    report = parity.compare("nan", Gives(good), Gives(nan), [image, image], parity.SAME_NETWORK)
     assert not report.passed
 
 
@@ -232,7 +232,7 @@ def test_metadata_of_a_copy_stays_apart(painter_engine: EngineFile) -> None:
 
 
 def test_weights_in_constant_nodes_are_read_as_weights(
-    plain_engine: EngineFile, tmp_path: Path, street: list[Picture]
+    plain_engine: EngineFile, tmp_path: Path, street: list[Image]
 ) -> None:
     proto = plain_engine.to_proto()
     made = [helper.make_node("Constant", [], [w.name], value=w) for w in proto.graph.initializer]
@@ -256,7 +256,7 @@ def test_a_branch_that_reads_the_frame_itself_breaks_the_contract(written_engine
 
     engine = written_engine(
         [
-            ("ReduceMax", ["picture"], "top", {"keepdims": 0}),
+            ("ReduceMax", ["image"], "top", {"keepdims": 0}),
             ("Greater", ["top", "white"], "bright", {}),
             ("If", ["bright"], "b", {"then_branch": branch("t"), "else_branch": branch("e")}),
             ("Transpose", ["b"], "out", {"perm": [0, 3, 1, 2]}),

@@ -1,4 +1,4 @@
-"""Half precision: what stays float32, what the picture loses, and when it is refused."""
+"""Half precision: what stays float32, what the image loses, and when it is refused."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from i2i_export.precision.half import half_from_engine
 from i2i_export.precision.int8 import int8_from_engine
 from i2i_export.run.trace import Origin, engine_from_inference
 from i2i_export.sizes import dynamic_size
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import ExtraInput
 from i2i_trainer.method import Inference
 
 
 @pytest.fixture(scope="module")
-def half(painter_engine: EngineFile, street: list[Picture]) -> tuple[EngineFile, parity.Report]:
+def half(painter_engine: EngineFile, street: list[Image]) -> tuple[EngineFile, parity.Report]:
     gate = fit_all(street, [(64, 64), (64, 96)])
     return half_from_engine(painter_engine, gate, default_style(painter_engine.metadata))
 
@@ -39,7 +39,7 @@ def weights_of(model: ir.Model, op_type: str) -> list[np.ndarray[Any, Any]]:
     ]
 
 
-def test_half_precision_keeps_the_picture(half: tuple[EngineFile, parity.Report]) -> None:
+def test_half_precision_keeps_the_image(half: tuple[EngineFile, parity.Report]) -> None:
     engine, report = half
     assert report.psnr_db >= 45
     assert engine.metadata.precision == "fp16"
@@ -61,7 +61,7 @@ def test_half_precision_is_in_the_types_of_the_graph(
     assert path.stat().st_size < 0.7 * master.stat().st_size
 
 
-def test_reading_and_writing_the_picture_stay_float32(half: tuple[EngineFile, parity.Report]) -> None:
+def test_reading_and_writing_the_image_stay_float32(half: tuple[EngineFile, parity.Report]) -> None:
     inferred = onnx.shape_inference.infer_shapes(half[0].to_proto(), data_prop=True)
     types = {entry.name: entry.type.tensor_type.elem_type for entry in inferred.graph.value_info}
     rounding = next(node for node in inferred.graph.node if node.op_type == "Round")
@@ -71,7 +71,7 @@ def test_reading_and_writing_the_picture_stay_float32(half: tuple[EngineFile, pa
 
 
 def test_written_out_statistics_stay_float32_and_survive_large_values(
-    origin: Origin, street: list[Picture]
+    origin: Origin, street: list[Image]
 ) -> None:
     class LayerNormed(Inference):
         """Values of about 700 whose squares leave half precision's range."""
@@ -80,8 +80,8 @@ def test_written_out_statistics_stay_float32_and_survive_large_values(
             super().__init__()
             self.first, self.last = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 3, 3, padding=1)
 
-        def forward(self, picture: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
-            x = self.first(picture) * 700
+        def forward(self, image: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
+            x = self.first(image) * 700
             std, mean = torch.std_mean(x, dim=(1, 2, 3), keepdim=True)
             return torch.tanh(self.last((x - mean) / (std + 1e-5)))
 
@@ -96,7 +96,7 @@ def test_written_out_statistics_stay_float32_and_survive_large_values(
     assert {types[node.output[0]] for node in means} == {onnx.TensorProto.FLOAT}
 
 
-def test_a_value_beyond_half_precision_is_refused(origin: Origin, street: list[Picture]) -> None:
+def test_a_value_beyond_half_precision_is_refused(origin: Origin, street: list[Image]) -> None:
     class Huge(Inference):
         def __init__(self) -> None:
             super().__init__()
@@ -104,8 +104,8 @@ def test_a_value_beyond_half_precision_is_refused(origin: Origin, street: list[P
             self.first.weight.data *= 1e6
             self.last.weight.data *= 1e-6
 
-        def forward(self, picture: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
-            return torch.tanh(self.last(torch.relu(self.first(picture))))
+        def forward(self, image: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
+            return torch.tanh(self.last(torch.relu(self.first(image))))
 
     torch.manual_seed(0)
     engine = engine_from_inference(Huge(), dynamic_size(4), origin)
@@ -117,12 +117,10 @@ def each_channel(factor: float) -> np.ndarray[Any, Any]:
     return factor * np.eye(3, dtype=np.float32)[:, :, None, None]
 
 
-def test_an_overflow_that_processors_do_not_show_is_refused(
-    written_engine: Any, street: list[Picture]
-) -> None:
+def test_an_overflow_that_processors_do_not_show_is_refused(written_engine: Any, street: list[Image]) -> None:
     engine = written_engine(
         [
-            ("Conv", ["picture", "up"], "large", {}),
+            ("Conv", ["image", "up"], "large", {}),
             ("Relu", ["large"], "kept", {}),
             ("Conv", ["kept", "down"], "out", {}),
         ],
@@ -134,7 +132,7 @@ def test_an_overflow_that_processors_do_not_show_is_refused(
         half_from_engine(engine, frames)
 
 
-def test_what_a_branch_reads_stays_float32(written_engine: Any, street: list[Picture]) -> None:
+def test_what_a_branch_reads_stays_float32(written_engine: Any, street: list[Image]) -> None:
     def branch(name: str, factor: str) -> onnx.GraphProto:
         nodes = [helper.make_node("Mul", ["a", factor], ["m"]), helper.make_node("Add", ["m", "a"], [name])]
         result = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -142,8 +140,8 @@ def test_what_a_branch_reads_stays_float32(written_engine: Any, street: list[Pic
 
     engine = written_engine(
         [
-            ("Conv", ["picture", "w"], "a", {}),
-            ("ReduceMean", ["picture"], "mean", {"keepdims": 0}),
+            ("Conv", ["image", "w"], "a", {}),
+            ("ReduceMean", ["image"], "mean", {"keepdims": 0}),
             ("Greater", ["mean", "middle"], "bright", {}),
             ("If", ["bright"], "b", {"then_branch": branch("t", "one"), "else_branch": branch("e", "two")}),
             ("Conv", ["b", "w"], "out", {}),
@@ -160,10 +158,10 @@ def test_what_a_branch_reads_stays_float32(written_engine: Any, street: list[Pic
     assert np.float16 in {array.dtype.type for array in weights_of(half.model, "Conv")}
 
 
-def test_a_later_input_is_fed_its_default(written_engine: Any, street: list[Picture]) -> None:
+def test_a_later_input_is_fed_its_default(written_engine: Any, street: list[Image]) -> None:
     engine = written_engine(
         [
-            ("Conv", ["picture", "w"], "a", {}),
+            ("Conv", ["image", "w"], "a", {}),
             ("Mul", ["a", "gain"], "b", {}),
             ("Conv", ["b", "w"], "out", {}),
         ],
@@ -173,8 +171,8 @@ def test_a_later_input_is_fed_its_default(written_engine: Any, street: list[Pict
     frame = fit_all(street, [(64, 64)])[0]
     half, report = half_from_engine(engine, [frame])
     assert report.passed
-    picture = parity.OnnxTranslator(half.to_proto()).translate(frame, None).picture
-    assert np.abs(picture - frame.astype(float) / 2).max() <= 0.51
+    image = parity.OnnxTranslator(half.to_proto()).translate(frame, None).image
+    assert np.abs(image - frame.astype(float) / 2).max() <= 0.51
 
 
 @pytest.mark.parametrize("bound", [parity.HALF_PRECISION, parity.INT8, parity.SAME_NETWORK])
@@ -183,7 +181,7 @@ def test_a_value_that_is_no_number_breaks_every_bound(bound: parity.Bound) -> No
         def __init__(self, value: float) -> None:
             self.value = value
 
-        def translate(self, frame: Picture, style: object) -> parity.Translation:
+        def translate(self, frame: Image, style: object) -> parity.Translation:
             unrounded = np.zeros(frame.shape, np.float32)
             unrounded[5, 5] = self.value
             return parity.Translation(unrounded, np.full(frame.shape, 128, np.uint8))
@@ -194,7 +192,7 @@ def test_a_value_that_is_no_number_breaks_every_bound(bound: parity.Bound) -> No
 
 
 def test_a_derived_engine_is_not_derived_again(
-    half: tuple[EngineFile, parity.Report], street: list[Picture]
+    half: tuple[EngineFile, parity.Report], street: list[Image]
 ) -> None:
     frames = fit_all(street, [(64, 64)])
     with pytest.raises(ExportError, match="already fp16"):

@@ -290,10 +290,10 @@ def test_phases_equal_the_doubled_convolution_to_the_last_row(
     network: Any, run: Any, kernel: int, border: str
 ) -> None:
     model = doubled(network, kernel, border)
-    pictures = [normal(1, 4, 7, 10), normal(1, 4, 5, 4)]
-    before = [run(model, x) for x in pictures]
+    images = [normal(1, 4, 7, 10), normal(1, 4, 5, 4)]
+    before = [run(model, x) for x in images]
     assert PHASES[kernel](model) == 1
-    for x, wanted in zip(pictures, before, strict=True):
+    for x, wanted in zip(images, before, strict=True):
         np.testing.assert_allclose(run(model, x), wanted, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from i2i_export.passes.order import optimise
 from i2i_export.passes.shuffles import sink_shuffles
 from i2i_export.run.trace import Origin, engine_from_inference
 from i2i_export.sizes import dynamic_size
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_trainer.methods.lptn import LPTN, LPTNConfig
 
 DOUBLE = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -30,7 +30,7 @@ def weights(*shape: int) -> Any:
 
 
 def band(mode: str) -> tuple[list[tuple[str, list[str], str, dict[str, Any]]], dict[str, Any]]:
-    """A band of a pyramid: picture minus what its half grows to, masked by a doubled value, refined, added back."""
+    """A band of a pyramid: image minus what its half grows to, masked by a doubled value, refined, added back."""
     rows: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("MaxPool", ["x"], "half", {"kernel_shape": [2, 2], "strides": [2, 2]}),
         ("Conv", ["half", "grow"], "phases", {"pads": [1, 1, 1, 1], "group": 3}),
@@ -82,7 +82,7 @@ def test_a_shuffle_that_only_scalings_follow_stays_where_it_is(network: Any) -> 
     assert [node.op_type for node in model.graph] == ["Conv", "DepthToSpace", "LeakyRelu"]
 
 
-def test_a_whole_picture_is_shuffled_once_for_all_that_need_it(network: Any, run: Any) -> None:
+def test_a_whole_image_is_shuffled_once_for_all_that_need_it(network: Any, run: Any) -> None:
     rows, constants = band("CRD")
     rows = [*rows[:-1], ("MaxPool", ["joined"], "a", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})]
     rows += [("AveragePool", ["joined"], "b", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]})]
@@ -96,8 +96,8 @@ def test_a_whole_picture_is_shuffled_once_for_all_that_need_it(network: Any, run
     assert Counter(node.op_type for node in model.graph)["DepthToSpace"] == 1
 
 
-def test_the_pyramid_of_lptn_gives_the_same_picture(
-    tmp_path: Path, origin: Origin, street: list[Picture]
+def test_the_pyramid_of_lptn_gives_the_same_image(
+    tmp_path: Path, origin: Origin, street: list[Image]
 ) -> None:
     torch.manual_seed(1)
     config = LPTNConfig(data=tmp_path, out=tmp_path / "run", width=8)

@@ -12,10 +12,10 @@ import torch
 
 from i2i_kernels.colour import (
     Coding,
-    nv12_from_picture,
-    picture_from_nv12,
-    picture_from_rgb,
-    rgb_from_picture,
+    image_from_nv12,
+    image_from_rgb,
+    nv12_from_image,
+    rgb_from_image,
 )
 from i2i_kernels.compile import PackError, build_pack, pack_entry
 from i2i_kernels.conv_norm import conv_norm
@@ -60,20 +60,20 @@ UNKNOWN: Any = "nothing"
         (lambda: up(X, add=X), ValueError, r"add is \[2, 4, 6, 6\].*\[2, 4, 12, 12\]"),
         (lambda: down(X, impl=UNKNOWN), ValueError, "'nothing'"),
         (lambda: down(X, impl="triton"), RuntimeError, "CUDA device"),
-        (lambda: picture_from_rgb(X), TypeError, "uint8.*float32"),
-        (lambda: picture_from_rgb(X.byte()), ValueError, r"\[N, H, W, 3\].*\[2, 4, 6, 6\]"),
+        (lambda: image_from_rgb(X), TypeError, "uint8.*float32"),
+        (lambda: image_from_rgb(X.byte()), ValueError, r"\[N, H, W, 3\].*\[2, 4, 6, 6\]"),
         (
-            lambda: picture_from_rgb(torch.zeros(1, 2, 2, 6).byte()[..., ::2]),
+            lambda: image_from_rgb(torch.zeros(1, 2, 2, 6).byte()[..., ::2]),
             ValueError,
             "strides.*contiguous",
         ),
-        (lambda: picture_from_rgb(X.byte(), dtype=torch.int32), TypeError, "float16.*int32"),
-        (lambda: rgb_from_picture(X), ValueError, r"\[N, 3, H, W\].*\[2, 4, 6, 6\]"),
-        (lambda: rgb_from_picture(X[:, :3], impl="triton"), RuntimeError, "CUDA device"),
-        (lambda: picture_from_nv12(torch.zeros(1, 6, 8).byte(), 10), ValueError, "width is 10.*which is 8"),
-        (lambda: picture_from_nv12(torch.zeros(1, 5, 8).byte(), 8), ValueError, r"3H/2.*\[1, 5, 8\]"),
-        (lambda: nv12_from_picture(X[:, :3], pitch=4), ValueError, "pitch is 4.*which is 6"),
-        (lambda: nv12_from_picture(X[:, :3, 1:]), ValueError, "even sizes.*5, 6"),
+        (lambda: image_from_rgb(X.byte(), dtype=torch.int32), TypeError, "float16.*int32"),
+        (lambda: rgb_from_image(X), ValueError, r"\[N, 3, H, W\].*\[2, 4, 6, 6\]"),
+        (lambda: rgb_from_image(X[:, :3], impl="triton"), RuntimeError, "CUDA device"),
+        (lambda: image_from_nv12(torch.zeros(1, 6, 8).byte(), 10), ValueError, "width is 10.*which is 8"),
+        (lambda: image_from_nv12(torch.zeros(1, 5, 8).byte(), 8), ValueError, r"3H/2.*\[1, 5, 8\]"),
+        (lambda: nv12_from_image(X[:, :3], pitch=4), ValueError, "pitch is 4.*which is 6"),
+        (lambda: nv12_from_image(X[:, :3, 1:]), ValueError, "even sizes.*5, 6"),
         (lambda: Coding(UNKNOWN), ValueError, "'nothing'.*bt601, bt709"),
         (
             lambda: conv_norm(X, X, torch.ones(8, 5, 3, 3), Kind()),

@@ -44,9 +44,9 @@ def test_network_with_our_kernels_is_the_same_function(networks: ModuleType, met
     plain_norms = (nn.InstanceNorm2d, norms.InstanceNorm, norms.LayerNormOverStd, blocks.AdaptiveResBlock)
     assert not [m for m in fused.modules() if isinstance(m, plain_norms)]
     torch.manual_seed(0)
-    picture = torch.rand(1, 3, 32, 48) * 2 - 1
+    image = torch.rand(1, 3, 32, 48) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(fused(picture), network(picture), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(fused(image), network(image), atol=1e-4, rtol=1e-3)
 
 
 def test_training_step_with_our_kernels_has_the_same_losses(networks: ModuleType) -> None:

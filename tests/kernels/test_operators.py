@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from i2i_kernels.colour.op import (
-    nv12_from_picture_op,
-    picture_from_nv12_op,
-    picture_from_rgb_op,
-    rgb_from_picture_op,
+    image_from_nv12_op,
+    image_from_rgb_op,
+    nv12_from_image_op,
+    rgb_from_image_op,
 )
 from i2i_kernels.conv_norm.op import conv_norm_op
 from i2i_kernels.kind import Kind
@@ -25,7 +25,7 @@ from i2i_kernels.pyramid import down, up
 from i2i_kernels.pyramid.op import coarse_op, fine_op
 
 
-def picture(*shape: int, grad: bool = True) -> Tensor:
+def image(*shape: int, grad: bool = True) -> Tensor:
     return torch.randn(shape).contiguous(memory_format=torch.channels_last).requires_grad_(grad)
 
 
@@ -34,11 +34,11 @@ def norm_arguments(
 ) -> tuple[Any, ...]:
     mix = {"clamp": (8,), "softmax": (2, 8)}.get(kind.family)
     return (
-        picture(2, 8, 5, 6),
+        image(2, 8, 5, 6),
         None if rows is None else torch.rand(rows).requires_grad_(),
         None if rows is None else torch.rand(rows).requires_grad_(),
         None if mix is None else torch.rand(mix).requires_grad_(),
-        picture(2, 8, 5, 6) if residual else None,
+        image(2, 8, 5, 6) if residual else None,
         *kind_fields(kind),
         splits,
     )
@@ -51,21 +51,21 @@ def norm_arguments(
         (norm_op, lambda: norm_arguments(Kind("softmax", pad=1), rows=(2, 8), residual=True, splits=4)),
         (norm_op, lambda: norm_arguments(Kind("clamp"), rows=(8,), residual=True, splits=4)),
         (norm_op, lambda: norm_arguments(Kind(), rows=(8,), residual=False, splits=1)),
-        (coarse_op, lambda: (picture(1, 3, 6, 8), 3, 4, 1.0, False)),
-        (fine_op, lambda: (picture(1, 3, 3, 4), picture(1, 3, 6, 8), 6, 8, -1.0, False)),
-        (picture_from_rgb_op, lambda: (torch.zeros(1, 4, 4, 3, dtype=torch.uint8), torch.float16)),
-        (rgb_from_picture_op, lambda: (picture(1, 3, 4, 4, grad=False),)),
+        (coarse_op, lambda: (image(1, 3, 6, 8), 3, 4, 1.0, False)),
+        (fine_op, lambda: (image(1, 3, 3, 4), image(1, 3, 6, 8), 6, 8, -1.0, False)),
+        (image_from_rgb_op, lambda: (torch.zeros(1, 4, 4, 3, dtype=torch.uint8), torch.float16)),
+        (rgb_from_image_op, lambda: (image(1, 3, 4, 4, grad=False),)),
         (
-            picture_from_nv12_op,
+            image_from_nv12_op,
             lambda: (torch.zeros(1, 6, 8, dtype=torch.uint8), 6, "bt709", False, torch.float32),
         ),
-        (nv12_from_picture_op, lambda: (picture(1, 3, 4, 6, grad=False), 8, "bt601", True)),
+        (nv12_from_image_op, lambda: (image(1, 3, 4, 6, grad=False), 8, "bt601", True)),
         (
             conv_norm_op,
             lambda: (
-                (x := picture(1, 16, 6, 6, grad=False)),
+                (x := image(1, 16, 6, 6, grad=False)),
                 partials_reference(x, 4),
-                picture(16, 16, 3, 3, grad=False),
+                image(16, 16, 3, 3, grad=False),
                 1e-5,
                 "relu",
                 0.2,
@@ -151,7 +151,7 @@ def test_exported_operator_stays_one_node() -> None:
             y: Tensor = norm_op(x, None, None, None, None, *kind_fields(Kind()), 8)[0]
             return y
 
-    program = torch.export.export(Fused(), (picture(1, 8, 8, 8, grad=False),))
+    program = torch.export.export(Fused(), (image(1, 8, 8, 8, grad=False),))
     assert [str(n.target) for n in program.graph.nodes].count("i2i.norm.default") == 1
 
 
@@ -161,7 +161,7 @@ def test_public_functions_work_without_triton() -> None:
         "import torch\n"
         "from i2i_kernels.norm import instance_norm\n"
         "from i2i_kernels.pyramid import down\n"
-        "from i2i_kernels.colour import picture_from_rgb\n"
+        "from i2i_kernels.colour import image_from_rgb\n"
         "print(tuple(down(instance_norm(torch.ones(1, 3, 8, 8))).shape))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from i2i_kernels.colour import Coding, nv12_from_picture, picture_from_nv12
+from i2i_kernels.colour import Coding, image_from_nv12, nv12_from_image
 from i2i_kernels.kind import Kind
 from i2i_kernels.norm import adain, iln, instance_norm, layer_norm, layer_norm_munit, lin, norm
 from i2i_kernels.norm.reference import partials_reference
@@ -97,10 +97,10 @@ def test_pyramid_is_lptns(x: Tensor) -> None:
     torch.testing.assert_close(up(x, add=zeros, scale=-2.0), zeros - 2 * want)
 
 
-def test_band_and_low_give_the_picture_back() -> None:
-    picture = torch.rand(1, 3, 8, 12, dtype=torch.float64)
-    low = down(picture)
-    torch.testing.assert_close(up(low, add=up(low, add=picture, scale=-1.0)), picture)
+def test_band_and_low_give_the_image_back() -> None:
+    image = torch.rand(1, 3, 8, 12, dtype=torch.float64)
+    low = down(image)
+    torch.testing.assert_close(up(low, add=up(low, add=image, scale=-1.0)), image)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_band_and_low_give_the_picture_back() -> None:
 )
 def test_nv12_of_pure_red_is_the_standards(coding: Coding, levels: tuple[int, int, int]) -> None:
     red = torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    frame = nv12_from_picture(red, pitch=4, coding=coding)
+    frame = nv12_from_image(red, pitch=4, coding=coding)
     assert frame[0].tolist() == [[levels[0]] * 2 + [0, 0]] * 2 + [[*levels[1:], 0, 0]]
-    back = picture_from_nv12(frame, 2, coding=coding, dtype=torch.float32)
+    back = image_from_nv12(frame, 2, coding=coding, dtype=torch.float32)
     torch.testing.assert_close(back, red, atol=0.02, rtol=0)

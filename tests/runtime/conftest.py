@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from i2i_runtime.errors import SourceError
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, ExtraInput, SizePolicy, StyleSpec
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -34,7 +34,7 @@ def real_videos() -> Path:
 def odd_images() -> Path:
     folder = SHARED / "odd_images"
     if not folder.is_dir():
-        pytest.skip(f"needs the odd pictures in {folder}, which a clone alone does not have")
+        pytest.skip(f"needs the odd images in {folder}, which a clone alone does not have")
     return folder
 
 
@@ -183,16 +183,16 @@ class FakeSource:
         if self.closed or index >= self.count or not self.wait(index):
             return None
         if index == self.fail_at:
-            raise SourceError("The fake camera lost its picture: plug it in.")
+            raise SourceError("The fake camera lost its image: plug it in.")
         self.given += 1
-        return Frame(picture(index, *self.size), index, index * 512, Fraction(1, 12800), time.monotonic())
+        return Frame(image(index, *self.size), index, index * 512, Fraction(1, 12800), time.monotonic())
 
     def close(self) -> None:
         self.closed = True
 
 
-def picture(index: int, width: int, height: int) -> Picture:
-    """A smooth picture that differs from frame to frame."""
+def image(index: int, width: int, height: int) -> Image:
+    """A smooth image that differs from frame to frame."""
     y, x = np.mgrid[0:height, 0:width]
     planes = [64 + 128 * x / width, 64 + 128 * y / height, np.full(x.shape, 64 + index * 7 % 128)]
     return np.stack(planes, axis=-1).astype(np.uint8)
@@ -232,7 +232,7 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 prepare(container, stream)
             for index, due in enumerate(pts):
                 if frame_at is None:
-                    frame = av.VideoFrame.from_ndarray(picture(index, *size), "rgb24").reformat(
+                    frame = av.VideoFrame.from_ndarray(image(index, *size), "rgb24").reformat(
                         format=pixel_format
                     )
                 else:

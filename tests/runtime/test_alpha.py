@@ -1,4 +1,4 @@
-"""Alpha goes around the engine: out of a video or picture, into every output that can hold it, or it is named."""
+"""Alpha goes around the engine: out of a video or image, into every output that can hold it, or it is named."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def clip_with_alpha(make_clip: Callable[..., Path]) -> Callable[..., Path]:
         codec, pixel_format = KINDS[kind]
 
         def frame_at(index: int) -> av.VideoFrame:
-            picture = np.full((SIZE[1], SIZE[0], 3), 40 + 20 * index, np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=pixel_format)
+            image = np.full((SIZE[1], SIZE[0], 3), 40 + 20 * index, np.uint8)
+            frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=pixel_format)
             put_alpha(frame, np.roll(RAMP, index, axis=1))
             return frame
 
@@ -102,7 +102,7 @@ def test_alpha_is_carried_to_codecs_that_hold_it(
         if codec == "prores_ks":
             assert container.streams.video[0].codec_context.codec_tag == "ap4h", "editors go by the label"
         grey = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    assert np.abs(grey.astype(int) - 215).max() <= 3, "the picture itself is the engine's"
+    assert np.abs(grey.astype(int) - 215).max() <= 3, "the image itself is the engine's"
     transparency = next(check for check in compare_files(clip, made) if check.name == "transparency")
     assert transparency.agrees
 
@@ -110,7 +110,7 @@ def test_alpha_is_carried_to_codecs_that_hold_it(
 @pytest.mark.parametrize("kind", ["ffv1_10.mkv", "qtrle.mov"])
 @pytest.mark.parametrize("size", [None, "97x63"])
 @pytest.mark.parametrize("suffix", [".webm", ".mkv"])
-def test_alpha_is_carried_beside_the_pictures_of_vp9(
+def test_alpha_is_carried_beside_the_images_of_vp9(
     engines: Any,
     clip_with_alpha: Callable[..., Path],
     tmp_path: Path,
@@ -173,7 +173,7 @@ def test_alpha_that_no_output_holds_is_named(
     assert "transparency" in lost
 
 
-def test_alpha_turns_and_scales_with_the_picture(
+def test_alpha_turns_and_scales_with_the_image(
     engines: Any, clip_with_alpha: Callable[..., Path], tmp_path: Path
 ) -> None:
     def turn(container: av.container.OutputContainer, stream: av.VideoStream) -> None:
@@ -183,14 +183,14 @@ def test_alpha_turns_and_scales_with_the_picture(
     assert alphas_of(clip)[0].shape == (96, 64), "upright"
     assert run(engines.identity, clip, tmp_path / "turned.mov", codec="png") == 0
     np.testing.assert_array_equal(alphas_of(tmp_path / "turned.mov")[3], alphas_of(clip)[3])
-    assert run(engines.identity, clip, tmp_path / "pictures", size="32x48") == 0
-    small = alphas_of(tmp_path / "pictures")
+    assert run(engines.identity, clip, tmp_path / "images", size="32x48") == 0
+    small = alphas_of(tmp_path / "images")
     assert small[0].shape == (48, 32)
     half = cv2.resize(alphas_of(clip)[0], (32, 48), interpolation=cv2.INTER_AREA)
     assert np.abs(small[0] - half).max() <= 0.5 / 255 + 1e-6
 
 
-def test_pictures_with_alpha_become_a_film_with_alpha(engines: Any, tmp_path: Path) -> None:
+def test_images_with_alpha_become_a_film_with_alpha(engines: Any, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(3):
@@ -200,7 +200,7 @@ def test_pictures_with_alpha_become_a_film_with_alpha(engines: Any, tmp_path: Pa
     np.testing.assert_array_equal(alphas_of(tmp_path / "out.mkv"), alphas_of(folder))
 
 
-def test_alpha_beside_the_pictures_of_a_webm_is_read(
+def test_alpha_beside_the_images_of_a_webm_is_read(
     engines: Any, real_alpha_webm: Path, tmp_path: Path
 ) -> None:
     before = alphas_of(real_alpha_webm)

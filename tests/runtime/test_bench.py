@@ -26,7 +26,7 @@ from i2i_runtime.sources.recorded import RecordedSource
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
-    """An engine that inverts the picture."""
+    """An engine that inverts the image."""
     shape = [1, "H", "W", 3]
     nodes = [
         helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
@@ -144,14 +144,12 @@ def test_scaling_is_shown_and_refusals_with_their_reason(capsys: pytest.CaptureF
     assert ["4", "40.0", "10.0"] in lines
 
 
-def test_one_picture_has_no_rate_and_its_record_no_password(
+def test_one_image_has_no_rate_and_its_record_no_password(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture, record_file = tmp_path / "[bold] password=hush.png", tmp_path / "r.json"
-    cv2.imwrite(str(picture), np.zeros((32, 32, 3), np.uint8))
-    options = BenchOptions(
-        str(engine), str(picture), backend="onnxruntime", seconds=0.05, frames=2, repeats=1
-    )
+    image, record_file = tmp_path / "[bold] password=hush.png", tmp_path / "r.json"
+    cv2.imwrite(str(image), np.zeros((32, 32, 3), np.uint8))
+    options = BenchOptions(str(engine), str(image), backend="onnxruntime", seconds=0.05, frames=2, repeats=1)
     record = bench(replace(options, json=record_file))
     assert record["limit"].startswith("The input holds one frame")
     assert record["levels"][-1]["fps"] == 0
@@ -163,8 +161,8 @@ def test_one_picture_has_no_rate_and_its_record_no_password(
 
 
 def test_recorded_source_goes_round_and_ends() -> None:
-    pictures = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2)]
-    source = RecordedSource(pictures, 5)
+    images = [np.full((2, 2, 3), value, np.uint8) for value in (1, 2)]
+    source = RecordedSource(images, 5)
     values = []
     while (frame := source.read()) is not None:
         values.append((frame.index, int(frame.pixels[0, 0, 0])))
@@ -173,8 +171,8 @@ def test_recorded_source_goes_round_and_ends() -> None:
 
 def test_chart_is_drawn_to_scale(tmp_path: Path) -> None:
     draw_bars({"g": {"long": 100.0, "short": 50.0}}, "fps", tmp_path / "c.png")
-    picture = cv2.imread(str(tmp_path / "c.png")).astype(int)
-    blue = (np.abs(picture - [176, 114, 38]).sum(axis=2) == 0).sum(axis=1)
+    image = cv2.imread(str(tmp_path / "c.png")).astype(int)
+    blue = (np.abs(image - [176, 114, 38]).sum(axis=2) == 0).sum(axis=1)
     lengths = sorted({int(n) for n in blue if n})
     assert lengths[0] * 2 == pytest.approx(lengths[-1], abs=4)
 

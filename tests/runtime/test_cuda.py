@@ -228,7 +228,7 @@ class FakePyCuda:
         target[:] = self.memory[address]
 
 
-def test_pycuda_moves_pictures_and_keeps_one_context_per_thread(
+def test_pycuda_moves_images_and_keeps_one_context_per_thread(
     fake_driver: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "_graph_calls", lambda: DriverGraphs(ctypes.CDLL(str(fake_driver))))

@@ -16,14 +16,14 @@ import pytest
 from i2i_runtime.engines import Backend, Engine, open_engine
 from i2i_runtime.engines.contract import pad, padded_size
 from i2i_runtime.errors import EngineError, I2IError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.sources import open_source
 
 BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 
 
-def photo(width: int, height: int) -> Picture:
+def photo(width: int, height: int) -> Image:
     return np.random.default_rng(width * height).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
@@ -94,7 +94,7 @@ def test_openvino_stays_in_f32_where_the_engine_says_so(
     assert open_engine(path, "openvino").backend == "openvino f32"
 
 
-def test_padding_reflects_again_where_the_picture_is_small() -> None:
+def test_padding_reflects_again_where_the_image_is_small() -> None:
     row = np.arange(3, dtype=np.uint8)[None, :, None].repeat(3, axis=2).repeat(3, axis=0)
     assert pad(row, 3, 8)[0, :, 0].tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
     assert pad(photo(1, 1), 4, 4).reshape(-1, 3).std(axis=0).tolist() == [0, 0, 0]

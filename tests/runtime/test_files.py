@@ -90,7 +90,7 @@ def test_chapters_subtitles_attachments_and_tags_are_carried(
     words.write_text("1\n00:00:00,100 --> 00:00:00,600\nHello\n", encoding="utf-8")
     clip = tmp_path / "clip.mkv"
     with av.open(plain) as film, av.open(words) as text, av.open(clip, "w") as joined:
-        pictures = joined.add_stream_from_template(film.streams.video[0])
+        images = joined.add_stream_from_template(film.streams.video[0])
         lines = joined.add_stream_from_template(text.streams.subtitles[0])
         joined.add_attachment("note.txt", "text/plain", b"remember the milk")
         joined.metadata["title"] = "A drive"
@@ -104,7 +104,7 @@ def test_chapters_subtitles_attachments_and_tags_are_carried(
         joined.set_chapters([begin])
         for packet in film.demux(video=0):
             if packet.dts is not None:
-                packet.stream = pictures
+                packet.stream = images
                 joined.mux(packet)
         for packet in text.demux():
             if packet.dts is not None:
@@ -141,7 +141,7 @@ def test_rotation_is_kept_and_the_engine_sees_it_upright(
 
 
 def test_upright_means_upright(make_clip: Callable[..., Path]) -> None:
-    """A display matrix of 90 degrees counter-clockwise brings the right edge of the stored picture to the top."""
+    """A display matrix of 90 degrees counter-clockwise brings the right edge of the stored image to the top."""
     stored = np.zeros((64, 96, 3), np.uint8)
     stored[:, 72:] = 255
 
@@ -172,7 +172,7 @@ def test_shape_of_pixels_is_kept(engines: Any, make_clip: Callable[..., Path], t
     assert disagreements(clip, tmp_path / "out.mp4") == []
     with av.open(tmp_path / "out.mp4") as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
-    # Scaled to another shape, the picture still fills the same screen.
+    # Scaled to another shape, the image still fills the same screen.
     assert run(engines.identity, clip, tmp_path / "wide.mp4", size="192x64") == 0
     with av.open(tmp_path / "wide.mp4") as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(8, 11)
@@ -330,7 +330,7 @@ def test_encoder_options_reach_the_encoder(
         run(engines.identity, clip, tmp_path / "x.mp4", encoder_option=["nonsense"])
     with pytest.raises(SinkError, match=r"libx264.*no option.*unheard"):
         run(engines.identity, clip, tmp_path / "x.mp4", encoder_option=["unheard=1"])
-    with pytest.raises(SinkError, match="dnxhd does not take pictures of 96x64 as yuv422p"):
+    with pytest.raises(SinkError, match="dnxhd does not take images of 96x64 as yuv422p"):
         run(engines.identity, clip, tmp_path / "x.mov", codec="dnxhd")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["intra.mp4"]
 
@@ -420,9 +420,7 @@ def test_bad_inputs_end_in_one_sentence(engines: Any, tmp_path: Path, name: str)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_clip_without_pictures_is_refused(
-    engines: Any, make_clip: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_clip_without_images_is_refused(engines: Any, make_clip: Callable[..., Path], tmp_path: Path) -> None:
     clip = make_clip("sound.mp4", pts=REGULAR[:3], audio_tracks=1)
     with av.open(clip) as source, av.open(tmp_path / "sound.m4a", "w", format="mp4") as target:
         stream = target.add_stream_from_template(source.streams.audio[0])
@@ -453,12 +451,12 @@ def test_two_outputs_from_one_translate(engines: Any, make_clip: Callable[..., P
     options = StreamOptions(
         str(engines.invert),
         input=str(clip),
-        output=[str(tmp_path / "a.mp4"), str(tmp_path / "pictures")],
+        output=[str(tmp_path / "a.mp4"), str(tmp_path / "images")],
         quiet=True,
     )
     assert stream(options) == 0
     assert disagreements(clip, tmp_path / "a.mp4") == []
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "images").glob("*.png"))) == 6
 
 
 def test_compare_puts_both_side_by_side(engines: Any, make_clip: Callable[..., Path], tmp_path: Path) -> None:
@@ -556,7 +554,7 @@ def test_command_prints_one_sentence_and_its_exit_code(engines: Any, tmp_path: P
     assert (
         missing.stderr.strip()
         .splitlines()[-1]
-        .endswith("does not exist: give a video file, a folder of pictures, a camera or a URI.")
+        .endswith("does not exist: give a video file, a folder of images, a camera or a URI.")
     )
     assert "Traceback" not in missing.stderr
     usage = subprocess.run([*command, "-o", "null:"], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Pictures in and out, rendered scenes, replays, styles, and the spelling of inputs."""
+"""Images in and out, rendered scenes, replays, styles, and the spelling of inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError, Us
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import open_sink
 from i2i_runtime.sources import SourceOptions, open_source
-from i2i_runtime.sources.images import read_picture
+from i2i_runtime.sources.images import read_image
 from i2i_runtime.sources.replay import ReplaySource
 from i2i_runtime.stats import Curve, Histogram
 from i2i_runtime.style import style_from_text
@@ -41,9 +41,9 @@ def run(engine: Path, source: Path | str, output: Path, **more: Any) -> int:
 
 
 def test_exif_orientation_is_applied(odd_images: Path) -> None:
-    upright, _ = read_picture(odd_images / "exif_Landscape_1.jpg")
+    upright, _ = read_image(odd_images / "exif_Landscape_1.jpg")
     for number in range(2, 9):
-        turned, _ = read_picture(odd_images / f"exif_Landscape_{number}.jpg")
+        turned, _ = read_image(odd_images / f"exif_Landscape_{number}.jpg")
         assert turned.shape == upright.shape
         assert np.abs(turned.astype(int) - upright).mean() < 12, number
 
@@ -51,7 +51,7 @@ def test_exif_orientation_is_applied(odd_images: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("deep", [False, True])
 def test_alpha_is_turned_as_the_colours_are(tmp_path: Path, orientation: int, deep: bool) -> None:
-    """The picture's alpha equals its grey, and does so whichever way EXIF turns it."""
+    """The image's alpha equals its grey, and does so whichever way EXIF turns it."""
     grey = np.arange(60, dtype=np.uint8).reshape(6, 10, 1) * 4
     stored = np.repeat(grey, 4, axis=2).astype(np.uint16) * 257 if deep else np.repeat(grey, 4, axis=2)
     # One entry of a TIFF directory (Exif 2.32, 4.6.4): tag 0x112, one SHORT.
@@ -59,18 +59,18 @@ def test_alpha_is_turned_as_the_colours_are(tmp_path: Path, orientation: int, de
     kinds, chunks = [cv2.IMAGE_METADATA_EXIF], [np.frombuffer(exif, np.uint8)]
     assert cv2.imencodeWithMetadata(".png", stored, kinds, chunks)[0]
     (tmp_path / "a.png").write_bytes(cv2.imencodeWithMetadata(".png", stored, kinds, chunks)[1].tobytes())
-    pixels, origin = read_picture(tmp_path / "a.png")
+    pixels, origin = read_image(tmp_path / "a.png")
     assert pixels.shape == ((6, 10, 3) if orientation < 5 else (10, 6, 3))
     assert origin.alpha is not None
     np.testing.assert_array_equal(origin.alpha // 257 if deep else origin.alpha, pixels[:, :, 0])
 
 
-def test_every_odd_picture_is_translated_or_named(engines: Any, odd_images: Path, tmp_path: Path) -> None:
+def test_every_odd_image_is_translated_or_named(engines: Any, odd_images: Path, tmp_path: Path) -> None:
     report = tmp_path / "r.json"
     assert run(engines.invert, odd_images, tmp_path / "out", report=report) == 1
     text = report.read_text()
     for name in ("broken.png", "broken_data_stream.png", "truncated_image.png", "truncated_jpeg.jpg"):
-        assert f"{name} is damaged or no picture" in text
+        assert f"{name} is damaged or no image" in text
     assert len(list((tmp_path / "out").iterdir())) == len(list(odd_images.iterdir())) - 4
 
 
@@ -99,7 +99,7 @@ def test_alpha_sixteen_bits_and_profile_are_kept(engines: Any, odd_images: Path,
     assert np.asarray(metadata[0]).tobytes() == profile.tobytes()
 
 
-def test_pictures_come_in_natural_order(tmp_path: Path) -> None:
+def test_images_come_in_natural_order(tmp_path: Path) -> None:
     for number in (10, 9, 1, 100):
         cv2.imwrite(str(tmp_path / f"p{number}.png"), np.full((4, 4, 3), number, np.uint8))
     frames = frames_of(str(tmp_path / "p*.png"))
@@ -107,8 +107,8 @@ def test_pictures_come_in_natural_order(tmp_path: Path) -> None:
     assert [frame.pts for frame in frames] == [0, 1, 2, 3]
 
 
-def test_damaged_pictures_are_no_part_of_what_is_done(tmp_path: Path) -> None:
-    """A resumed job passes over as many pictures as were written, and a damaged one never was."""
+def test_damaged_images_are_no_part_of_what_is_done(tmp_path: Path) -> None:
+    """A resumed job passes over as many images as were written, and a damaged one never was."""
     for number in range(9):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((4, 4, 3), number, np.uint8))
     (tmp_path / "2.png").write_bytes(b"broken")
@@ -120,11 +120,11 @@ def test_damaged_pictures_are_no_part_of_what_is_done(tmp_path: Path) -> None:
     assert len(getattr(source, "losses", ())) == 1, "what was lost before is lost still"
 
 
-def test_one_picture_in_one_picture_out(engines: Any, tmp_path: Path) -> None:
+def test_one_image_in_one_image_out(engines: Any, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((9, 7, 3), 10, np.uint8))
     assert run(engines.invert, tmp_path / "a.png", tmp_path / "b.png") == 0
     assert (cv2.imread(str(tmp_path / "b.png")) == 245).all()
-    with pytest.raises(I2IError, match="takes one picture"):
+    with pytest.raises(I2IError, match="takes one image"):
         run(engines.invert, "test://bars", tmp_path / "c.png", limit=3)
 
 
@@ -140,22 +140,22 @@ def test_one_picture_in_one_picture_out(engines: Any, tmp_path: Path) -> None:
         ("**/*.*", "in/deeper"),
     ],
 )
-def test_no_source_picture_is_written_over(
+def test_no_source_image_is_written_over(
     engines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str
 ) -> None:
-    """Neither the picture's own file nor that of one that comes later, and nothing is written before."""
+    """Neither the image's own file nor that of one that comes later, and nothing is written before."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in" / "deeper").mkdir(parents=True)
     (tmp_path / "link").symlink_to("in")
     for shade, name in enumerate(("a.jpg", "b.bmp", "b.png", "deeper/a.jpg")):
         cv2.imwrite(f"in/{name}", np.full((9, 7, 3), 40 * shade, np.uint8))
     before = {path: path.read_bytes() for path in (tmp_path / "in").rglob("*.*")}
-    with pytest.raises(SinkError, match=r"overwrite a source picture: choose another"):
+    with pytest.raises(SinkError, match=r"overwrite a source image: choose another"):
         run(engines.invert, source, Path(output), backend="onnxruntime")
     assert {path: path.read_bytes() for path in (tmp_path / "in").rglob("*.*")} == before
 
 
-def test_a_picture_of_one_pixel_passes_a_network_with_a_stride(engines: Any, tmp_path: Path) -> None:
+def test_an_image_of_one_pixel_passes_a_network_with_a_stride(engines: Any, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "dot.png"), np.full((1, 1, 3), 77, np.uint8))
     with pytest.raises(EngineError, match="8x8 to 2048x2048 and this one is 1x1"):
         run(
@@ -169,7 +169,7 @@ def test_a_picture_of_one_pixel_passes_a_network_with_a_stride(engines: Any, tmp
     assert run(engines.identity, tmp_path / "dot.png", tmp_path / "out.png") == 0
 
 
-def test_pictures_of_several_sizes_cannot_be_one_film(engines: Any, tmp_path: Path) -> None:
+def test_images_of_several_sizes_cannot_be_one_film(engines: Any, tmp_path: Path) -> None:
     for number, size in enumerate((16, 16, 24)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((size, size, 3), np.uint8))
     with pytest.raises(I2IError, match=r"frame 2 is 24x24: add --size"):
@@ -242,14 +242,14 @@ def test_style_as_people_name_it(engines: Any, tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             style_from_text(text, metadata, engines.styled)
     cv2.imwrite(str(tmp_path / "look.png"), np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(EngineError, match="reads no style off a picture"):
+    with pytest.raises(EngineError, match="reads no style off an image"):
         style_from_text(str(tmp_path / "look.png"), metadata, engines.styled)
     with pytest.raises(EngineError, match="no style input"):
         style_from_text("red", open_engine(engines.identity, "onnxruntime").metadata, engines.identity)
 
 
-def test_style_from_a_picture(engines: Any, save_engine: Callable[..., Path], tmp_path: Path) -> None:
-    """The encoder beside the engine takes the mean colour of the picture as style."""
+def test_style_from_an_image(engines: Any, save_engine: Callable[..., Path], tmp_path: Path) -> None:
+    """The encoder beside the engine takes the mean colour of the image as style."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -261,10 +261,10 @@ def test_style_from_a_picture(engines: Any, save_engine: Callable[..., Path], tm
     from i2i_runtime.metadata import EngineMetadata
 
     metadata = EngineMetadata.from_json(described, origin="test")
-    picture = tmp_path / "look.png"
-    cv2.imwrite(str(picture), np.full((8, 8, 3), (30, 20, 10), np.uint8))
+    image = tmp_path / "look.png"
+    cv2.imwrite(str(image), np.full((8, 8, 3), (30, 20, 10), np.uint8))
     with pytest.raises(EngineError, match=r"style encoder .*look\.onnx is missing"):
-        style_from_text(str(picture), metadata, path)
+        style_from_text(str(image), metadata, path)
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
@@ -278,7 +278,7 @@ def test_style_from_a_picture(engines: Any, save_engine: Callable[..., Path], tm
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     model.ir_version = 8
     onnx.save(model, tmp_path / "look.onnx")
-    assert style_from_text(str(picture), metadata, path).tolist() == [[10, 20, 30]]
+    assert style_from_text(str(image), metadata, path).tolist() == [[10, 20, 30]]
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_unknown_schemes_are_usage_errors() -> None:
         open_sink("gopher://x")
     with pytest.raises(UsageError, match="No scene is called moon"):
         open_source("test://moon")
-    with pytest.raises(SourceError, match="names no picture"):
+    with pytest.raises(SourceError, match="names no image"):
         open_source("/nowhere/*.png")
 
 

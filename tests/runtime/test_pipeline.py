@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline, Progress
 from i2i_runtime.sources import SourceOptions
@@ -22,7 +22,7 @@ from i2i_runtime.sources.video import VideoSource
 
 
 class FakeEngine:
-    """Inverts; `before` is called with each picture's number of turn and may wait or raise."""
+    """Inverts; `before` is called with each image's number of turn and may wait or raise."""
 
     metadata = EngineMetadata("fake", "test", "a -> b", SizePolicy())
     backend, reason = "fake", "for a test"
@@ -31,12 +31,12 @@ class FakeEngine:
         self.slots, self._before = slots, before
         self._turn, self._lock = 0, threading.Lock()
 
-    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
+    def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
         with self._lock:
             turn = self._turn
             self._turn += 1
         self._before(turn)
-        return 255 - picture
+        return 255 - image
 
     def close(self) -> None:
         return
@@ -78,7 +78,7 @@ def test_every_frame_arrives_once_and_in_order(fake_source: Any) -> None:
 
 
 def test_several_slots_keep_the_order(fake_source: Any) -> None:
-    # Every third picture is held back until a later one has been begun.
+    # Every third image is held back until a later one has been begun.
     later = [threading.Event() for _ in range(60)]
 
     def hold(turn: int) -> None:
@@ -91,7 +91,7 @@ def test_several_slots_keep_the_order(fake_source: Any) -> None:
     assert [frame.index for frame in sink.frames] == list(range(40))
 
 
-def test_pictures_are_the_engines(fake_source: Any) -> None:
+def test_images_are_the_engines(fake_source: Any) -> None:
     seen: list[tuple[Frame, Frame]] = []
 
     class Pairs(ListSink):
@@ -227,7 +227,7 @@ def test_a_failing_stage_ends_the_job_with_its_own_error(fake_source: Any, where
     witness, stages = ListSink("witness"), []
     error: I2IError = EngineError("The engine broke: mend it.")
     if where == "source":
-        error = SourceError("The fake camera lost its picture: plug it in.")
+        error = SourceError("The fake camera lost its image: plug it in.")
         source.fail_at = 20
     elif where == "engine":
         engine = FakeEngine(2, failing(20, error))

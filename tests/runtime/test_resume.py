@@ -64,7 +64,7 @@ def clip(make_clip: Callable[..., Path]) -> Path:
     return make_clip("resumed.mp4", pts=PTS, audio_tracks=1)
 
 
-def pictures_of(path: Path) -> list[tuple[int, bytes]]:
+def images_of(path: Path) -> list[tuple[int, bytes]]:
     with av.open(path) as container:
         return [(f.pts or 0, f.to_ndarray().tobytes()) for f in container.decode(video=0)]
 
@@ -99,7 +99,7 @@ def test_killed_at_any_point_the_result_is_the_same(
     # Killed while it tidied up, the job had put the whole film in its place already.
     assert output.exists() is (where == "unlink")
     assert run(engines.invert, clip, output, resume=True) == 0
-    assert pictures_of(output) == pictures_of(undisturbed)
+    assert images_of(output) == images_of(undisturbed)
     assert all(check.agrees for check in compare_files(clip, output))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "whole"]
 
@@ -115,7 +115,7 @@ def test_an_unfinished_job_is_not_thrown_away_unasked(
     monkeypatch.undo()
     assert not output.exists()
     # What is there plays: every frame up to the one that was interrupted.
-    assert len(pictures_of(tmp_path / "out.partial.mp4")) == 30
+    assert len(images_of(tmp_path / "out.partial.mp4")) == 30
     with pytest.raises(UsageError, match="--resume"):
         run(engines.invert, clip, output)
     with pytest.raises(UsageError, match=r"engine [0-9a-f]+.*--restart"):
@@ -123,7 +123,7 @@ def test_an_unfinished_job_is_not_thrown_away_unasked(
     with pytest.raises(UsageError, match="crf None"):
         run(engines.invert, clip, output, resume=True, crf=40)
     assert run(engines.invert, clip, output, restart=True) == 0
-    assert len(pictures_of(output)) == len(PTS)
+    assert len(images_of(output)) == len(PTS)
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"], "the partial film has served"
 
 
@@ -213,11 +213,11 @@ def test_a_broken_frame_ends_the_job_and_resume_goes_on(
         with pytest.raises(SinkError, match="The encoder broke"):
             run(engines.invert, clip, output)
     assert run(engines.invert, clip, output, resume=True) == 0
-    assert pictures_of(output) == pictures_of(whole)
+    assert images_of(output) == images_of(whole)
 
 
 def frame_at(index: int, first_s: float = 0.0) -> Frame:
-    """A frame as cameras and pictures give it: from no clip, 25 a second."""
+    """A frame as cameras and images give it: from no clip, 25 a second."""
     pixels = np.full((32, 48, 3), index * 4 % 256, np.uint8)
     return Frame(pixels, index, round(first_s * 1e6) + index * 40_000, Fraction(1, 1_000_000), 0.0)
 
@@ -249,7 +249,7 @@ def test_a_resumed_job_that_ends_early_loses_nothing(begun: Path) -> None:
         feed(sink, range(32, 32 + new))
         sink.close()
         assert journal_of(begun) == before
-    assert len(pictures_of(begun.with_name("begun.partial.mp4"))) == 40
+    assert len(images_of(begun.with_name("begun.partial.mp4"))) == 40
     whole = VideoSink(begun.with_name("whole.mp4"), SinkOptions())
     feed(whole, range(50))
     whole.finish()
@@ -361,12 +361,12 @@ def test_the_limit_counts_what_an_earlier_run_has_done(
         with pytest.raises(SinkError):
             run(engines.invert, clip, output, limit=30)
     assert run(engines.invert, clip, output, limit=30, resume=True) == 0
-    assert len(pictures_of(output)) == 30
+    assert len(images_of(output)) == 30
 
 
 def test_resume_without_anything_begun_is_a_plain_job(engines: Any, clip: Path, tmp_path: Path) -> None:
     assert run(engines.identity, clip, tmp_path / "out.mp4", resume=True) == 0
-    assert len(pictures_of(tmp_path / "out.mp4")) == len(PTS)
+    assert len(images_of(tmp_path / "out.mp4")) == len(PTS)
 
 
 def test_resume_leaves_a_whole_output_as_it_is(
@@ -467,7 +467,7 @@ def test_ctrl_c_leaves_a_film_that_plays(engines: Any, clip: Path, tmp_path: Pat
         process.stdout.read()
     assert process.returncode == 130
     film = output if live else tmp_path / "out.partial.mp4"
-    assert len(pictures_of(film)) >= 10
+    assert len(images_of(film)) >= 10
     assert output.exists() is live
 
 

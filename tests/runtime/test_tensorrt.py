@@ -1,6 +1,6 @@
 """The order of calls on the GPU path, on a recording fake device under a fake TensorRT.
 
-Nothing here is TensorRT: the fakes keep memory, record every call and replay captured ones, so that a picture
+Nothing here is TensorRT: the fakes keep memory, record every call and replay captured ones, so that an image
 really passes through slots, graphs and buffers. What only hardware can show is listed in export/PLANS.md.
 """
 
@@ -243,7 +243,7 @@ def loaded(trt: FakeTensorRT, device: FakeDevice, **options: Any) -> LoadedPlan:
     return LoadedPlan(trt, options.pop("flavour", "tensorrt"), b"vtrt", device, origin="x.plan", **options)
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -260,7 +260,7 @@ def test_a_slot_warms_up_captures_and_then_only_launches(device: FakeDevice) -> 
         "end_capture",
     ]
     device.calls.clear()
-    frame = picture(4, 6)
+    frame = image(4, 6)
     assert np.array_equal(slot.translate(frame, {}), 255 - frame)
     assert device.calls == ["make_current", "launch", "synchronize"]
 
@@ -268,7 +268,7 @@ def test_a_slot_warms_up_captures_and_then_only_launches(device: FakeDevice) -> 
 def test_a_new_size_is_laid_out_anew_and_the_old_buffers_go(device: FakeDevice) -> None:
     slot = FrameSlot(loaded(FakeTensorRT(device), device), {})
     for height, width in ((4, 6), (8, 8), (4, 6)):
-        frame = picture(height, width, seed=height)
+        frame = image(height, width, seed=height)
         assert np.array_equal(slot.translate(frame, {}), 255 - frame)
         assert len(device.graphs) == 1
         assert len(device.memory) == 2
@@ -283,7 +283,7 @@ def test_a_new_size_is_laid_out_anew_and_the_old_buffers_go(device: FakeDevice) 
 def test_shared_memory_is_mapped_and_nothing_is_copied() -> None:
     jetson = FakeDevice(replace(FACTS, architecture="sm_87", shares_memory=True))
     slot = FrameSlot(loaded(FakeTensorRT(jetson), jetson), {})
-    frame = picture(4, 4)
+    frame = image(4, 4)
     assert np.array_equal(slot.translate(frame, {}), 255 - frame)
     assert jetson.calls.count("pinned mapped") == 2
     assert not any("copy" in call or call == "allocate" for call in jetson.calls)
@@ -304,19 +304,19 @@ def test_the_style_is_fed_and_falls_back_to_its_default(device: FakeDevice) -> N
     engine.close()
 
 
-def test_pictures_are_padded_to_the_stride_and_cropped_back(device: FakeDevice) -> None:
+def test_images_are_padded_to_the_stride_and_cropped_back(device: FakeDevice) -> None:
     policy = SizePolicy(stride=8, min_height=8, max_height=64, min_width=8, max_width=64)
     engine = TensorRTEngine(
         loaded(FakeTensorRT(device), device), metadata(policy), backend="fake", reason="test", slots=2
     )
-    frame = picture(13, 21)
+    frame = image(13, 21)
     translated = engine.infer(frame)
     assert np.array_equal(translated, 255 - frame)
-    engine.infer(picture(13, 21, seed=1))
-    engine.infer(picture(13, 21, seed=2))
-    assert np.array_equal(translated, 255 - frame), "the caller owns its picture"
+    engine.infer(image(13, 21, seed=1))
+    engine.infer(image(13, 21, seed=2))
+    assert np.array_equal(translated, 255 - frame), "the caller owns its image"
     with pytest.raises(EngineError, match="8x8 to 64x64"):
-        engine.infer(picture(100, 21))
+        engine.infer(image(100, 21))
 
 
 def test_as_many_threads_as_slots_translate_without_mixing_frames(device: FakeDevice) -> None:
@@ -331,7 +331,7 @@ def test_as_many_threads_as_slots_translate_without_mixing_frames(device: FakeDe
 
     def work(seed: int) -> None:
         for step in range(20):
-            frame = picture(16, 16, seed=seed * 100 + step)
+            frame = image(16, 16, seed=seed * 100 + step)
             if not np.array_equal(engine.infer(frame), 255 - frame):
                 wrong.append(seed)
 
@@ -427,7 +427,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
 
 def test_a_fitting_plan_opens_and_names_its_back_end(plan: Path, fakes: FakeDevice) -> None:
     engine = open_tensorrt(plan)
-    frame = picture(4, 4)
+    frame = image(4, 4)
     assert np.array_equal(engine.infer(frame), 255 - frame)
     assert engine.backend == "tensorrt 10.16.1.11 fp16"
     assert "Fake GPU (sm_89" in engine.reason

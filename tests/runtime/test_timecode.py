@@ -43,10 +43,10 @@ def test_timecode_is_carried(
         with av.open(tmp_path / f"out{suffix}") as container:
             assert [s.type for s in container.streams] == ["video", "data"]
     with av.open(clip) as film, av.open(tmp_path / "bare.mov", "w") as bare:
-        pictures = bare.add_stream_from_template(film.streams.video[0])
+        images = bare.add_stream_from_template(film.streams.video[0])
         for packet in film.demux(video=0):
             if packet.dts is not None:
-                packet.stream = pictures
+                packet.stream = images
                 bare.mux(packet)
     assert disagreements(clip, tmp_path / "bare.mov") == ["timecode: 01:00:00:00 | None"]
 
@@ -83,7 +83,7 @@ def test_data_that_is_left_out_is_named(engines: Any, make_clip: Callable[..., P
     )
     (note,) = translated(engines.identity, clip, tmp_path / "out.mp4")
     assert note.startswith(
-        "the data stream 1 (klv) was left out, as of the streams beside the pictures only sound"
+        "the data stream 1 (klv) was left out, as of the streams beside the images only sound"
     )
     assert "data streams: klv | none" in disagreements(clip, tmp_path / "out.mp4")
 

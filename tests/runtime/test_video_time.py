@@ -27,8 +27,8 @@ def test_frames_without_a_clip_keep_their_pace(tmp_path: Path, suffix: str, rate
     sink = open_sink(str(path), SinkOptions())
     time_base = 1 / Fraction(rate)
     for index in range(30):
-        picture = np.full((48, 64, 3), index * 8, np.uint8)
-        frame = Frame(picture, index, index, time_base, 0.0)
+        image = np.full((48, 64, 3), index * 8, np.uint8)
+        frame = Frame(image, index, index, time_base, 0.0)
         sink.write(frame, frame)
     sink.finish()
     sink.close()

@@ -22,9 +22,9 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the real pictures beside the project; the test skips where it is missing."""
+    """Folder of the real images beside the project; the test skips where it is missing."""
     if not REAL_DATA.is_dir():
-        pytest.skip(f"the real pictures are not at {REAL_DATA}")
+        pytest.skip(f"the real images are not at {REAL_DATA}")
     return REAL_DATA
 
 

@@ -1,4 +1,4 @@
-"""Layouts, odd pictures, clips and the order of samples."""
+"""Layouts, odd images, clips and the order of samples."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.data import PictureBatches, preview_batch
+from i2i_trainer.data import ImageBatches, preview_batch
 from i2i_trainer.digits import read_digits
 from i2i_trainer.errors import DataError, OptionError
-from i2i_trainer.images import PictureFile, frames_of_clip, open_picture
+from i2i_trainer.images import ImageFile, frames_of_clip, open_image
 from i2i_trainer.layouts import Domains, find_domains, has_split
 
 
-def picture(
+def image(
     path: Path, colour: tuple[int, int, int] = (200, 100, 50), size: tuple[int, int] = (24, 20)
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +52,8 @@ def names(domains: Domains) -> tuple[list[str], list[str]]:
 def test_two_folders_in_every_spelling(
     tmp_path: Path, folder_a: str, folder_b: str, found: tuple[str, str]
 ) -> None:
-    picture(tmp_path / folder_a / "deep" / "1.png")
-    picture(tmp_path / folder_b / "2.jpg")
+    image(tmp_path / folder_a / "deep" / "1.png")
+    image(tmp_path / folder_b / "2.jpg")
     domains = find_domains(config(tmp_path))
     assert names(domains) == (["1.png"], ["2.jpg"])
     assert domains.names == found
@@ -67,14 +67,14 @@ def test_two_folders_in_every_spelling(
 
 def test_named_domains_are_picked_from_many(tmp_path: Path) -> None:
     for name in ("apple", "facebook", "twitter"):
-        picture(tmp_path / name / f"{name}.png")
+        image(tmp_path / name / f"{name}.png")
     domains = find_domains(config(tmp_path, domains=("twitter", "apple")))
     assert names(domains) == (["twitter.png"], ["apple.png"])
 
 
 def test_class_folders_give_labels(tmp_path: Path) -> None:
     for name in ("cat", "dog", "wild"):
-        picture(tmp_path / "train" / name / f"{name}.png")
+        image(tmp_path / "train" / name / f"{name}.png")
     domains = find_domains(config(tmp_path))
     assert domains.classes == ("cat", "dog", "wild")
     assert domains.labels_a == [0, 1, 2]
@@ -84,32 +84,32 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
     assert find_domains(config(tmp_path, layout="class-folders")).classes == ("cat", "dog")
 
 
-def test_unlabelled_pictures_belong_to_no_class(tmp_path: Path) -> None:
+def test_unlabelled_images_belong_to_no_class(tmp_path: Path) -> None:
     for name in ("cat", "unlabelled", "wild", "dog"):
-        picture(tmp_path / "train" / name / f"{name}.png")
+        image(tmp_path / "train" / name / f"{name}.png")
     domains = find_domains(config(tmp_path))
     assert domains.classes == ("cat", "dog", "wild")
     named = {p.name: label for p, label in zip(domains.a, domains.labels_a or (), strict=True)}
     assert named == {"cat.png": 0, "dog.png": 1, "wild.png": 2, "unlabelled.png": -1}
 
 
-def test_side_by_side_pictures_are_pairs(tmp_path: Path) -> None:
+def test_side_by_side_images_are_pairs(tmp_path: Path) -> None:
     both = np.zeros((20, 48, 3), np.uint8)
     both[:, :24], both[:, 24:] = (255, 0, 0), (0, 0, 255)
     (tmp_path / "train").mkdir()
     Image.fromarray(both).save(tmp_path / "train" / "1.png")
     domains = find_domains(config(tmp_path), paired=True)
     assert domains.paired
-    raw = PictureBatches(domains, config(tmp_path, batch=3)).read(0)
+    raw = ImageBatches(domains, config(tmp_path, batch=3)).read(0)
     assert raw.a.shape == (3, 16, 16, 3)
     assert raw.a.flatten(0, 2).tolist() == [[255, 0, 0]] * (3 * 16 * 16)
     assert raw.b.flatten(0, 2).tolist() == [[0, 0, 255]] * (3 * 16 * 16)
 
 
-def test_plain_pictures_are_not_taken_for_pairs_unasked(tmp_path: Path) -> None:
+def test_plain_images_are_not_taken_for_pairs_unasked(tmp_path: Path) -> None:
     """A stranger's folder of photographs: its left and right halves are no two domains."""
     Image.fromarray(np.zeros((90, 160, 3), np.uint8)).save(tmp_path / "photo.png")
-    with pytest.raises(DataError, match=r"plain pictures of one domain.*--layout paired"):
+    with pytest.raises(DataError, match=r"plain images of one domain.*--layout paired"):
         find_domains(config(tmp_path))
     assert find_domains(config(tmp_path, layout="paired")).paired
     Image.fromarray(np.zeros((80, 160, 3), np.uint8)).save(tmp_path / "photo.png")
@@ -123,10 +123,10 @@ def test_pairs_are_found_by_stem_and_cut_alike(tmp_path: Path) -> None:
         for domain in ("trainA", "trainB"):
             (tmp_path / domain).mkdir(exist_ok=True)
             Image.fromarray(noise).save(tmp_path / domain / f"{name}.png")
-    picture(tmp_path / "trainB" / "alone.png")
+    image(tmp_path / "trainB" / "alone.png")
     domains = find_domains(config(tmp_path, flip=True), paired=True)
     assert names(domains) == (["1.png", "2.png", "3.png"], ["1.png", "2.png", "3.png"])
-    raw = PictureBatches(domains, config(tmp_path, flip=True, batch=8)).read(0)
+    raw = ImageBatches(domains, config(tmp_path, flip=True, batch=8)).read(0)
     assert torch.equal(raw.a, raw.b)
     for name in ("1", "2", "3"):
         (tmp_path / "trainB" / f"{name}.png").unlink()
@@ -135,8 +135,8 @@ def test_pairs_are_found_by_stem_and_cut_alike(tmp_path: Path) -> None:
 
 
 def test_lists(tmp_path: Path) -> None:
-    picture(tmp_path / "pool" / "1.png")
-    picture(tmp_path / "pool" / "2.png")
+    image(tmp_path / "pool" / "1.png")
+    image(tmp_path / "pool" / "2.png")
     (tmp_path / "trainA.txt").write_text("pool/1.png\n\n")
     (tmp_path / "trainB.txt").write_text("pool/2.png\n")
     assert names(find_domains(config(tmp_path))) == (["1.png"], ["2.png"])
@@ -146,7 +146,7 @@ def test_lists(tmp_path: Path) -> None:
 
 
 def test_single_folder_when_asked(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    image(tmp_path / "1.png")
     assert names(find_domains(config(tmp_path, layout="single"))) == (["1.png"], ["1.png"])
 
 
@@ -167,7 +167,7 @@ def test_sentences_for_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"partner .*trainB is missing"):
         find_domains(config(tmp_path))
     (tmp_path / "trainB").mkdir()
-    with pytest.raises(DataError, match=r"trainA holds no picture"):
+    with pytest.raises(DataError, match=r"trainA holds no image"):
         find_domains(config(tmp_path))
 
 
@@ -185,26 +185,26 @@ def test_contradicting_options_name_the_flag() -> None:
 def test_batches_depend_on_their_number_alone(streets: Path) -> None:
     options = config(streets, batch=4, flip=True, seed=3)
     domains = find_domains(options)
-    whole = PictureBatches(domains, options)
-    stream = PictureBatches(domains, options).from_number(5, workers=3)
+    whole = ImageBatches(domains, options)
+    stream = ImageBatches(domains, options).from_number(5, workers=3)
     ahead = [next(stream) for _ in range(4)]
     stream.close()
     for number, raw in enumerate(ahead, start=5):
-        halves = [PictureBatches(domains, options, rank, world=2).read(number) for rank in (0, 1)]
+        halves = [ImageBatches(domains, options, rank, world=2).read(number) for rank in (0, 1)]
         assert torch.equal(raw.a, whole.read(number).a)
         assert torch.equal(raw.a, torch.cat([half.a for half in halves]))
         assert torch.equal(raw.b, torch.cat([half.b for half in halves]))
-    other = PictureBatches(domains, replace(options, seed=4)).read(5)
+    other = ImageBatches(domains, replace(options, seed=4)).read(5)
     assert not torch.equal(other.a, ahead[0].a)
 
 
-def test_every_picture_is_seen_once_per_round_of_unequal_domains(tmp_path: Path) -> None:
+def test_every_image_is_seen_once_per_round_of_unequal_domains(tmp_path: Path) -> None:
     for i in range(5):
-        picture(tmp_path / "trainA" / f"{i}.png", (i, 0, 0))
+        image(tmp_path / "trainA" / f"{i}.png", (i, 0, 0))
     for i in range(3):
-        picture(tmp_path / "trainB" / f"{i}.png", (i, 0, 0))
+        image(tmp_path / "trainB" / f"{i}.png", (i, 0, 0))
     options = config(tmp_path, batch=15)
-    raw = PictureBatches(find_domains(options), options).read(0)
+    raw = ImageBatches(find_domains(options), options).read(0)
     assert torch.bincount(raw.a[:, 0, 0, 0].int()).tolist() == [3] * 5
     assert torch.bincount(raw.b[:, 0, 0, 0].int()).tolist() == [5] * 3
     assert preview_batch(find_domains(options), options, 7).b.shape == (7, 16, 16, 3)
@@ -212,7 +212,7 @@ def test_every_picture_is_seen_once_per_round_of_unequal_domains(tmp_path: Path)
 
 def test_batch_for_a_method_is_in_range(streets: Path) -> None:
     options = config(streets, batch=2)
-    batch = PictureBatches(find_domains(options), options).read(0).to_device(torch.device("cpu"))
+    batch = ImageBatches(find_domains(options), options).read(0).to_device(torch.device("cpu"))
     assert batch.a.shape == (2, 3, 16, 16)
     assert batch.a.is_contiguous(memory_format=torch.channels_last)
     assert -1 <= batch.a.min() < batch.a.max() <= 1
@@ -222,11 +222,11 @@ def test_batch_for_a_method_is_in_range(streets: Path) -> None:
 def test_what_cannot_be_read_is_named_once_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str
 ) -> None:
-    picture(tmp_path / "trainA" / "good.png", (9, 9, 9))
-    (tmp_path / "trainA" / bad).write_bytes(b"neither picture nor clip")
-    picture(tmp_path / "trainB" / "1.png")
+    image(tmp_path / "trainA" / "good.png", (9, 9, 9))
+    (tmp_path / "trainA" / bad).write_bytes(b"neither image nor clip")
+    image(tmp_path / "trainB" / "1.png")
     options = config(tmp_path, batch=6)
-    batches = PictureBatches(find_domains(options), options)
+    batches = ImageBatches(find_domains(options), options)
     assert set(batches.read(0).a.flatten().tolist()) == {9}
     batches.read(1)
     assert batches.unreadable == 1
@@ -236,19 +236,19 @@ def test_what_cannot_be_read_is_named_once_and_counted(
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
     for side in "AB":
         (tmp_path / f"train{side}").mkdir()
-        (tmp_path / f"train{side}" / "bad.png").write_bytes(b"not a picture")
+        (tmp_path / f"train{side}" / "bad.png").write_bytes(b"not an image")
     options = config(tmp_path, batch=6)
-    with pytest.raises(DataError, match="None of the 1 pictures"):
-        PictureBatches(find_domains(options), options).read(0)
+    with pytest.raises(DataError, match="None of the 1 images"):
+        ImageBatches(find_domains(options), options).read(0)
 
 
 def test_a_pair_with_an_unreadable_half_is_passed_over(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
-        picture(tmp_path / "trainA" / name, (int(name[0]), 0, 0))
-    picture(tmp_path / "trainB" / "1.png", (7, 7, 7))
-    (tmp_path / "trainB" / "2.png").write_bytes(b"not a picture")
+        image(tmp_path / "trainA" / name, (int(name[0]), 0, 0))
+    image(tmp_path / "trainB" / "1.png", (7, 7, 7))
+    (tmp_path / "trainB" / "2.png").write_bytes(b"not an image")
     options = config(tmp_path, batch=4)
-    raw = PictureBatches(find_domains(options, paired=True), options).read(0)
+    raw = ImageBatches(find_domains(options, paired=True), options).read(0)
     assert set(raw.a[..., 0].flatten().tolist()) == {1}
     assert set(raw.b.flatten().tolist()) == {7}
 
@@ -267,17 +267,17 @@ def test_odd_modes_become_rgb(tmp_path: Path) -> None:
     }
     for name, (odd, expected) in made.items():
         odd.save(tmp_path / name)
-        read = np.asarray(open_picture(tmp_path / name))
+        read = np.asarray(open_image(tmp_path / name))
         assert read.shape == (8, 8, 3), name
         assert np.abs(read.astype(int) - expected).max() <= 1, name
 
 
-def test_real_odd_pictures(real_data: Path) -> None:
+def test_real_odd_images(real_data: Path) -> None:
     refused = set()
-    upright = np.asarray(open_picture(real_data / "odd_images" / "exif_Landscape_1.jpg"), np.float64)
+    upright = np.asarray(open_image(real_data / "odd_images" / "exif_Landscape_1.jpg"), np.float64)
     for path in sorted((real_data / "odd_images").iterdir()):
         try:
-            read = PictureFile(path).read(64)
+            read = ImageFile(path).read(64)
         except DataError as error:
             assert path.name in str(error)  # noqa: PT017 (which files fail is asserted below)
             refused.add(path.name)
@@ -285,7 +285,7 @@ def test_real_odd_pictures(real_data: Path) -> None:
         assert min(read.shape[:2]) == 64
         assert read.dtype == np.uint8
         if path.name.startswith("exif"):
-            whole = np.asarray(open_picture(path), np.float64)
+            whole = np.asarray(open_image(path), np.float64)
             assert whole.shape == upright.shape
             assert np.abs(whole - upright).mean() < 6, path.name
     assert refused == {"broken.png", "broken_data_stream.png", "truncated_image.png", "truncated_jpeg.jpg"}
@@ -293,10 +293,10 @@ def test_real_odd_pictures(real_data: Path) -> None:
 
 def test_slivers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too thin"):
-        PictureFile(picture(tmp_path / "sliver.png", size=(400, 2))).read(16)
+        ImageFile(image(tmp_path / "sliver.png", size=(400, 2))).read(16)
 
 
-def test_clips_are_sources_of_pictures(tmp_path: Path) -> None:
+def test_clips_are_sources_of_images(tmp_path: Path) -> None:
     clip = tmp_path / "trainA" / "clip.mp4"
     clip.parent.mkdir()
     with av.open(str(clip), "w") as container:
@@ -306,7 +306,7 @@ def test_clips_are_sources_of_pictures(tmp_path: Path) -> None:
             frame = av.VideoFrame.from_ndarray(np.full((24, 32, 3), 8 * i, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    picture(tmp_path / "trainB" / "1.png")
+    image(tmp_path / "trainB" / "1.png")
     frames = frames_of_clip(clip, fps=2.0, short_side=12)
     assert [frame.name.split("@")[1] for frame in frames] == [f"{t / 2:.3f}s" for t in range(6)]
     assert [round(float(frame.pixels.mean()) / 40) for frame in frames] == list(range(6))
@@ -318,7 +318,7 @@ def test_clips_are_sources_of_pictures(tmp_path: Path) -> None:
 
 
 def test_rotated_clips_stand_upright(real_data: Path) -> None:
-    # Seen to be upright by eye; the stored pictures are 568x320 throughout, turned by the player.
+    # Seen to be upright by eye; the stored images are 568x320 throughout, turned by the player.
     expected = {0: (0, (32, 57)), 90: (-1, (57, 32)), 180: (2, (32, 57)), 270: (1, (57, 32))}
     for angle, (turns, shape) in expected.items():
         clip = real_data / "videos" / f"decord__video_{angle}.mov"
@@ -344,13 +344,13 @@ def test_digits_of_every_form(tmp_path: Path) -> None:
     with gzip.open(usps / "zip.train.gz", "wb") as file:
         file.write(("6.0 " + " ".join(["-1.0", "1.0"] * 128) + "\n").encode())
     read = read_digits(mnist)
-    assert np.array_equal(read.pictures[..., 0], grey)
+    assert np.array_equal(read.images[..., 0], grey)
     assert read.labels.tolist() == [7, 8, 9]
-    assert read_digits(usps).pictures[0, 0, :2, 0].tolist() == [0, 255]
+    assert read_digits(usps).images[0, 0, :2, 0].tolist() == [0, 255]
     options = config(tmp_path, load_size=8, image_size=8, batch=3)
     domains = find_domains(options)
     assert (domains.layout, domains.names) == ("digits", ("mnist", "usps"))
-    raw = PictureBatches(domains, options).read(0)
+    raw = ImageBatches(domains, options).read(0)
     assert sorted(raw.labels_a.tolist() if raw.labels_a is not None else []) == [7, 8, 9]
     assert raw.a.shape == (3, 8, 8, 3)
     with pytest.raises(DataError, match="no digits of the test split"):
@@ -362,8 +362,8 @@ def test_digits_of_every_form(tmp_path: Path) -> None:
 
 def test_real_digits(real_data: Path) -> None:
     usps = read_digits(real_data / "digits" / "usps")
-    assert usps.pictures.shape == (7291, 16, 16, 3)
+    assert usps.images.shape == (7291, 16, 16, 3)
     assert np.bincount(usps.labels).tolist() == [1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644]
-    assert read_digits(real_data / "digits" / "mnist_m").pictures.shape == (1000, 32, 32, 3)
+    assert read_digits(real_data / "digits" / "mnist_m").images.shape == (1000, 32, 32, 3)
     found = find_domains(TrainConfig(data=real_data / "digits", domains=("mnist_m", "usps")))
     assert (len(found.a), len(found.b), found.layout) == (1000, 7291, "digits")

@@ -29,9 +29,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("mnist", "usps"):
         folder = root / name
         folder.mkdir()
-        pictures = random.integers(0, 256, (12, 28, 28), np.uint8)
+        images = random.integers(0, 256, (12, 28, 28), np.uint8)
         (folder / "train-images-idx3-ubyte").write_bytes(
-            struct.pack(">4i", 2051, 12, 28, 28) + pictures.tobytes()
+            struct.pack(">4i", 2051, 12, 28, 28) + images.tobytes()
         )
         labels = (np.arange(12) % 10).astype(np.uint8)
         (folder / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 12) + labels.tobytes())
@@ -93,11 +93,11 @@ def test_method_trains_resumes_and_translates(
         unit = inference.stride
         sizes = [inference.fixed_size] if inference.fixed_size else [(64, 64), (64, 64 + unit)]
         for height, width in sizes:
-            picture = torch.rand(1, 3, height, width) * 2 - 1
+            image = torch.rand(1, 3, height, width) * 2 - 1
             style = torch.randn(1, inference.style_size) if inference.style_size else None
             with torch.no_grad():
-                translated = inference(picture, style)
-            assert translated.shape == picture.shape
+                translated = inference(image, style)
+            assert translated.shape == image.shape
             assert translated.isfinite().all()
         assert len(inference.default_style) == inference.style_size
         assert all(len(code) == inference.style_size for code in inference.presets.values())

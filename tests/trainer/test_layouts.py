@@ -1,4 +1,4 @@
-"""Which pictures are a pair, which belong to a split, and what damaged files do not stop."""
+"""Which images are a pair, which belong to a split, and what damaged files do not stop."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from i2i_trainer.images import frames_of_clip
 from i2i_trainer.layouts import Domains, find_domains, has_split
 
 
-def picture(path: Path, grey: int = 100, size: tuple[int, int] = (24, 20)) -> Path:
+def image(path: Path, grey: int = 100, size: tuple[int, int] = (24, 20)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (grey, grey, grey)).save(path)
     return path
 
 
 def clip(path: Path, frames: int = 8) -> Path:
-    """Two seconds of a picture that grows lighter by 20 levels a frame, four frames a second."""
+    """Two seconds of an image that grows lighter by 20 levels a frame, four frames a second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=4)
@@ -51,10 +51,10 @@ def greys(domains: Domains) -> list[tuple[int, int]]:
     return [(round(float(a.read(20).mean())), round(float(b.read(20).mean()))) for a, b in both]
 
 
-def test_equal_names_in_different_folders_are_different_pictures(tmp_path: Path) -> None:
+def test_equal_names_in_different_folders_are_different_images(tmp_path: Path) -> None:
     for place, grey in (("cam1", 10), ("cam2", 200)):
         for domain in ("trainA", "trainB"):
-            picture(tmp_path / domain / place / "000.png", grey)
+            image(tmp_path / domain / place / "000.png", grey)
     assert greys(find_domains(config(tmp_path), paired=True)) == [(10, 10), (200, 200)]
 
 
@@ -63,7 +63,7 @@ def test_lists_of_pairs_are_matched_below_the_folder_that_each_list_has_in_commo
     for place, grey in (("cam1", 10), ("cam2", 200)):
         for split, domain in (("A", "day"), ("B", "night")):
             lines[split].append(f"{domain}/{place}/000.png")
-            picture(tmp_path / lines[split][-1], grey)
+            image(tmp_path / lines[split][-1], grey)
     (tmp_path / "trainA.txt").write_text("\n".join(lines["A"]))
     (tmp_path / "trainB.txt").write_text("\n".join(reversed(lines["B"])))
     assert greys(find_domains(config(tmp_path), paired=True)) == [(10, 10), (200, 200)]
@@ -78,11 +78,11 @@ def test_frames_of_clips_are_paired_by_their_whole_time(tmp_path: Path) -> None:
     assert all(abs(a - b) <= 2 for a, b in greys(domains))
 
 
-def test_two_pictures_of_one_name_are_no_pair_of_anything(tmp_path: Path) -> None:
-    picture(tmp_path / "trainA" / "0001.jpg")
-    picture(tmp_path / "trainB" / "0001.png")
+def test_two_images_of_one_name_are_no_pair_of_anything(tmp_path: Path) -> None:
+    image(tmp_path / "trainA" / "0001.jpg")
+    image(tmp_path / "trainB" / "0001.png")
     assert len(find_domains(config(tmp_path), paired=True).a) == 1
-    picture(tmp_path / "trainA" / "0001.png")
+    image(tmp_path / "trainA" / "0001.png")
     with pytest.raises(DataError, match=r"0001\.jpg and 0001\.png of one domain .*: rename or remove one\."):
         find_domains(config(tmp_path), paired=True)
     assert len(find_domains(config(tmp_path)).a) == 2
@@ -91,20 +91,20 @@ def test_two_pictures_of_one_name_are_no_pair_of_anything(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "folders", [("day", "night"), ("trainA", "trainB"), ("trainA", "trainB", "valA", "valB"), ("train",)]
 )
-def test_pictures_of_one_split_are_never_taken_for_those_of_another(
+def test_images_of_one_split_are_never_taken_for_those_of_another(
     tmp_path: Path, folders: tuple[str, ...]
 ) -> None:
     for folder in folders:
-        picture(tmp_path / folder / "1.png", size=(40, 20))
+        image(tmp_path / folder / "1.png", size=(40, 20))
     assert not has_split(config(tmp_path), "test")
-    with pytest.raises(DataError, match="no pictures set aside for test"):
+    with pytest.raises(DataError, match="no images set aside for test"):
         find_domains(config(tmp_path), "test")
     find_domains(config(tmp_path))
 
 
 def test_a_test_split_alone_is_nothing_to_train_on(tmp_path: Path) -> None:
     for folder in ("testA", "testB", "valA", "valB"):
-        picture(tmp_path / folder / "1.png")
+        image(tmp_path / folder / "1.png")
     assert has_split(config(tmp_path), "test")
     with pytest.raises(DataError, match="make trainA and trainB"):
         find_domains(config(tmp_path))
@@ -112,17 +112,17 @@ def test_a_test_split_alone_is_nothing_to_train_on(tmp_path: Path) -> None:
 
 def test_a_split_needs_both_domains(tmp_path: Path) -> None:
     for folder in ("trainA", "trainB", "testA"):
-        picture(tmp_path / folder / "1.png")
+        image(tmp_path / folder / "1.png")
     assert not has_split(config(tmp_path), "test")
     (tmp_path / "testB").mkdir()
     assert not has_split(config(tmp_path), "test")
-    picture(tmp_path / "testB" / "1.png")
+    image(tmp_path / "testB" / "1.png")
     assert has_split(config(tmp_path), "test")
 
 
 def test_lists_say_what_belongs_to_every_split(tmp_path: Path) -> None:
-    picture(tmp_path / "p" / "1.png")
-    picture(tmp_path / "test" / "1.png", size=(40, 20))
+    image(tmp_path / "p" / "1.png")
+    image(tmp_path / "test" / "1.png", size=(40, 20))
     for domain in "AB":
         (tmp_path / f"train{domain}.txt").write_text("p/1.png\n")
     assert not has_split(config(tmp_path), "test")
@@ -132,16 +132,16 @@ def test_lists_say_what_belongs_to_every_split(tmp_path: Path) -> None:
 
 
 def test_lists_may_name_files_with_blanks(tmp_path: Path) -> None:
-    picture(tmp_path / "p" / "my photo.png", 10)
-    picture(tmp_path / "p" / "2.png", 20)
+    image(tmp_path / "p" / "my photo.png", 10)
+    image(tmp_path / "p" / "2.png", 20)
     (tmp_path / "trainA.txt").write_text("p/my photo.png\n")
     (tmp_path / "trainB.txt").write_text("p/2.png 7\n")
     assert greys(find_domains(config(tmp_path))) == [(10, 20)]
 
 
-def test_a_broken_clip_is_one_unreadable_picture(tmp_path: Path) -> None:
-    picture(tmp_path / "trainA" / "1.png")
-    picture(tmp_path / "trainB" / "1.png")
+def test_a_broken_clip_is_one_unreadable_image(tmp_path: Path) -> None:
+    image(tmp_path / "trainA" / "1.png")
+    image(tmp_path / "trainB" / "1.png")
     (tmp_path / "trainA" / "bad.mp4").write_bytes(b"\0" * 400)
     domains = find_domains(config(tmp_path))
     assert [p.name for p in domains.a] == ["1.png", "bad.mp4"]
@@ -202,7 +202,7 @@ def damaged_tar(listing: bytes | None, content: bytes) -> bytes:
         ("zip.train.gz", gzip.compress(b"six " + b"1.0 " * 256)),
         ("zip.train.gz", gzip.compress(b"6.0 " + b"1.0 " * 256)[:10] + b"\xff" * 30),
         ("train.tar", b"no archive"),
-        ("train.tar", damaged_tar(b"1.png 3\n", b"no picture")),
+        ("train.tar", damaged_tar(b"1.png 3\n", b"no image")),
         ("train.tar", damaged_tar(b"2.png 3\n", b"")),
         ("train.tar", damaged_tar(b"1.png\n", b"")),
         ("train.tar", damaged_tar(b"1.png three\n", b"")),
@@ -210,8 +210,8 @@ def damaged_tar(listing: bytes | None, content: bytes) -> bytes:
         ("train_labels.txt", b"1.png 3\n"),
     ],
     ids=[
-        *("ragged lines", "a word", "damaged compression", "no archive", "no picture", "another name"),
-        *("no label", "a worded label", "an empty list", "a list without pictures"),
+        *("ragged lines", "a word", "damaged compression", "no archive", "no image", "another name"),
+        *("no label", "a worded label", "an empty list", "a list without images"),
     ],
 )
 def test_damaged_digits_are_told_in_a_sentence(tmp_path: Path, name: str, content: bytes) -> None:
@@ -229,7 +229,7 @@ def test_digits_have_a_label_from_0_to_9_each(tmp_path: Path) -> None:
             read_digits(tmp_path)
 
 
-def test_pictures_have_keys_without_their_suffix(tmp_path: Path) -> None:
-    picture(tmp_path / "trainA" / "cam.1" / "000.final.png")
-    picture(tmp_path / "trainB" / "1.png")
+def test_images_have_keys_without_their_suffix(tmp_path: Path) -> None:
+    image(tmp_path / "trainA" / "cam.1" / "000.final.png")
+    image(tmp_path / "trainB" / "1.png")
     assert [found.key for found in find_domains(config(tmp_path)).a] == ["cam.1/000.final"]

@@ -188,7 +188,7 @@ def test_a_process_that_the_run_did_not_have_counts_as_the_others_do(
     assert getattr(method, counter) == 1
 
 
-@pytest.mark.parametrize("broken", ["partner", "pictures"])
+@pytest.mark.parametrize("broken", ["partner", "images"])
 def test_a_test_folder_that_cannot_be_used_stops_no_training(
     tiny: CycleGANConfig, tmp_path: Path, broken: str
 ) -> None:

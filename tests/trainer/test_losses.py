@@ -89,7 +89,7 @@ def test_gradient_penalty_looks_between_real_and_fake_and_trains_the_critic() ->
     assert weight.grad.item() == pytest.approx(2 * (share - 1) * share)
 
 
-def test_r1_sums_a_pictures_gradient_and_averages_the_pictures() -> None:
+def test_r1_sums_an_images_gradient_and_averages_the_images() -> None:
     real = torch.tensor([[1.0, 2.0], [0.0, 3.0]]).view(2, 1, 1, 2).requires_grad_()
     logits = real.square().sum((1, 2, 3)) / 2
     assert number(r1_penalty(logits, real).detach()) == pytest.approx((1 + 4 + 0 + 9) / 2)
@@ -124,7 +124,7 @@ def test_info_nce_compares_unnormalised_features() -> None:
     assert number(info_nce(query, positive, negatives, temperature=0.5)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_patch_nce_takes_negatives_from_the_same_picture_and_holds_the_keys() -> None:
+def test_patch_nce_takes_negatives_from_the_same_image_and_holds_the_keys() -> None:
     key = torch.eye(2)[None].repeat(2, 1, 1).requires_grad_()
     query = torch.stack([torch.eye(2), torch.eye(2).flip(0)]).requires_grad_()
     loss = patch_nce(query, key, temperature=0.5)
@@ -169,7 +169,7 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_perceptual_loss_compares_normalised_relu5_3(vgg16: Path) -> None:
-    """With averaging weights, relu5_3 is the max over 16 x 16 blocks of the normalised picture's positive mean.
+    """With averaging weights, relu5_3 is the max over 16 x 16 blocks of the normalised image's positive mean.
 
     Blocks of 1 and -1 then become, instance-normalised, plus and minus 1 where half of them are bright; swapping
     bright and dark turns every sign, so the mean square is 4.
@@ -177,9 +177,9 @@ def test_perceptual_loss_compares_normalised_relu5_3(vgg16: Path) -> None:
     loss = PerceptualLoss(vgg16)
     assert not any(p.requires_grad for p in loss.parameters())
     blocks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    picture = blocks.repeat_interleave(16, 0).repeat_interleave(16, 1).expand(1, 3, 32, 32)
-    assert number(loss(picture, picture)) == 0
-    assert number(loss(picture, -picture)) == pytest.approx(4.0, rel=1e-3)
+    image = blocks.repeat_interleave(16, 0).repeat_interleave(16, 1).expand(1, 3, 32, 32)
+    assert number(loss(image, image)) == 0
+    assert number(loss(image, -image)) == pytest.approx(4.0, rel=1e-3)
 
 
 def test_a_file_without_vgg16_is_refused_in_one_sentence(tmp_path: Path) -> None:

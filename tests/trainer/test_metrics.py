@@ -64,9 +64,9 @@ def test_kernel_distance_by_hand() -> None:
     assert spread == pytest.approx(0, abs=1e-9)
 
 
-def test_diversity_counts_pairs_of_one_picture() -> None:
-    def translate(picture: Tensor, style: Tensor) -> Tensor:
-        return picture + style.mean() * 0 + style[0, 0]
+def test_diversity_counts_pairs_of_one_image() -> None:
+    def translate(image: Tensor, style: Tensor) -> Tensor:
+        return image + style.mean() * 0 + style[0, 0]
 
     def distance(one: Tensor, other: Tensor) -> Tensor:
         assert one.shape == (5, 3, 2, 2)
@@ -106,7 +106,7 @@ def test_flicker_ignores_motion_and_sees_flicker() -> None:
 
 
 def test_feature_networks_from_files(tmp_path: Path) -> None:
-    pictures = torch.rand(3, 3, 20, 20) * 2 - 1
+    images = torch.rand(3, 3, 20, 20) * 2 - 1
     network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -121,13 +121,11 @@ def test_feature_networks_from_files(tmp_path: Path) -> None:
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
         tmp_path / "mean.onnx",
     )
-    whole, script = (
-        load_features(tmp_path / name, 8, "0,255")(pictures) for name in ("mean.onnx", "mean.pt")
-    )
+    whole, script = (load_features(tmp_path / name, 8, "0,255")(images) for name in ("mean.onnx", "mean.pt"))
     assert whole.shape == (3, 3)
     torch.testing.assert_close(whole, script)
-    torch.testing.assert_close(whole, (pictures.mean((2, 3)) + 1) * 127.5, rtol=0.05, atol=8)
-    torch.testing.assert_close(load_features(tmp_path / "mean.pt", 8, "-1,1")(pictures), whole / 127.5 - 1)
+    torch.testing.assert_close(whole, (images.mean((2, 3)) + 1) * 127.5, rtol=0.05, atol=8)
+    torch.testing.assert_close(load_features(tmp_path / "mean.pt", 8, "-1,1")(images), whole / 127.5 - 1)
     (tmp_path / "none.onnx").write_bytes(b"nothing")
     for name in ("none.onnx", "absent.pt"):
         with pytest.raises(DataError, match=name):
@@ -146,22 +144,22 @@ def test_onnx_networks_of_a_fixed_batch_and_of_another_side(tmp_path: Path) -> N
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
         onnx.save(model, tmp_path / f"{name}.onnx")
-    pictures = torch.rand(6, 3, 8, 8) * 2 - 1
+    images = torch.rand(6, 3, 8, 8) * 2 - 1
     features = load_features(tmp_path / "features.onnx", 8, "-1,1")
-    torch.testing.assert_close(features(pictures), pictures.mean((2, 3)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(features(images), images.mean((2, 3)), rtol=0, atol=1e-5)
     distance, _ = load_network(tmp_path / "distance.onnx")
-    others = pictures.flip(0)
-    expected = (pictures - others).mean((2, 3), keepdim=True)
-    torch.testing.assert_close(distance(pictures, others), expected, rtol=0, atol=1e-5)
+    others = images.flip(0)
+    expected = (images - others).mean((2, 3), keepdim=True)
+    torch.testing.assert_close(distance(images, others), expected, rtol=0, atol=1e-5)
     with pytest.raises(DataError, match=r"features\.onnx does not take .*12x12 .*--features-side"):
-        load_features(tmp_path / "features.onnx", 12, "-1,1")(pictures)
+        load_features(tmp_path / "features.onnx", 12, "-1,1")(images)
 
 
 def test_stand_in_is_the_same_every_time() -> None:
-    pictures = torch.rand(2, 3, 30, 20) * 2 - 1
-    features = RandomPatches()(pictures)
+    images = torch.rand(2, 3, 30, 20) * 2 - 1
+    features = RandomPatches()(images)
     assert features.shape == (2, 384)
-    assert torch.equal(features, RandomPatches()(pictures))
+    assert torch.equal(features, RandomPatches()(images))
 
 
 def test_evaluation_of_a_run(
@@ -191,7 +189,7 @@ def test_evaluation_of_a_run(
     assert "l1" not in back["metrics"]
     with pytest.raises(OptionError, match="multiple of 4"):
         evaluate(Options(run=run, size=18))
-    with pytest.raises(DataError, match="no pictures set aside for val"):
+    with pytest.raises(DataError, match="no images set aside for val"):
         evaluate(Options(run=run, split="val"))
     with pytest.raises(DataError, match="is no folder"):
         evaluate(Options(run=run, data=tmp_path / "nowhere"))

@@ -20,7 +20,7 @@ CONFIG = RealtimeConfig(width=4, trunk=4, blocks=1, pad=2, disc_width=4, image_s
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pairs; the counterpart of a picture is its negative."""
+    """Two pairs; the counterpart of an image is its negative."""
     random = np.random.default_rng(0)
     for domain in ("trainA", "trainB"):
         (tmp_path / domain).mkdir()

@@ -36,7 +36,7 @@ def test_no_place_lends_both_seasons_and_no_test_place_any(
     assert kept == set(range(21)) - {3}
 
 
-def test_scores_of_pictures_with_known_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_images_with_known_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     nordland = script("nordland", monkeypatch)
     truth = torch.zeros(1, 3, 8, 8)
     truth[..., 4:] = 1.0
@@ -55,19 +55,19 @@ def test_target_digits_are_split_without_overlap_and_stored_as_read(
     digits = script("digits", monkeypatch)
     count = 2 * digits.HELD_OUT + 30
     grey = np.arange(count, dtype=np.int64)
-    pictures = np.zeros((count, 16, 16, 3), np.uint8)
-    pictures[..., 0, :] = (grey % 256)[:, None, None]
-    parts = digits.split_target(Digits(pictures, grey), seed=0)
+    images = np.zeros((count, 16, 16, 3), np.uint8)
+    images[..., 0, :] = (grey % 256)[:, None, None]
+    parts = digits.split_target(Digits(images, grey), seed=0)
     assert {name: len(part.labels) for name, part in parts.items()} == {
         "test": 1000,
         "val": 1000,
         "train": 30,
     }
     assert sorted(np.concatenate([part.labels for part in parts.values()])) == grey.tolist()
-    train = Digits(parts["train"].pictures, parts["train"].labels % 10)
+    train = Digits(parts["train"].images, parts["train"].labels % 10)
     digits.write_idx(tmp_path, train)
     again = read_digits(tmp_path)
-    np.testing.assert_array_equal(again.pictures, train.pictures)
+    np.testing.assert_array_equal(again.images, train.images)
     np.testing.assert_array_equal(again.labels, train.labels)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from i2i_trainer.images import open_picture
+from i2i_trainer.images import open_image
 from i2i_trainer.scenes import render, scene_from_seed, write_scenes
 
 
@@ -28,8 +28,8 @@ def test_night_is_darker_and_has_lights() -> None:
 
 
 def test_things_stand_in_the_same_places_by_night() -> None:
-    def edges(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-        across = np.abs(np.diff(picture.astype(np.float64).mean(2), axis=1))
+    def edges(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        across = np.abs(np.diff(image.astype(np.float64).mean(2), axis=1))
         return np.where(across > np.quantile(across, 0.9), 1.0, 0.0).ravel()
 
     days, nights = (
@@ -42,11 +42,11 @@ def test_things_stand_in_the_same_places_by_night() -> None:
     assert min(partners) > max(strangers) + 0.1
 
 
-def test_written_test_pictures_are_true_pairs(tmp_path: Path) -> None:
+def test_written_test_images_are_true_pairs(tmp_path: Path) -> None:
     write_scenes(tmp_path, count=1, size=(32, 40), held_out=2)
     for number in range(2):
         scene = scene_from_seed(200_000 + number)
         for folder, night in (("testA", False), ("testB", True)):
-            written = np.asarray(open_picture(tmp_path / folder / f"{number:05d}.png"))
+            written = np.asarray(open_image(tmp_path / folder / f"{number:05d}.png"))
             assert np.array_equal(written, render(scene, (32, 40), night))
     assert [len(list((tmp_path / name).iterdir())) for name in ("trainA", "trainB")] == [1, 1]

@@ -54,8 +54,8 @@ class Mixed(Inference):
         self.register_buffer("blur", torch.ones(3, 1, 3, 3))
         self.blur: Tensor
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        out: Tensor = self.up(self.down(nn.functional.conv2d(picture, self.blur, padding=1, groups=3)))
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        out: Tensor = self.up(self.down(nn.functional.conv2d(image, self.blur, padding=1, groups=3)))
         shifted: Tensor = out + self.linear(out.mean((2, 3))).sum()
         return shifted
 

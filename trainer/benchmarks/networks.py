@@ -186,7 +186,7 @@ def _changed(kind: Kind, **fields: object) -> Kind:
 def training_step(
     method: str, config: TrainConfig, device: torch.device, *, ours: bool, autocast: bool
 ) -> Callable[[], Losses]:
-    """One step of the method's own game on random pictures, batch 1, channels-last; bfloat16 where `autocast`."""
+    """One step of the method's own game on random images, batch 1, channels-last; bfloat16 where `autocast`."""
     torch.manual_seed(0)
     model = METHODS[method].method(config)
     if ours:
@@ -196,8 +196,8 @@ def training_step(
     to_channels_last(model.to(device))
     optimisers = model.optimisers()
     side = config.image_size
-    pictures = [torch.rand(1, 3, side, side, device=device) * 2 - 1 for _ in range(2)]
-    batch = Batch(*(p.contiguous(memory_format=torch.channels_last) for p in pictures))
+    images = [torch.rand(1, 3, side, side, device=device) * 2 - 1 for _ in range(2)]
+    batch = Batch(*(p.contiguous(memory_format=torch.channels_last) for p in images))
 
     def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
         model.zero_grad(set_to_none=True)
@@ -212,7 +212,7 @@ def training_step(
 
 
 def to_channels_last(network: nn.Module) -> None:
-    """Lays the convolutions' weights out as the kernels lay out pictures."""
+    """Lays the convolutions' weights out as the kernels lay out images."""
     for parameter in network.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Pictures per second and peak memory of training, through our loop and through a plain one.
+"""Images per second and peak memory of training, through our loop and through a plain one.
 
     python trainer/benchmarks/training_speed.py --device cpu --size 64
 
@@ -46,7 +46,7 @@ class Options:
 
     methods: tuple[str, ...] = ("unit", "cyclegan", "munit")
     size: int = 64
-    """Side of the training crop; the pictures in the folder are 4:3 and half again as high."""
+    """Side of the training crop; the images in the folder are 4:3 and half again as high."""
     batch: int = 1
     steps: int = 20
     """Measured steps of a round, after three to warm up."""
@@ -63,9 +63,9 @@ class Options:
 def main(options: Options) -> None:
     console = Console()
     title = f"{options.size}x{options.size}, {options.device}"
-    table = Table("method", "loop", "pictures/s", "pictures/processor s", "peak memory", title=title)
+    table = Table("method", "loop", "images/s", "images/processor s", "peak memory", title=title)
     with tempfile.TemporaryDirectory() as folder:
-        _write_pictures(Path(folder), options.size)
+        _write_images(Path(folder), options.size)
         for name in options.methods:
             rounds: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
             for _ in range(options.rounds):
@@ -114,13 +114,13 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.is_file() else []
 
 
-def _write_pictures(folder: Path, size: int) -> None:
+def _write_images(folder: Path, size: int) -> None:
     shape = (size * 3 // 2, size * 2)
     for domain, night in (("trainA", False), ("trainB", True)):
         (folder / domain).mkdir()
         for seed in range(16):
-            picture = render(scene_from_seed(seed + 100 * night), shape, night)
-            Image.fromarray(picture).save(folder / domain / f"{seed}.jpg", quality=92)
+            image = render(scene_from_seed(seed + 100 * night), shape, night)
+            Image.fromarray(image).save(folder / domain / f"{seed}.jpg", quality=92)
 
 
 def _in_own_process(loop: str, name: str, folder: Path, options: Options) -> dict[str, float]:
@@ -134,7 +134,7 @@ def _in_own_process(loop: str, name: str, folder: Path, options: Options) -> dic
 
 
 def measure(task: dict[str, Any]) -> dict[str, float]:
-    """One round in this process: pictures per second of the measured steps, and the peak memory in MB."""
+    """One round in this process: images per second of the measured steps, and the peak memory in MB."""
     options = Options(**{**task["options"], "methods": tuple(task["options"]["methods"])})
     torch.set_num_threads(options.threads)
     entry = METHODS[task["name"]]
@@ -154,15 +154,15 @@ def measure(task: dict[str, Any]) -> dict[str, float]:
         },
     )
     spent = _ours(task["name"], config, options) if task["loop"] == "ours" else _plain(task["name"], config)
-    pictures = 2 * options.batch * options.steps
+    images = 2 * options.batch * options.steps
     peak = (
         torch.cuda.max_memory_allocated() / 1e6
         if options.device == "cuda"
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     )
     return {
-        "pictures_per_s": pictures / spent.seconds,
-        "pictures_per_processor_s": pictures / spent.processor_s,
+        "pictures_per_s": images / spent.seconds,
+        "pictures_per_processor_s": images / spent.processor_s,
         "peak_mb": peak,
     }
 
@@ -213,7 +213,7 @@ def _ours(name: str, config: TrainConfig, options: Options) -> Spent:
 
 
 class _Folder(torch.utils.data.Dataset[Tensor]):
-    """A folder of pictures, decoded, resized, cropped and mirrored with PIL every time."""
+    """A folder of images, decoded, resized, cropped and mirrored with PIL every time."""
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:
         self.paths = sorted(folder.iterdir())
@@ -223,16 +223,16 @@ class _Folder(torch.utils.data.Dataset[Tensor]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        picture = Image.open(self.paths[index]).convert("RGB")
-        factor = self.config.load_size / min(picture.size)
-        width, height = (round(side * factor) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        image = Image.open(self.paths[index]).convert("RGB")
+        factor = self.config.load_size / min(image.size)
+        width, height = (round(side * factor) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         side = self.config.image_size
         left, top = (int(torch.randint(space - side + 1, ())) for space in (width, height))
-        picture = picture.crop((left, top, left + side, top + side))
+        image = image.crop((left, top, left + side, top + side))
         if torch.rand(()) < 0.5:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 127.5 - 1
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _endless(folder: Path, config: TrainConfig) -> Iterator[Tensor]:

@@ -1,1 +1,1 @@
-"""Learns image-to-image translation: folders of pictures in, a run folder out."""
+"""Learns image-to-image translation: folders of images in, a run folder out."""

@@ -1,4 +1,4 @@
-"""What U-GAT-IT and NICE-GAN share: class activation maps, spectral norms, scale and shift from the picture.
+"""What U-GAT-IT and NICE-GAN share: class activation maps, spectral norms, scale and shift from the image.
 
 Kim, Kim, Kang, Lee: U-GAT-IT: Unsupervised Generative Attentional Networks with Adaptive Layer-Instance
 Normalization for Image-to-Image Translation, ICLR 2020.
@@ -114,7 +114,7 @@ class Modulation(nn.Module):
     """Scale and shift of the adaptive norms, from the features: `[N, C, H, W]` -> two of `[N, C]`.
 
     Light (`side` None): from the average of every channel, so any size fits. Full: from all positions of a
-    `side` x `side` map, which fixes the size of the picture. No biases.
+    `side` x `side` map, which fixes the size of the image. No biases.
     """
 
     def __init__(self, channels: int, side: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Random changes of pictures that keep what they show, for losses that compare a picture with a changed copy."""
+"""Random changes of images that keep what they show, for losses that compare an image with a changed copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Augmentation:
     """TUNIT's changes: up to 20 degrees, 10 % shift and shear 10, a crop of 0.9 to 1.1, colours, mirroring.
 
-    Pictures `[N, 3, S, S]` in [-1, 1] to the same. Draws from torch's global generator.
+    Images `[N, 3, S, S]` in [-1, 1] to the same. Draws from torch's global generator.
     """
 
     def __init__(self, size: int) -> None:
@@ -32,6 +32,6 @@ class Augmentation:
         )
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        changed: Tensor = self._changes((pictures.float() * 0.5 + 0.5).clamp(0, 1))
-        return (changed * 2 - 1).clamp(-1, 1).to(pictures.dtype)
+    def __call__(self, images: Tensor) -> Tensor:
+        changed: Tensor = self._changes((images.float() * 0.5 + 0.5).clamp(0, 1))
+        return (changed * 2 - 1).clamp(-1, 1).to(images.dtype)

@@ -154,7 +154,7 @@ class AverageDownsample(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """One network per scale of a picture; returns what each says, from the finest scale to the coarsest."""
+    """One network per scale of an image; returns what each says, from the finest scale to the coarsest."""
 
     def __init__(self, scales: Iterable[nn.Module], downsample: nn.Module) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class MultiScaleDiscriminator(MultiScale):
 
     @staticmethod
     def smallest_side(layers: int, scales: int) -> int:
-        """Smallest side of a picture in which the coarsest scale's last layer still has something to reflect."""
+        """Smallest side of an image in which the coarsest scale's last layer still has something to reflect."""
         return int(2 ** (layers + scales - 1))
 
 

@@ -25,7 +25,7 @@ class TrainConfig:
     """Named sets of values over the defaults, for `--preset`: `{"small": {"width": 16, "image_size": 64}}`."""
 
     data: Path = Path("data")
-    """Folder of pictures, in one of the layouts of the trainer's README."""
+    """Folder of images, in one of the layouts of the trainer's README."""
     out: Path = Path("runs/run")
     """Run folder to write."""
     layout: Layout = "auto"
@@ -40,13 +40,13 @@ class TrainConfig:
     image_size: int = 256
     """Height and width of the training crop in pixels."""
     flip: bool = True
-    """Mirror half of the pictures."""
+    """Mirror half of the images."""
     batch: int = 1
-    """Pictures per domain and micro-batch, over all processes."""
+    """Images per domain and micro-batch, over all processes."""
     workers: int = 2
-    """Threads that load pictures ahead of the training; 0 loads in between the steps."""
+    """Threads that load images ahead of the training; 0 loads in between the steps."""
     cache_mb: int = 1024
-    """Megabytes of resized pictures that stay in memory, so that a small folder is decoded only once."""
+    """Megabytes of resized images that stay in memory, so that a small folder is decoded only once."""
     clip_fps: float = 2.0
     """Frames per second taken from the video clips in a domain's folder."""
 
@@ -102,7 +102,7 @@ class TrainConfig:
 
 
 def batch_share(config: TrainConfig, processes: int) -> int:
-    """Pictures per domain and micro-batch of each process. Raises OptionError where they cannot share the batch."""
+    """Images per domain and micro-batch of each process. Raises OptionError where they cannot share the batch."""
     if config.batch % processes:
         raise OptionError(
             f"--batch {config.batch} cannot be shared by {processes} processes: use a multiple of {processes}."

@@ -1,6 +1,6 @@
-"""Batches of training pictures, addressed by number: batch 1,000 is the same whatever ran before it.
+"""Batches of training images, addressed by number: batch 1,000 is the same whatever ran before it.
 
-Every domain is shuffled and cycled on its own, so unequal domains need no rule and pairs of unpaired pictures are
+Every domain is shuffled and cycled on its own, so unequal domains need no rule and pairs of unpaired images are
 random in every method. Order, crop and mirroring of the n-th sample come from (seed, domain, n) alone, which makes a
 resumed run exact and the result independent of threads and processes.
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from i2i_trainer.config import TrainConfig, batch_share
 from i2i_trainer.errors import DataError
-from i2i_trainer.images import Picture, Pixels
+from i2i_trainer.images import Pixels, TrainingImage
 from i2i_trainer.layouts import Domains
 from i2i_trainer.method import Batch
 
@@ -30,7 +30,7 @@ ORDER_STREAMS = (2, 3)
 
 
 class RawBatch(NamedTuple):
-    """One micro-batch as bytes: pictures `[N, S, S, 3] uint8 RGB`, labels `[N] int64` or None."""
+    """One micro-batch as bytes: images `[N, S, S, 3] uint8 RGB`, labels `[N] int64` or None."""
 
     a: Tensor
     b: Tensor
@@ -55,15 +55,15 @@ def tensor_from_bytes(pixels: Tensor, device: torch.device) -> Tensor:
 
 
 class Shelf:
-    """The pictures of one domain: reads, keeps what fits in memory, and passes over what cannot be read.
+    """The images of one domain: reads, keeps what fits in memory, and passes over what cannot be read.
 
-    An unreadable picture is named once, counted in `unreadable`, and replaced by the next one of the order.
+    An unreadable image is named once, counted in `unreadable`, and replaced by the next one of the order.
     """
 
     def __init__(
-        self, pictures: Sequence[Picture], short_side: int, cache_bytes: int, announce: bool = True
+        self, images: Sequence[TrainingImage], short_side: int, cache_bytes: int, announce: bool = True
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self._announce = announce
         self.unreadable: dict[int, str] = {}
         self._short_side = short_side
@@ -72,17 +72,17 @@ class Shelf:
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def read(self, index: int) -> Pixels | None:
-        """Picture `[H, W, 3] uint8 RGB`, shorter side resized; None where it cannot be read."""
+        """Image `[H, W, 3] uint8 RGB`, shorter side resized; None where it cannot be read."""
         with self._lock:
             if index in self._kept:
                 return self._kept[index]
             if index in self.unreadable:
                 return None
         try:
-            pixels = self.pictures[index].read(self._short_side)
+            pixels = self.images[index].read(self._short_side)
         except DataError as error:
             with self._lock:
                 if index not in self.unreadable:
@@ -97,7 +97,7 @@ class Shelf:
         return pixels
 
 
-class PictureBatches:
+class ImageBatches:
     """Micro-batches of one process, by number.
 
     `config.batch` counts all processes; this one takes its `rank`-th part of `world`, so that the processes
@@ -107,7 +107,7 @@ class PictureBatches:
     def __init__(self, domains: Domains, config: TrainConfig, rank: int = 0, world: int = 1) -> None:
         if not domains.a or not domains.b:
             missing = domains.names[0] if not domains.a else domains.names[1]
-            raise DataError(f"Domain {missing} of {config.data} has no pictures: add some.")
+            raise DataError(f"Domain {missing} of {config.data} has no images: add some.")
         self._domains = domains
         self._config = config
         share = batch_share(config, world)
@@ -120,7 +120,7 @@ class PictureBatches:
 
     @property
     def unreadable(self) -> int:
-        """Pictures passed over so far because they could not be read."""
+        """Images passed over so far because they could not be read."""
         return sum(len(shelf.unreadable) for shelf in self._shelves)
 
     def read(self, number: int) -> RawBatch:
@@ -141,7 +141,7 @@ class PictureBatches:
             while True:
                 yield self.read(number)
                 number += 1
-        with ThreadPoolExecutor(workers, thread_name_prefix="pictures") as pool:
+        with ThreadPoolExecutor(workers, thread_name_prefix="images") as pool:
             ahead: list[Future[RawBatch]] = [pool.submit(self.read, number + i) for i in range(2 * workers)]
             number += len(ahead)
             try:
@@ -160,7 +160,7 @@ class PictureBatches:
             index_a, (pixels_a, pixels_b) = _first_readable(self._shelves, n, seed, ORDER_STREAMS[0])
             if pixels_b.shape != pixels_a.shape:
                 raise DataError(
-                    f"{shelf_a.pictures[index_a].name} and its counterpart differ in shape "
+                    f"{shelf_a.images[index_a].name} and its counterpart differ in shape "
                     f"({_size(pixels_a)} and {_size(pixels_b)} at the same short side): cut them alike."
                 )
             index_b, crop_b = index_a, np.random.default_rng((seed, CROP_STREAMS[0], n))
@@ -190,7 +190,7 @@ def _labels(labels: Sequence[int] | None, indices: list[int]) -> Tensor | None:
 def _first_readable(
     shelves: tuple[Shelf, ...], n: int, seed: int, stream: int
 ) -> tuple[int, tuple[Pixels, ...]]:
-    """Sample n of an endless shuffled order, or the next one that all shelves can read, and its pictures."""
+    """Sample n of an endless shuffled order, or the next one that all shelves can read, and its images."""
     length = len(shelves[0])
     epoch, place = divmod(n, length)
     order = _order(length, epoch, seed, stream)
@@ -199,7 +199,7 @@ def _first_readable(
         if len(pixels) == len(shelves):
             return index, pixels
     reason = next(iter(shelves[0].unreadable.values()), "its counterparts are unreadable.")
-    raise DataError(f"None of the {length} pictures of a domain can be read: {reason}")
+    raise DataError(f"None of the {length} images of a domain can be read: {reason}")
 
 
 @lru_cache(maxsize=8)
@@ -208,12 +208,12 @@ def _order(length: int, epoch: int, seed: int, stream: int) -> NDArray[np.int64]
 
 
 def preview_batch(domains: Domains, config: TrainConfig, count: int) -> RawBatch:
-    """`count` pictures of both domains, spread over the folders and cut in the middle; repeated where fewer exist."""
+    """`count` images of both domains, spread over the folders and cut in the middle; repeated where fewer exist."""
     sides = []
-    for pictures, labels in ((domains.a, domains.labels_a), (domains.b, domains.labels_b)):
-        spread = range(0, len(pictures), max(1, len(pictures) // count))
-        squares, kept = squares_from_pictures(
-            [pictures[i] for i in spread], config.image_size, count, announce=False
+    for images, labels in ((domains.a, domains.labels_a), (domains.b, domains.labels_b)):
+        spread = range(0, len(images), max(1, len(images) // count))
+        squares, kept = squares_from_images(
+            [images[i] for i in spread], config.image_size, count, announce=False
         )
         chosen = [k % len(kept) for k in range(count)]
         found = _labels(labels, [spread[kept[k]] for k in chosen])
@@ -222,24 +222,24 @@ def preview_batch(domains: Domains, config: TrainConfig, count: int) -> RawBatch
     return RawBatch(a, b, labels_a, labels_b)
 
 
-def squares_from_pictures(
-    pictures: Sequence[Picture], side: int, most: int | None = None, announce: bool = True
+def squares_from_images(
+    images: Sequence[TrainingImage], side: int, most: int | None = None, announce: bool = True
 ) -> tuple[Pixels, list[int]]:
-    """Middles `[N, side, side, 3] uint8 RGB` of the pictures that can be read, at most `most`, and their indices.
+    """Middles `[N, side, side, 3] uint8 RGB` of the images that can be read, at most `most`, and their indices.
 
     The shorter side is resized to `side`; `announce` names the unreadable. Raises DataError where none can be read.
     """
-    shelf = Shelf(pictures, side, cache_bytes=0, announce=announce)
+    shelf = Shelf(images, side, cache_bytes=0, announce=announce)
     squares: list[Pixels] = []
     kept: list[int] = []
-    for index in range(len(pictures)):
+    for index in range(len(images)):
         if len(kept) == most:
             break
         if (pixels := shelf.read(index)) is not None:
             squares.append(_middle(pixels, side))
             kept.append(index)
     if not kept:
-        raise DataError(f"None of the {len(pictures)} pictures of a domain can be read.")
+        raise DataError(f"None of the {len(images)} images of a domain can be read.")
     return np.stack(squares), kept
 
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from i2i_trainer.errors import DataError
-from i2i_trainer.images import Pixels, open_picture
+from i2i_trainer.images import Pixels, open_image
 
 
 class Digits(NamedTuple):
-    """Pictures `[N, H, W, 3] uint8 RGB` and classes `[N] int64`, 0 to 9."""
+    """Images `[N, H, W, 3] uint8 RGB` and classes `[N] int64`, 0 to 9."""
 
-    pictures: Pixels
+    images: Pixels
     labels: NDArray[np.int64]
 
 
@@ -35,9 +35,9 @@ def read_digits(folder: Path, split: str = "train") -> Digits:
         raise DataError(
             f"The {split} digits in {folder} are damaged ({type(error).__name__}: {error}): fetch them again."
         ) from error
-    if len(digits.pictures) != len(digits.labels) or not 0 <= digits.labels.min() <= digits.labels.max() <= 9:
+    if len(digits.images) != len(digits.labels) or not 0 <= digits.labels.min() <= digits.labels.max() <= 9:
         raise DataError(
-            f"The {split} digits in {folder} have not one label from 0 to 9 for each picture: fetch them again."
+            f"The {split} digits in {folder} have not one label from 0 to 9 for each image: fetch them again."
         )
     return digits
 
@@ -105,18 +105,18 @@ def _labelled_tar(path: Path) -> Digits:
     listing = next((name for name in contents if name.endswith("labels.txt")), None)
     if listing is None:
         raise DataError(
-            f"{path} holds no labels.txt beside its pictures: add one with a name and a class a line."
+            f"{path} holds no labels.txt beside its images: add one with a name and a class a line."
         )
     names, labels = _listed(contents[listing].decode())
-    pictures = [np.asarray(Image.open(io.BytesIO(contents[name])).convert("RGB")) for name in names]
-    return Digits(np.stack(pictures), labels)
+    images = [np.asarray(Image.open(io.BytesIO(contents[name])).convert("RGB")) for name in names]
+    return Digits(np.stack(images), labels)
 
 
 def _labelled_folder(listing: Path) -> Digits:
     names, labels = _listed(listing.read_text())
     places = (listing.parent, *listing.parent.iterdir())
     folder = next((path for path in places if (path / names[0]).exists()), listing.parent)
-    return Digits(np.stack([np.asarray(open_picture(folder / name)) for name in names]), labels)
+    return Digits(np.stack([np.asarray(open_image(folder / name)) for name in names]), labels)
 
 
 def _listed(text: str) -> tuple[list[str], NDArray[np.int64]]:

@@ -5,7 +5,7 @@ Every message is one sentence: what happened, why, and how to mend it. Commands 
 
     TrainError
     ├── OptionError      options that contradict each other or ask for the impossible (exit code 2)
-    ├── DataError        pictures that are missing, unreadable or in no known layout
+    ├── DataError        images that are missing, unreadable or in no known layout
     ├── CheckpointError  a run folder that is missing, damaged, or of another method or version
     ├── DivergedError    a loss or weight that is no longer a finite number
     └── StoppedError     a training that was asked to stop and has saved itself (exit code 130)
@@ -27,7 +27,7 @@ class OptionError(TrainError):
 
 
 class DataError(TrainError):
-    """Pictures that are missing, unreadable or in no known layout."""
+    """Images that are missing, unreadable or in no known layout."""
 
 
 class CheckpointError(TrainError):

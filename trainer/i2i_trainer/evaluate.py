@@ -20,10 +20,10 @@ from torch import Tensor
 from i2i_trainer import metrics
 from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config, write_atomically
 from i2i_trainer.config import Layout, TrainConfig
-from i2i_trainer.data import squares_from_pictures, tensor_from_bytes
+from i2i_trainer.data import squares_from_images, tensor_from_bytes
 from i2i_trainer.errors import DataError, OptionError, TrainError
 from i2i_trainer.features import FeatureNetwork, RandomPatches, Range, load_features, load_network
-from i2i_trainer.images import Picture, Pixels, frames_of_clip
+from i2i_trainer.images import Pixels, TrainingImage, frames_of_clip
 from i2i_trainer.layouts import Domains, find_domains, has_split
 from i2i_trainer.method import Inference, Method
 from i2i_trainer.sheets import bytes_from_tensor, sheet_from_columns, write_png
@@ -39,36 +39,36 @@ class Options:
     run: tyro.conf.Positional[Path]
     """Run folder made by i2i-train."""
     data: Path | None = None
-    """Folder of pictures; the run's own where it is not given."""
+    """Folder of images; the run's own where it is not given."""
     layout: Layout = "auto"
     """How --data is laid out."""
     split: Literal["auto", "train", "val", "test"] = "auto"
-    """Which pictures; `auto` takes test, else val, else train."""
+    """Which images; `auto` takes test, else val, else train."""
     direction: Literal["a2b", "b2a"] = "a2b"
     truth: bool = False
-    """Pictures of equal names are true counterparts, to measure the error against."""
+    """Images of equal names are true counterparts, to measure the error against."""
     size: int = 0
     """Side of the squares that are measured; 0 takes the side the method was trained with."""
     limit: int = 1000
-    """Most pictures per domain."""
+    """Most images per domain."""
     style: Literal["auto", "random", "reference", "default"] = "auto"
-    """Styles of the measured translations, where there is a style: drawn, from target pictures, or the fixed one."""
+    """Styles of the measured translations, where there is a style: drawn, from target images, or the fixed one."""
     features: Path | None = None
     """Inception-v3 as ONNX, TorchScript or .pt2, for FID, KID and mFID; a stand-in of another name without it."""
     features_side: int = 299
-    """Height and width of the pictures that the feature network gets."""
+    """Height and width of the images that the feature network gets."""
     features_range: Range = "0,255"
     """Range of the values that the feature network gets."""
     lpips: Path | None = None
-    """LPIPS as a network of two pictures in [-1, 1]; a stand-in of another name without it."""
+    """LPIPS as a network of two images in [-1, 1]; a stand-in of another name without it."""
     diversity_inputs: int = 100
-    """Pictures that are translated in many styles to measure their diversity, 19 pairs each."""
+    """Images that are translated in many styles to measure their diversity, 19 pairs each."""
     clip: Path | None = None
     """Video to measure the flicker on."""
     clip_frames: int = 60
     """Most frames of the clip."""
     batch: int = 8
-    """Pictures that are translated at a time."""
+    """Images that are translated at a time."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,7 @@ def evaluate(options: Options) -> dict[str, Any]:
     inference = method.inference(options.direction)
     material = _material(options, config, method, inference)
     console = Console()
-    console.print(
-        f"{name}, {len(material.a)} source and {len(material.b)} target pictures of {material.split}"
-    )
+    console.print(f"{name}, {len(material.a)} source and {len(material.b)} target images of {material.split}")
 
     styles = _styles(options, inference, material)
     translated = _translated(inference, material.a, styles, options.batch)
@@ -156,7 +154,7 @@ def _material(options: Options, config: TrainConfig, method: Method, inference: 
         raise OptionError(f"--size {side} must be a multiple of {inference.stride} for this method.")
     a, kept_a = _squares(domains.a, options.limit, side)
     b, kept_b = _squares(domains.b, options.limit, side)
-    if domains.paired:  # a pair counts where both of its pictures can be read
+    if domains.paired:  # a pair counts where both of its images can be read
         both = sorted(set(kept_a) & set(kept_b))
         a, b = a[[kept_a.index(i) for i in both]], b[[kept_b.index(i) for i in both]]
         kept_a = kept_b = both
@@ -164,11 +162,11 @@ def _material(options: Options, config: TrainConfig, method: Method, inference: 
     return Material(domains, split, _tensor(a), _tensor(b), labels_a, labels_b, domains.paired)
 
 
-def _squares(pictures: Sequence[Picture], limit: int, side: int) -> tuple[Pixels, list[int]]:
-    """At most `limit` readable pictures, spread over the domain, and their indices."""
-    count = min(limit, len(pictures))
-    spread = [i * len(pictures) // count for i in range(count)]
-    squares, kept = squares_from_pictures([pictures[i] for i in spread], side)
+def _squares(images: Sequence[TrainingImage], limit: int, side: int) -> tuple[Pixels, list[int]]:
+    """At most `limit` readable images, spread over the domain, and their indices."""
+    count = min(limit, len(images))
+    spread = [i * len(images) // count for i in range(count)]
+    squares, kept = squares_from_images([images[i] for i in spread], side)
     return squares, [spread[i] for i in kept]
 
 
@@ -181,7 +179,7 @@ def _kept(labels: Sequence[int] | None, indices: list[int]) -> Tensor | None:
 
 
 def _styles(options: Options, inference: Inference, material: Material) -> Tensor | None:
-    """One style per source picture `[N, style_size]`, None where the method has none."""
+    """One style per source image `[N, style_size]`, None where the method has none."""
     if inference.style_size == 0:
         return None
     kind = options.style
@@ -195,18 +193,18 @@ def _styles(options: Options, inference: Inference, material: Material) -> Tenso
         return torch.tensor(inference.default_style).expand(count, -1)
     if encoder is None:
         raise OptionError(
-            "--style reference needs a method that can read a style from a picture: use random or default."
+            "--style reference needs a method that can read a style from an image: use random or default."
         )
     styles = _encoded(encoder, material.b, options.batch)
     return styles[torch.arange(count) % len(styles)]
 
 
-def _encoded(encoder: Callable[[Tensor], Tensor], pictures: Tensor, batch: int) -> Tensor:
-    return torch.cat([encoder(part) for part in torch.split(pictures, batch)])
+def _encoded(encoder: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Tensor:
+    return torch.cat([encoder(part) for part in torch.split(images, batch)])
 
 
-def _translated(inference: Inference, pictures: Tensor, styles: Tensor | None, batch: int) -> Tensor:
-    parts = torch.split(pictures, batch)
+def _translated(inference: Inference, images: Tensor, styles: Tensor | None, batch: int) -> Tensor:
+    parts = torch.split(images, batch)
     given: Sequence[Tensor | None] = [None] * len(parts) if styles is None else torch.split(styles, batch)
     return torch.cat([inference(part, style).clamp(-1, 1) for part, style in zip(parts, given, strict=True)])
 
@@ -228,21 +226,21 @@ def _names(features: FeatureNetwork | RandomPatches) -> tuple[str, str, str]:
     return "fid", "kid", "mfid"
 
 
-def _seen(features: FeatureNetwork | RandomPatches, pictures: Tensor) -> Tensor:
-    return torch.cat([features(part) for part in torch.split(pictures, 32)])
+def _seen(features: FeatureNetwork | RandomPatches, images: Tensor) -> Tensor:
+    return torch.cat([features(part) for part in torch.split(images, 32)])
 
 
 def _distances(
     features: FeatureNetwork | RandomPatches, material: Material, translated: Tensor
 ) -> dict[str, Any]:
-    """Distances to the target pictures, of the translations and, to compare, of the untranslated sources."""
+    """Distances to the target images, of the translations and, to compare, of the untranslated sources."""
     frechet, kernel, _ = _names(features)
     if min(len(material.a), len(material.b)) < FEWEST_FOR_FEATURES:
         return {}
     real = _seen(features, material.b)
     measured: dict[str, Any] = {}
-    for suffix, pictures in (("", translated), ("_of_source", material.a)):
-        fake = _seen(features, pictures)
+    for suffix, images in (("", translated), ("_of_source", material.a)):
+        fake = _seen(features, images)
         mean, spread = metrics.kernel_distance(real, fake)
         measured[frechet + suffix] = metrics.frechet_distance(real, fake)
         measured[kernel + "_x100" + suffix] = 100 * mean
@@ -253,7 +251,7 @@ def _distances(
 def _class_distances(
     features: FeatureNetwork | RandomPatches, inference: Inference, material: Material, options: Options
 ) -> dict[str, Any]:
-    """Class-wise distance: every source in the style of references of one class, against that class's pictures."""
+    """Class-wise distance: every source in the style of references of one class, against that class's images."""
     encoder = inference.style_encoder() if inference.style_size else None
     labels = material.labels_b
     if encoder is None or labels is None or material.domains.layout != "class-folders":
@@ -276,9 +274,9 @@ def _truth(material: Material, translated: Tensor) -> dict[str, Any]:
     shuffled = material.b.roll(len(material.b) // 2, dims=0)
     compared = {"": translated, "_of_source": material.a, "_of_shuffled_truth": shuffled}
     measured: dict[str, Any] = {}
-    for suffix, pictures in compared.items():
-        measured["pixel_accuracy_within_16" + suffix] = metrics.pixel_accuracy(pictures, material.b)
-        for key, value in metrics.error_to_truth(pictures, material.b).items():
+    for suffix, images in compared.items():
+        measured["pixel_accuracy_within_16" + suffix] = metrics.pixel_accuracy(images, material.b)
+        for key, value in metrics.error_to_truth(images, material.b).items():
             measured[key + suffix] = value
     return measured
 
@@ -323,13 +321,13 @@ def _classes(method: Method, options: Options, material: Material) -> dict[str, 
 def _flicker(options: Options, inference: Inference, side: int) -> dict[str, Any]:
     """Warping error of a clip, its short side at the measured size and both sides at the stride."""
     assert options.clip is not None
-    pictures = frames_of_clip(options.clip, fps=1000.0, short_side=side, most=options.clip_frames)
-    if len(pictures) < 2:
+    images = frames_of_clip(options.clip, fps=1000.0, short_side=side, most=options.clip_frames)
+    if len(images) < 2:
         raise DataError(f"{options.clip} has one frame: flicker needs two or more.")
-    height, width, _ = pictures[0].pixels.shape
+    height, width, _ = images[0].pixels.shape
     stride = inference.stride
     height, width = inference.fixed_size or (height - height % stride, width - width % stride)
-    source = [np.ascontiguousarray(picture.pixels[:height, :width]) for picture in pictures]
+    source = [np.ascontiguousarray(image.pixels[:height, :width]) for image in images]
     style = torch.tensor([inference.default_style]) if inference.style_size else None
     translated = [bytes_from_tensor(inference(_tensor(frame[None]), style))[0] for frame in source]
     found = metrics.flicker(source, translated)
@@ -355,7 +353,7 @@ def _columns(inference: Inference, material: Material, translated: Tensor) -> di
             )
     if not material.paired:
         columns["some target"] = material.b[torch.linspace(0, len(material.b) - 1, len(rows)).long()]
-    return {title: bytes_from_tensor(pictures) for title, pictures in columns.items()}
+    return {title: bytes_from_tensor(images) for title, images in columns.items()}
 
 
 def _print(console: Console, measured: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ Network = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """Pictures `[N, 3, H, W]` in [-1, 1] -> features `[N, D] float32`, through a network that somebody else trained.
+    """Images `[N, 3, H, W]` in [-1, 1] -> features `[N, D] float32`, through a network that somebody else trained.
 
     The network gets `[N, 3, side, side]`, resized with antialiasing, in its own range; uint8 where it asks for that.
     """
@@ -36,9 +36,9 @@ class FeatureNetwork:
     as_bytes: bool = False
 
     @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         resized = F.interpolate(
-            pictures.float(), (self.side, self.side), mode="bicubic", antialias=True, align_corners=False
+            images.float(), (self.side, self.side), mode="bicubic", antialias=True, align_corners=False
         )
         unit = (resized.clamp(-1, 1) + 1) / 2
         scaled = {"0,255": unit * 255, "0,1": unit, "-1,1": unit * 2 - 1}[self.range]
@@ -64,9 +64,9 @@ class RandomPatches(nn.Module):
         self.weight: Tensor
 
     @torch.no_grad()
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         features = []
-        level = pictures.float()
+        level = images.float()
         for _ in range(self.scales):
             responses = F.relu(F.conv2d(F.pad(level, (3, 3, 3, 3), mode="replicate"), self.weight)).flatten(2)
             features += [responses.mean(2), responses.std(2, correction=0)]
@@ -84,7 +84,7 @@ def load_network(path: Path) -> tuple[Network, bool]:
     """A network from `.onnx`, `.pt2` (torch.export) or TorchScript, and whether it wants uint8.
 
     Raises DataError in one sentence where the file is missing or none of these; so does the network where it does
-    not take the pictures that it is given.
+    not take the images that it is given.
     """
     if not path.is_file():
         raise DataError(
@@ -105,15 +105,15 @@ def load_network(path: Path) -> tuple[Network, bool]:
 
 
 def _telling(path: Path, network: Network) -> Network:
-    """The network, its refusal of pictures told in a sentence."""
+    """The network, its refusal of images told in a sentence."""
 
-    def run(*pictures: Tensor) -> Tensor:
+    def run(*images: Tensor) -> Tensor:
         try:
-            return network(*pictures)
+            return network(*images)
         except Exception as error:  # three libraries, each with its own errors
-            height, width = pictures[0].shape[-2:]
+            height, width = images[0].shape[-2:]
             raise DataError(
-                f"{path} does not take {len(pictures)} x {height}x{width} pictures ({_reason(error)}): give the side "
+                f"{path} does not take {len(images)} x {height}x{width} images ({_reason(error)}): give the side "
                 "that it was made for by --features-side, for an LPIPS network by --size."
             ) from error
 
@@ -132,17 +132,17 @@ def _onnx(path: Path) -> tuple[Network, bool]:
     as_bytes = "uint8" in inputs[0].type
     fixed_batch = inputs[0].shape[0] if isinstance(inputs[0].shape[0], int) else None
 
-    def run_part(*pictures: Tensor) -> Tensor:
-        feeds = {i.name: np.ascontiguousarray(p.cpu().numpy()) for i, p in zip(inputs, pictures, strict=True)}
+    def run_part(*images: Tensor) -> Tensor:
+        feeds = {i.name: np.ascontiguousarray(p.cpu().numpy()) for i, p in zip(inputs, images, strict=True)}
         return torch.from_numpy(session.run(None, feeds)[0])
 
-    def run(*pictures: Tensor) -> Tensor:
-        """All pictures, in parts of the batch that the file was made for; the last is filled up with repetitions."""
+    def run(*images: Tensor) -> Tensor:
+        """All images, in parts of the batch that the file was made for; the last is filled up with repetitions."""
         if fixed_batch is None:
-            return run_part(*pictures)
-        count = len(pictures[0])
+            return run_part(*images)
+        count = len(images[0])
         rows = torch.arange(-(-count // fixed_batch) * fixed_batch).clamp_max(count - 1)
-        parts = [run_part(*(p[part] for p in pictures)) for part in torch.split(rows, fixed_batch)]
+        parts = [run_part(*(p[part] for p in images)) for part in torch.split(rows, fixed_batch)]
         return torch.cat(parts)[:count]
 
     return run, as_bytes
@@ -155,5 +155,5 @@ def _torchscript(path: Path) -> tuple[Network, bool]:
         module: Any = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
     arguments = {argument.name for argument in module.forward.schema.arguments}
     if "return_features" in arguments:  # the Inception of the StyleGAN line: bytes in, features on request
-        return lambda pictures: module(pictures, return_features=True), True
-    return lambda *pictures: module(*pictures), False
+        return lambda images: module(images, return_features=True), True
+    return lambda *images: module(*images), False

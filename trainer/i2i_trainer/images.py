@@ -1,6 +1,6 @@
-"""Pictures as arrays: whatever a file holds becomes `[H, W, 3] uint8 RGB`, full range.
+"""Images as arrays: whatever a file holds becomes `[H, W, 3] uint8 RGB`, full range.
 
-Grey and palette pictures become RGB, transparency is laid on white, CMYK is converted, 16 bits become 8, and the
+Grey and palette images become RGB, transparency is laid on white, CMYK is converted, 16 bits become 8, and the
 EXIF orientation is applied.
 """
 
@@ -22,15 +22,15 @@ from i2i_trainer.errors import DataError
 
 Pixels = NDArray[np.uint8]
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".jp2"]
 )
 CLIP_SUFFIXES = frozenset([".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts"])
 LARGEST_ASPECT = 16.0
 
 
-class Picture(Protocol):
-    """Something that a training picture can be read from."""
+class TrainingImage(Protocol):
+    """Something that a training image can be read from."""
 
     @property
     def name(self) -> str:
@@ -48,8 +48,8 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True)
-class PictureFile:
-    """A picture file, or the left or right half of a file that holds a pair side by side."""
+class ImageFile:
+    """An image file, or the left or right half of a file that holds a pair side by side."""
 
     path: Path
     half: Literal["whole", "left", "right"] = "whole"
@@ -60,21 +60,19 @@ class PictureFile:
         return self.path.name
 
     def read(self, short_side: int) -> Pixels:
-        picture = open_picture(self.path, draft_side=short_side)
+        image = open_image(self.path, draft_side=short_side)
         if self.half != "whole":
-            middle = picture.width // 2
+            middle = image.width // 2
             box = (
-                (0, 0, middle, picture.height)
-                if self.half == "left"
-                else (middle, 0, 2 * middle, picture.height)
+                (0, 0, middle, image.height) if self.half == "left" else (middle, 0, 2 * middle, image.height)
             )
-            picture = picture.crop(box)
-        return np.asarray(resize_short_side(picture, short_side, self.name))
+            image = image.crop(box)
+        return np.asarray(resize_short_side(image, short_side, self.name))
 
 
 @dataclass(frozen=True)
-class ArrayPicture:
-    """A picture that is in memory already: a frame of a clip, or a digit.
+class ArrayImage:
+    """An image that is in memory already: a frame of a clip, or a digit.
 
     `nearest` resizes without smoothing, as the digits' protocol asks.
     """
@@ -92,8 +90,8 @@ class ArrayPicture:
 
 
 @dataclass(frozen=True)
-class UnreadablePicture:
-    """What stands for a clip that cannot be read, so that it is named, counted and passed over like a picture."""
+class UnreadableImage:
+    """What stands for a clip that cannot be read, so that it is named, counted and passed over like an image."""
 
     name: str
     reason: str
@@ -103,62 +101,62 @@ class UnreadablePicture:
         raise DataError(self.reason)
 
 
-def open_picture(path: Path, draft_side: int = 0) -> Image.Image:
-    """The file as an RGB picture, upright. Raises DataError naming the file.
+def open_image(path: Path, draft_side: int = 0) -> Image.Image:
+    """The file as an RGB image, upright. Raises DataError naming the file.
 
     `draft_side` lets a JPEG decode at a fraction of its size that is no smaller than this.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             if draft_side:
-                picture.draft("RGB", (draft_side, draft_side))
-            picture.load()
-            return _rgb(ImageOps.exif_transpose(picture))
+                image.draft("RGB", (draft_side, draft_side))
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({error}).") from error
+        raise DataError(f"{path} cannot be read as an image ({error}).") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture).astype(np.float64)
-        if picture.mode == "F" and values.max(initial=0.0) <= 1.0:
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        if image.mode == "F" and values.max(initial=0.0) <= 1.0:
             values *= 255.0
-        elif picture.mode != "F":
+        elif image.mode != "F":
             values /= 257.0
-        picture = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        transparent = picture.convert("RGBA")
+        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        transparent = image.convert("RGBA")
         white = Image.new("RGBA", transparent.size, (255, 255, 255, 255))
-        picture = Image.alpha_composite(white, transparent)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        image = Image.alpha_composite(white, transparent)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def resize_short_side(
-    picture: Image.Image,
+    image: Image.Image,
     short_side: int,
     name: str,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
-    """The picture with its shorter side at `short_side`; nothing is stretched. Raises DataError on a sliver."""
-    width, height = picture.size
+    """The image with its shorter side at `short_side`; nothing is stretched. Raises DataError on a sliver."""
+    width, height = image.size
     shorter, longer = min(width, height), max(width, height)
     if shorter == 0 or longer > LARGEST_ASPECT * shorter:
         raise DataError(f"{name} is {width}x{height}, too thin to take a square crop from.")
     if shorter == short_side:
-        return picture
+        return image
     size = (
         max(short_side, round(width * short_side / shorter)),
         max(short_side, round(height * short_side / shorter)),
     )
-    return picture.resize(size, resample, reducing_gap=None if resample == Image.Resampling.NEAREST else 2.0)
+    return image.resize(size, resample, reducing_gap=None if resample == Image.Resampling.NEAREST else 2.0)
 
 
-def frames_of_clip(path: Path, fps: float, short_side: int, most: int | None = None) -> list[ArrayPicture]:
+def frames_of_clip(path: Path, fps: float, short_side: int, most: int | None = None) -> list[ArrayImage]:
     """Frames of a clip, `fps` per second, upright, resized and in memory. Raises DataError where none decodes.
 
     A clip that breaks off gives the frames before the damage. After `most` frames nothing more is decoded.
     """
-    frames: list[ArrayPicture] = []
+    frames: list[ArrayImage] = []
     due = None
     try:
         for seconds, frame in _decoded(path):
@@ -169,8 +167,8 @@ def frames_of_clip(path: Path, fps: float, short_side: int, most: int | None = N
             due += max(1.0 / fps, 1e-6) * (1 + int((seconds - due) * fps))
             upright = np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90) % 4)
             name = f"{path.name}@{seconds:.3f}s"
-            picture = resize_short_side(Image.fromarray(np.ascontiguousarray(upright)), short_side, name)
-            frames.append(ArrayPicture(name, np.asarray(picture)))
+            image = resize_short_side(Image.fromarray(np.ascontiguousarray(upright)), short_side, name)
+            frames.append(ArrayImage(name, np.asarray(image)))
             if len(frames) == most:
                 break
     except (FFmpegError, OSError) as error:

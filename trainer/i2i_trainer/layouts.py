@@ -1,15 +1,15 @@
-"""Where the pictures of the two domains lie: every folder layout that users of the field expect, recognised.
+"""Where the images of the two domains lie: every folder layout that users of the field expect, recognised.
 
 Layouts, tried in this order (`SPLIT` is train, val or test):
 
     lists          SPLITA.txt, SPLITB.txt with one file name a line, relative to the root
     unpaired       SPLITA/ SPLITB/ | SPLIT/A/ SPLIT/B/ | images_a/ images_b/ | two folders named like the domains
-    paired         SPLIT/ with side-by-side pictures, or any of the two-folder forms with equal names below the folder
+    paired         SPLIT/ with side-by-side images, or any of the two-folder forms with equal names below the folder
     digits         two folders with IDX, USPS or labelled PNG files
     class-folders  SPLIT/<class>/ or <class>/, three classes or more (two are two domains, unless asked for by name)
-    single         one folder of pictures, both domains alike
+    single         one folder of images, both domains alike
 
-Pictures that lie under no split's name are those of train, except digits, whose files name their split themselves.
+Images that lie under no split's name are those of train, except digits, whose files name their split themselves.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from i2i_trainer.digits import holds_digits, read_digits
 from i2i_trainer.errors import DataError
 from i2i_trainer.images import (
     CLIP_SUFFIXES,
-    PICTURE_SUFFIXES,
-    ArrayPicture,
-    Picture,
-    PictureFile,
-    UnreadablePicture,
+    IMAGE_SUFFIXES,
+    ArrayImage,
+    ImageFile,
+    TrainingImage,
+    UnreadableImage,
     frames_of_clip,
 )
 
@@ -40,27 +40,27 @@ SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLITS)})[AB]?")
 """Folders that hold a split, or one domain of it, and are no domain or class themselves."""
 Folders = tuple[tuple[Path, str], tuple[Path, str]]
 UNLABELLED_FOLDER, UNLABELLED = "unlabelled", -1
-"""Among class folders: pictures of no known class, for semi-supervised training, and the label they get."""
+"""Among class folders: images of no known class, for semi-supervised training, and the label they get."""
 
 
 @dataclass(frozen=True)
 class Domains:
-    """The pictures of the source and the target domain.
+    """The images of the source and the target domain.
 
     Paired: `b[i]` is the counterpart of `a[i]`. `labels_*` index `classes`, where the layout has classes.
     """
 
     layout: str
     names: tuple[str, str]
-    a: Sequence[Picture]
-    b: Sequence[Picture]
+    a: Sequence[TrainingImage]
+    b: Sequence[TrainingImage]
     paired: bool = False
     classes: tuple[str, ...] = ()
     labels_a: Sequence[int] | None = None
     labels_b: Sequence[int] | None = None
 
     def swapped(self) -> Domains:
-        """The same pictures with source and target exchanged."""
+        """The same images with source and target exchanged."""
         return replace(
             self,
             names=(self.names[1], self.names[0]),
@@ -72,14 +72,14 @@ class Domains:
 
 
 def find_domains(config: TrainConfig, split: str = "train", paired: bool = False) -> Domains:
-    """Pictures of one split under `config.data`. `paired` asks for counterparts. Raises DataError in one sentence."""
+    """Images of one split under `config.data`. `paired` asks for counterparts. Raises DataError in one sentence."""
     if not config.data.is_dir():
-        raise DataError(f"--data {config.data} is no folder: name the folder that holds the pictures.")
+        raise DataError(f"--data {config.data} is no folder: name the folder that holds the images.")
     return _found(config, split, paired)
 
 
 def has_split(config: TrainConfig, split: str, paired: bool = False) -> bool:
-    """Whether the folder holds pictures of both domains set aside under this name (`test`, `val`)."""
+    """Whether the folder holds images of both domains set aside under this name (`test`, `val`)."""
     try:
         _found(config, split, paired, decode=False)
     except DataError:
@@ -101,7 +101,7 @@ class _Finder:
     split: str
     config: TrainConfig
     decode: bool = True
-    """Off: clips stand as files, to see where pictures lie without the time and memory of decoding."""
+    """Off: clips stand as files, to see where images lie without the time and memory of decoding."""
 
     def find(self, layout: str, paired: bool) -> Domains:
         if layout == "lists" or (layout == "auto" and self._has_lists()):
@@ -117,14 +117,14 @@ class _Finder:
             if layout == "auto" and all(holds_digits(folder) for folder, _ in folders):
                 return self._digits()
             (a, name_a), (b, name_b) = folders
-            domains = Domains("unpaired", (name_a, name_b), self._pictures(a), self._pictures(b))
+            domains = Domains("unpaired", (name_a, name_b), self._images(a), self._images(b))
             return self._matched(domains, paired)
         halves = self._side_by_side()
         if halves is not None and layout in ("auto", "paired", "unpaired"):
             if layout == "auto" and not paired and not _may_be_pairs(halves.a):
                 raise DataError(
-                    f"--data {self.root} holds plain pictures of one domain: make a folder for each of two domains, "
-                    "or add --layout paired where each picture is a pair side by side."
+                    f"--data {self.root} holds plain images of one domain: make a folder for each of two domains, "
+                    "or add --layout paired where each image is a pair side by side."
                 )
             return halves
         if layout == "auto" and not paired and self._many_classes():
@@ -183,50 +183,50 @@ class _Finder:
         return (named[0], named[0].name), (named[1], named[1].name)
 
     def _parents(self) -> tuple[Path, ...]:
-        """Where pictures or class folders of the split lie: under its name, those of train in the root too."""
+        """Where images or class folders of the split lie: under its name, those of train in the root too."""
         own = self.root / self.split
         return (own, self.root) if self.split == "train" else (own,)
 
     def _fruitful(self, folder: Path) -> bool:
         return holds_digits(folder) or bool(files_under(folder))
 
-    def _pictures(self, folder: Path) -> list[Picture]:
-        pictures = self._read_in(files_under(folder), folder)
-        if not pictures:
-            raise DataError(f"{folder} holds no picture and no clip: put the domain's pictures there.")
-        return pictures
+    def _images(self, folder: Path) -> list[TrainingImage]:
+        images = self._read_in(files_under(folder), folder)
+        if not images:
+            raise DataError(f"{folder} holds no image and no clip: put the domain's images there.")
+        return images
 
-    def _read_in(self, files: Sequence[Path], folder: Path) -> list[Picture]:
-        """The pictures of files below a domain's folder; a clip that cannot be read stands as one unreadable."""
-        pictures: list[Picture] = []
+    def _read_in(self, files: Sequence[Path], folder: Path) -> list[TrainingImage]:
+        """The images of files below a domain's folder; a clip that cannot be read stands as one unreadable."""
+        images: list[TrainingImage] = []
         for path in files:
             suffix = path.suffix.lower()
-            plain = path.with_suffix("") if suffix in PICTURE_SUFFIXES | CLIP_SUFFIXES else path
+            plain = path.with_suffix("") if suffix in IMAGE_SUFFIXES | CLIP_SUFFIXES else path
             key = plain.relative_to(folder).as_posix()
             if suffix not in CLIP_SUFFIXES or not self.decode:
-                pictures.append(PictureFile(path, key=key))
+                images.append(ImageFile(path, key=key))
                 continue
             try:
                 frames = frames_of_clip(path, self.config.clip_fps, self.config.load_size)
             except DataError as error:
-                pictures.append(UnreadablePicture(path.name, str(error), key))
+                images.append(UnreadableImage(path.name, str(error), key))
                 continue
-            pictures += [replace(frame, key=key + frame.name.removeprefix(path.name)) for frame in frames]
-        broken = [picture.reason for picture in pictures if isinstance(picture, UnreadablePicture)]
-        if broken and len(broken) == len(pictures):
+            images += [replace(frame, key=key + frame.name.removeprefix(path.name)) for frame in frames]
+        broken = [image.reason for image in images if isinstance(image, UnreadableImage)]
+        if broken and len(broken) == len(images):
             raise DataError(broken[0])
-        return pictures
+        return images
 
     def _matched(self, domains: Domains, paired: bool) -> Domains:
-        """With `paired`, only the pictures whose keys occur in both domains, in one order."""
+        """With `paired`, only the images whose keys occur in both domains, in one order."""
         if not paired:
             return domains
         sources, partners = _by_key(domains.a), _by_key(domains.b)
-        pairs = [(picture, partners[key]) for key, picture in sources.items() if key in partners]
+        pairs = [(image, partners[key]) for key, image in sources.items() if key in partners]
         if not pairs:
             raise DataError(
-                f"No picture under {self.root} has a counterpart of the same name in the other domain: "
-                "name the pairs alike, or put each pair side by side into one picture."
+                f"No image under {self.root} has a counterpart of the same name in the other domain: "
+                "name the pairs alike, or put each pair side by side into one image."
             )
         return replace(
             domains, layout="paired", paired=True, a=[a for a, _ in pairs], b=[b for _, b in pairs]
@@ -234,13 +234,13 @@ class _Finder:
 
     def _side_by_side(self) -> Domains | None:
         for folder in self._parents():
-            files = [path for path in _children(folder) if path.suffix.lower() in PICTURE_SUFFIXES]
+            files = [path for path in _children(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
             if files:
                 return Domains(
                     "paired",
                     self.config.domains,
-                    [PictureFile(path, "left") for path in files],
-                    [PictureFile(path, "right") for path in files],
+                    [ImageFile(path, "left") for path in files],
+                    [ImageFile(path, "right") for path in files],
                     paired=True,
                 )
         return None
@@ -266,10 +266,10 @@ class _Finder:
         a, b = (self._listed(listing) for listing in files)
         return Domains("lists", self.config.domains, a, b)
 
-    def _listed(self, listing: Path) -> list[Picture]:
+    def _listed(self, listing: Path) -> list[TrainingImage]:
         paths = [self._path_of_line(line) for line in listing.read_text().splitlines() if line.strip()]
         if not paths:
-            raise DataError(f"{listing} names no picture: write one file name a line.")
+            raise DataError(f"{listing} names no image: write one file name a line.")
         missing = next((path for path in paths if not path.is_file()), None)
         if missing is not None:
             raise DataError(
@@ -297,21 +297,21 @@ class _Finder:
         folders = self._classes()
         if not folders:
             raise DataError(
-                f"{self.root} holds no class folders for {self.split}: make one folder of pictures per class."
+                f"{self.root} holds no class folders for {self.split}: make one folder of images per class."
             )
-        pictures: list[Picture] = []
+        images: list[TrainingImage] = []
         labels: list[int] = []
         classes = tuple(folder.name for folder in folders if folder.name != UNLABELLED_FOLDER)
         for folder in folders:
-            members = self._pictures(folder)
-            pictures += members
+            members = self._images(folder)
+            images += members
             label = UNLABELLED if folder.name == UNLABELLED_FOLDER else classes.index(folder.name)
             labels += [label] * len(members)
         return Domains(
             "class-folders",
             self.config.domains,
-            pictures,
-            pictures,
+            images,
+            images,
             classes=classes,
             labels_a=labels,
             labels_b=labels,
@@ -329,8 +329,8 @@ class _Finder:
         return Domains(
             "digits",
             (name_a, name_b),
-            [ArrayPicture(f"{name_a} {i}", pixels, nearest=True) for i, pixels in enumerate(a.pictures)],
-            [ArrayPicture(f"{name_b} {i}", pixels, nearest=True) for i, pixels in enumerate(b.pictures)],
+            [ArrayImage(f"{name_a} {i}", pixels, nearest=True) for i, pixels in enumerate(a.images)],
+            [ArrayImage(f"{name_b} {i}", pixels, nearest=True) for i, pixels in enumerate(b.images)],
             classes=tuple("0123456789"),
             labels_a=a.labels.tolist(),
             labels_b=b.labels.tolist(),
@@ -340,34 +340,34 @@ class _Finder:
         folders = [folder for folder in self._parents() if folder.is_dir()]
         if not folders:
             raise DataError(self._nothing_found())
-        pictures = self._pictures(folders[0])
-        return Domains("single", self.config.domains, pictures, pictures)
+        images = self._images(folders[0])
+        return Domains("single", self.config.domains, images, images)
 
     def _nothing_found(self) -> str:
         split, (a, b) = self.split, self.config.domains
         if split != "train":
             return (
-                f"--data {self.root} holds no pictures set aside for {split} in both domains: make {split}A and "
-                f"{split}B, or take the pictures of another split."
+                f"--data {self.root} holds no images set aside for {split} in both domains: make {split}A and "
+                f"{split}B, or take the images of another split."
             )
         return (
-            f"--data {self.root} holds no pictures in a known layout: make {split}A and {split}B, or folders "
+            f"--data {self.root} holds no images in a known layout: make {split}A and {split}B, or folders "
             f"{a} and {b}, or {split} with pairs side by side, or name the layout with --layout."
         )
 
 
-def _may_be_pairs(pictures: Sequence[Picture]) -> bool:
-    """Whether the first half that can be read is no narrower than a square, as no half of a plain picture is."""
-    for picture in pictures:
+def _may_be_pairs(images: Sequence[TrainingImage]) -> bool:
+    """Whether the first half that can be read is no narrower than a square, as no half of a plain image is."""
+    for image in images:
         with suppress(DataError):
-            height, width = picture.read(64).shape[:2]
+            height, width = image.read(64).shape[:2]
             return bool(20 * width >= 19 * height)
     return True
 
 
 def files_under(folder: Path) -> list[Path]:
-    """Picture and clip files in and below a folder, sorted, hidden ones left out."""
-    known = PICTURE_SUFFIXES | CLIP_SUFFIXES
+    """Image and clip files in and below a folder, sorted, hidden ones left out."""
+    known = IMAGE_SUFFIXES | CLIP_SUFFIXES
     return sorted(
         path
         for path in folder.rglob("*")
@@ -386,13 +386,13 @@ def _named_folders(folder: Path) -> list[Path]:
     return [path for path in _children(folder) if path.is_dir() and not SPLIT_FOLDER.fullmatch(path.name)]
 
 
-def _by_key(pictures: Sequence[Picture]) -> dict[str, Picture]:
-    found: dict[str, Picture] = {}
-    for picture in pictures:
-        if picture.key in found:
+def _by_key(images: Sequence[TrainingImage]) -> dict[str, TrainingImage]:
+    found: dict[str, TrainingImage] = {}
+    for image in images:
+        if image.key in found:
             raise DataError(
-                f"{found[picture.key].name} and {picture.name} of one domain are both called {picture.key}, so "
+                f"{found[image.key].name} and {image.name} of one domain are both called {image.key}, so "
                 "which of them has the counterpart is unclear: rename or remove one."
             )
-        found[picture.key] = picture
+        found[image.key] = image
     return found

@@ -110,7 +110,7 @@ class Screen:
     def say(self, row: dict[str, Any]) -> None:
         """Shows the losses and the speed of one print."""
         losses = " ".join(f"{name} {value:.4g}" for name, value in row["losses"].items())
-        speed = f"{row['pictures_per_s']:.1f} pictures/s"
+        speed = f"{row['pictures_per_s']:.1f} images/s"
         if self._live is not None:
             self._bar.update(self._task, speed=speed)
             self._losses.plain = losses
@@ -130,19 +130,19 @@ class Screen:
 
 
 class Speed:
-    """Pictures per second between two readings."""
+    """Images per second between two readings."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
-        self._pictures = 0
+        self._images = 0
 
-    def add(self, pictures: int) -> None:
-        """Counts pictures that went through a step."""
-        self._pictures += pictures
+    def add(self, images: int) -> None:
+        """Counts images that went through a step."""
+        self._images += images
 
     def read(self) -> float:
-        """Pictures per second since the last reading."""
+        """Images per second since the last reading."""
         now = time.monotonic()
-        rate = self._pictures / max(now - self._since, 1e-9)
-        self._since, self._pictures = now, 0
+        rate = self._images / max(now - self._since, 1e-9)
+        self._since, self._images = now, 0
         return rate

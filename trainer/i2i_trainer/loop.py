@@ -30,7 +30,7 @@ from i2i_trainer.checkpoint import (
     write_config,
 )
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.data import PictureBatches, RawBatch, preview_batch
+from i2i_trainer.data import ImageBatches, RawBatch, preview_batch
 from i2i_trainer.errors import DataError, DivergedError, OptionError, StoppedError
 from i2i_trainer.layouts import Domains, find_domains
 from i2i_trainer.logs import Ledger, Log, Screen, Speed
@@ -63,8 +63,8 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
         raise OptionError(
             f"--out {run} holds a trained run: go on with it by --resume, or name another folder."
         )
-    batches = PictureBatches(domains, config, rank, world)
-    preview = _preview_pictures(config, domains, entry.method.paired)
+    batches = ImageBatches(domains, config, rank, world)
+    preview = _preview_images(config, domains, entry.method.paired)
 
     # Networks: the same weights in every process, then random numbers of its own for each.
     _seed(config.seed)
@@ -142,7 +142,7 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
             if ends:
                 break
     if batches.unreadable:
-        screen.note(f"{batches.unreadable} pictures could not be read and were passed over.")
+        screen.note(f"{batches.unreadable} images could not be read and were passed over.")
     fabric.barrier()
     if done < config.steps:
         raise StoppedError(f"Stopped after step {done}, which is saved: go on with --resume.")
@@ -195,8 +195,8 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _preview_pictures(config: TrainConfig, domains: Domains, paired: bool) -> RawBatch:
-    """Pictures that training never sees, where there are any; nothing about them may stop a training."""
+def _preview_images(config: TrainConfig, domains: Domains, paired: bool) -> RawBatch:
+    """Images that training never sees, where there are any; nothing about them may stop a training."""
     for split in ("test", "val"):
         with suppress(DataError):
             return preview_batch(find_domains(config, split, paired), config, PREVIEW_ROWS)

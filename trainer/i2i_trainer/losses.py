@@ -52,7 +52,7 @@ def hinge_generator(logits: Tensor) -> Tensor:
 
 
 def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """Mean critic value of the fakes minus that of the real pictures."""
+    """Mean critic value of the fakes minus that of the real images."""
     return fake.float().mean() - real.float().mean()
 
 
@@ -71,7 +71,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
 
 
 def r1_penalty(logits: Tensor, real: Tensor) -> Tensor:
-    """R1: squared norm of the logits' gradient by the real pictures, mean over the batch; no 1/2.
+    """R1: squared norm of the logits' gradient by the real images, mean over the batch; no 1/2.
 
     `real` must require gradients and have made `logits`.
     """
@@ -95,7 +95,7 @@ def sum_of_squares(u: Tensor, v: Tensor) -> Tensor:
 
 
 def mode_seeking(x1: Tensor, x2: Tensor, z1: Tensor, z2: Tensor, eps: float = 1e-5) -> Tensor:
-    """`1 / (mean|x1 - x2| / mean|z1 - z2| + eps)`: large where unlike codes make alike pictures (DRIT++)."""
+    """`1 / (mean|x1 - x2| / mean|z1 - z2| + eps)`: large where unlike codes make alike images (DRIT++)."""
     ratio = (x1.float() - x2.float()).abs().mean() / (z1.float() - z2.float()).abs().mean()
     return 1 / (ratio + eps)
 
@@ -119,7 +119,7 @@ def info_nce(query: Tensor, positive: Tensor, negatives: Tensor, temperature: fl
 
 
 def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
-    """PatchNCE: every location must find its own key among those of the same picture; `[N, P, D]` both.
+    """PatchNCE: every location must find its own key among those of the same image; `[N, P, D]` both.
 
     The keys get no gradient.
     """
@@ -129,7 +129,7 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = 0.07) -> Tensor:
 
 
 def iic(first: Tensor, second: Tensor, eps: float = 1e-10) -> Tensor:
-    """Minus the mutual information between class posteriors `[N, K]` of pictures and their augmentations."""
+    """Minus the mutual information between class posteriors `[N, K]` of images and their augmentations."""
     joint = _product(first.float().T, second.float())
     joint = ((joint + joint.T) / 2 / joint.sum()).clamp_min(eps)
     rows, columns = joint.sum(dim=1, keepdim=True), joint.sum(dim=0, keepdim=True)
@@ -141,10 +141,10 @@ VGG16_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512,
 
 
 class PerceptualLoss(nn.Module):
-    """Distance of instance-normalised VGG16 relu5_3 features of a picture and its translation (UNIT, MUNIT).
+    """Distance of instance-normalised VGG16 relu5_3 features of an image and its translation (UNIT, MUNIT).
 
     The weights come from a safetensors file with torchvision's names (`features.0.weight`, ...), so the
-    pictures `[N, 3, H, W] in [-1, 1]` are scaled to ImageNet's mean and deviation. Frozen.
+    images `[N, 3, H, W] in [-1, 1]` are scaled to ImageNet's mean and deviation. Frozen.
     """
 
     mean: Tensor

@@ -15,7 +15,7 @@ from i2i_trainer.layouts import Domains
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's pictures: `a` and `b` are `[N, 3, H, W] float32 RGB in [-1, 1]` unless the method says otherwise.
+    """One step's images: `a` and `b` are `[N, 3, H, W] float32 RGB in [-1, 1]` unless the method says otherwise.
 
     In paired layouts `b[i]` is the counterpart of `a[i]`. `labels_a` and `labels_b` are class indices `[N] int64`
     where the layout has classes (class folders, digits), else None.
@@ -44,8 +44,8 @@ class Update(Protocol):
 class Inference(nn.Module):
     """One direction of a trained method, ready to export: evaluation mode, noise and dropout gone, norms folded.
 
-    `forward(picture, style=None)`: picture `[N, 3, H, W] float32 RGB in [-1, 1]`, H and W multiples of `stride`
-    (or exactly `fixed_size`), style `[N, style_size] float32` where `style_size` is not 0; returns the picture's
+    `forward(image, style=None)`: image `[N, 3, H, W] float32 RGB in [-1, 1]`, H and W multiples of `stride`
+    (or exactly `fixed_size`), style `[N, style_size] float32` where `style_size` is not 0; returns the image's
     shape, in [-1, 1].
     """
 
@@ -64,7 +64,7 @@ class Inference(nn.Module):
         self.notes = {}
 
     def style_encoder(self) -> nn.Module | None:
-        """Network picture `[N, 3, S, S]` in [-1, 1] -> style `[N, style_size]`, None where there is none."""
+        """Network image `[N, 3, S, S]` in [-1, 1] -> style `[N, style_size]`, None where there is none."""
         return None
 
 
@@ -85,7 +85,7 @@ class Method(nn.Module):
     config: TrainConfig
 
     def examine(self, domains: Domains) -> None:
-        """Raises OptionError or DataError in one sentence where it cannot learn from these pictures."""
+        """Raises OptionError or DataError in one sentence where it cannot learn from these images."""
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Every optimiser by the name that `update` takes. Called once; no module may be created lazily later."""
@@ -96,7 +96,7 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no step")
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Columns of the picture sheet, each `[N, 3, H, W] in [-1, 1]`, in reading order; without gradients."""
+        """Columns of the image sheet, each `[N, 3, H, W] in [-1, 1]`, in reading order; without gradients."""
         raise TypeError(f"{type(self).__name__} defines no preview")
 
     def directions(self) -> tuple[str, ...]:
@@ -107,12 +107,12 @@ class Method(nn.Module):
         """The network of one direction, sharing no state that training would change under it."""
         raise TypeError(f"{type(self).__name__} defines no inference")
 
-    def classify(self, pictures: Tensor, domain: str = "b") -> Tensor | None:
-        """Class logits `[N, C]` of pictures of a domain (domain adaptation), None where it learns no classes."""
+    def classify(self, images: Tensor, domain: str = "b") -> Tensor | None:
+        """Class logits `[N, C]` of images of a domain (domain adaptation), None where it learns no classes."""
         return None
 
-    def cluster(self, pictures: Tensor) -> Tensor | None:
-        """Pseudo-domain `[N] int64` of pictures, None where it finds none."""
+    def cluster(self, images: Tensor) -> Tensor | None:
+        """Pseudo-domain `[N] int64` of images, None where it finds none."""
         return None
 
     def ema_modules(self) -> dict[str, nn.Module]:

@@ -1,4 +1,4 @@
-"""The field's measures as functions of tensors. Pictures are `[N, 3, H, W] float32 RGB in [-1, 1]` throughout."""
+"""The field's measures as functions of tensors. Images are `[N, 3, H, W] float32 RGB in [-1, 1]` throughout."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def pixel_accuracy(translated: Tensor, truth: Tensor, within: int = 16) -> float
 
 
 def error_to_truth(translated: Tensor, truth: Tensor) -> dict[str, float]:
-    """Mean absolute error and root mean square in 255 levels, PSNR in dB (mean over pictures), and SSIM."""
+    """Mean absolute error and root mean square in 255 levels, PSNR in dB (mean over images), and SSIM."""
     difference = _levels(translated) - _levels(truth)
     mse = difference.square().flatten(1).mean(1)
     ssim = structural_similarity_index_measure(_levels(translated), _levels(truth), data_range=255.0)
@@ -82,26 +82,26 @@ def error_to_truth(translated: Tensor, truth: Tensor) -> dict[str, float]:
     }
 
 
-def _levels(pictures: Tensor) -> Tensor:
-    return ((pictures.float().clamp(-1, 1) + 1) * 127.5).round()
+def _levels(images: Tensor) -> Tensor:
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round()
 
 
 def diversity(
     translate: Callable[[Tensor, Tensor], Tensor],
     distance: Callable[[Tensor, Tensor], Tensor],
-    pictures: Tensor,
+    images: Tensor,
     style_size: int,
     pairs: int = 19,
 ) -> float:
-    """Mean distance between `pairs` pairs of translations of each picture under random styles.
+    """Mean distance between `pairs` pairs of translations of each image under random styles.
 
-    100 pictures and 19 pairs is the published protocol; with an LPIPS network as `distance` it is LPIPS diversity.
+    100 images and 19 pairs is the published protocol; with an LPIPS network as `distance` it is LPIPS diversity.
     """
     generator = torch.Generator().manual_seed(0)
     distances = []
-    for picture in torch.split(pictures, 1):
+    for image in torch.split(images, 1):
         styles = torch.randn(2 * pairs, style_size, generator=generator)
-        several = torch.cat([translate(picture, style) for style in torch.split(styles, 1)])
+        several = torch.cat([translate(image, style) for style in torch.split(styles, 1)])
         distances.append(distance(several[:pairs], several[pairs:]).flatten())
     return float(torch.cat(distances).mean())
 
@@ -112,7 +112,7 @@ def class_accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def cluster_accuracy(clusters: Tensor, labels: Tensor) -> float:
-    """Share of pictures in the right cluster under the best one-to-one naming of clusters (Hungarian method).
+    """Share of images in the right cluster under the best one-to-one naming of clusters (Hungarian method).
 
     A label below 0 is unknown and does not count.
     """

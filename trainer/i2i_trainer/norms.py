@@ -187,7 +187,7 @@ class InstanceLayerNorm(nn.Module):
 
 
 class AdaptiveInstanceLayerNorm(nn.Module):
-    """AdaLIN of U-GAT-IT and adaILN of NICE-GAN: the mix, with scale and shift `[N, C]` from the picture."""
+    """AdaLIN of U-GAT-IT and adaILN of NICE-GAN: the mix, with scale and shift `[N, C]` from the image."""
 
     def __init__(self, channels: int, mix: ClampedMix | SoftmaxMix, eps: float = 1e-5) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from i2i_trainer.layouts import find_domains
 
 
 class Pairs:
-    """Pictures and their counterparts, held in memory; crops are drawn with torch's global generator.
+    """Images and their counterparts, held in memory; crops are drawn with torch's global generator.
 
     `folder` has one of the paired layouts. Raises DataError where it has none, or a pair differs in size.
     """
@@ -26,7 +26,7 @@ class Pairs:
         self._side = config.image_size
         self._pairs = []
         for a, b in zip(domains.a, domains.b, strict=True):
-            pair = tuple(picture.read(config.load_size) for picture in (a, b))
+            pair = tuple(image.read(config.load_size) for image in (a, b))
             if pair[0].shape != pair[1].shape:
                 raise DataError(
                     f"{a.name} and {b.name} are a pair of different sizes: cut both to the same section."
@@ -45,7 +45,7 @@ class Pairs:
         top, left = _below(height - self._side + 1), _below(width - self._side + 1)
         mirror = -1 if _below(2) else 1
         window = np.s_[top : top + self._side, left : left + self._side]
-        return tuple(np.ascontiguousarray(picture[window][:, ::mirror]) for picture in pair)
+        return tuple(np.ascontiguousarray(image[window][:, ::mirror]) for image in pair)
 
 
 def _below(end: int) -> int:

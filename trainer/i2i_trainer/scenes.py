@@ -289,8 +289,8 @@ class _Canvas:
         bloom = cv2.GaussianBlur(self.glow, (0, 0), self.height / 50)
         pools = cv2.GaussianBlur(self.glow, (0, 0), self.height / 9)
         ambient = np.array((0.13, 0.14, 0.21), np.float32)
-        picture: Floats = self.surface * (ambient + 4.0 * pools) + self.glow + 0.9 * bloom
-        return picture
+        image: Floats = self.surface * (ambient + 4.0 * pools) + self.glow + 0.9 * bloom
+        return image
 
 
 def _colour(values: NDArray[np.float64]) -> Colour:

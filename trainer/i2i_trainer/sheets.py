@@ -1,4 +1,4 @@
-"""Pictures for people: the sheet of samples and the curves of the losses."""
+"""Images for people: the sheet of samples and the curves of the losses."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ HEADER = 16
 GAP = 4
 
 
-def bytes_from_tensor(pictures: Tensor) -> Pixels:
+def bytes_from_tensor(images: Tensor) -> Pixels:
     """`[N, C, H, W]` in [-1, 1], C 1 or 3 -> `[N, H, W, 3] uint8 RGB`; values outside are clamped."""
-    scaled = pictures.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    scaled = images.detach().float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
     rgb = scaled.expand(-1, 3, -1, -1) if scaled.shape[1] == 1 else scaled
     return rgb.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def sheet_from_columns(columns: Mapping[str, Pixels]) -> Image.Image:
     """One row per sample, one titled column per entry; entries are `[N, H, W, 3] uint8 RGB`."""
-    rows = max(len(pictures) for pictures in columns.values())
-    height = max(pictures.shape[1] for pictures in columns.values())
-    widths = [max(pictures.shape[2], 6 * len(title) + GAP) for title, pictures in columns.items()]
+    rows = max(len(images) for images in columns.values())
+    height = max(images.shape[1] for images in columns.values())
+    widths = [max(images.shape[2], 6 * len(title) + GAP) for title, images in columns.items()]
     sheet = Image.new("RGB", (sum(widths) + GAP * (len(widths) + 1), HEADER + rows * (height + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
     left = GAP
-    for (title, pictures), width in zip(columns.items(), widths, strict=True):
+    for (title, images), width in zip(columns.items(), widths, strict=True):
         draw.text((left, 2), title, fill="black")
-        for row, picture in enumerate(pictures):
-            sheet.paste(Image.fromarray(picture), (left, HEADER + row * (height + GAP)))
+        for row, image in enumerate(images):
+            sheet.paste(Image.fromarray(image), (left, HEADER + row * (height + GAP)))
         left += width + GAP
     return sheet
 
 
 def write_sheet(path: Path, columns: Mapping[str, Tensor]) -> None:
     """Writes a sheet of columns `[N, C, H, W]` in [-1, 1] as PNG."""
-    sheet = sheet_from_columns({title: bytes_from_tensor(pictures) for title, pictures in columns.items()})
+    sheet = sheet_from_columns({title: bytes_from_tensor(images) for title, images in columns.items()})
     write_png(path, sheet)
 
 
-def write_png(path: Path, picture: Image.Image) -> None:
+def write_png(path: Path, image: Image.Image) -> None:
     """Writes a PNG atomically."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
 
 

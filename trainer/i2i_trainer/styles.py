@@ -18,7 +18,7 @@ def normal_presets(size: int, count: int = 8) -> dict[str, tuple[float, ...]]:
 
 
 class StyledInference(Inference):
-    """A generator of (picture, style), and apart from it the network that reads a style off a reference.
+    """A generator of (image, style), and apart from it the network that reads a style off a reference.
 
     `reader` gives the style as the first of its outputs. Both are copied. The default style is all zeros.
     """
@@ -34,10 +34,10 @@ class StyledInference(Inference):
         self.stride = stride
         self.eval().requires_grad_(False)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
-            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
-        translated: Tensor = self.generator(picture, style)
+            style = image.new_tensor(self.default_style).expand(len(image), -1)
+        translated: Tensor = self.generator(image, style)
         return translated
 
     def style_encoder(self) -> nn.Module:
@@ -45,12 +45,12 @@ class StyledInference(Inference):
 
 
 class _FirstOutput(nn.Module):
-    """Picture `[N, 3, S, S]` -> the first of a network's outputs."""
+    """Image `[N, 3, S, S]` -> the first of a network's outputs."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, picture: Tensor) -> Tensor:
-        first: Tensor = self.network(picture)[0]
+    def forward(self, image: Tensor) -> Tensor:
+        first: Tensor = self.network(image)[0]
         return first

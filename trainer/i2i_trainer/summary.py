@@ -25,7 +25,7 @@ META = torch.device("meta")
 
 @dataclass(frozen=True)
 class Cost:
-    """Size of a network: parameters, and multiply-adds of one pass of one picture of `size` (H, W).
+    """Size of a network: parameters, and multiply-adds of one pass of one image of `size` (H, W).
 
     `macs` is None where the first step of a training does not reach the network.
     """
@@ -80,15 +80,15 @@ def parameters_of(module: nn.Module) -> int:
 
 @torch.no_grad()
 def macs_of(inference: Inference, size: tuple[int, int]) -> int:
-    """Multiply-adds of convolutions, transposed convolutions (by input size) and linear layers for one picture.
+    """Multiply-adds of convolutions, transposed convolutions (by input size) and linear layers for one image.
 
     Fixed filters (buffers: a pyramid, a blur) are no layers and are left out, as the published figures do.
     """
     device = next(inference.parameters()).device
-    picture = torch.empty(1, 3, *size, device=device)
+    image = torch.empty(1, 3, *size, device=device)
     style = torch.empty(1, inference.style_size, device=device) if inference.style_size else None
     with _Counter(inference) as counter:
-        inference(picture, style)
+        inference(image, style)
     return int(counter.macs)
 
 
@@ -122,7 +122,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _training_macs(method: Method) -> dict[str, int]:
-    """Multiply-adds of every child network for one picture: each layer's first call in a step counts once."""
+    """Multiply-adds of every child network for one image: each layer's first call in a step counts once."""
     counter = _Counter(method)
     before: dict[nn.Module, int] = {}
     macs: dict[nn.Module, int] = {}
@@ -138,13 +138,13 @@ def _training_macs(method: Method) -> dict[str, int]:
     for layer in method.modules():
         if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear) or not list(layer.children()):
             hooks += [layer.register_forward_pre_hook(start), layer.register_forward_hook(stop)]
-    side, pictures = method.config.image_size, max(2, method.config.batch)
+    side, images = method.config.image_size, max(2, method.config.batch)
     with META:
-        picture = torch.zeros(pictures, 3, side, side)
-        labels = torch.zeros(pictures, dtype=torch.int64)
+        image = torch.zeros(images, 3, side, side)
+        labels = torch.zeros(images, dtype=torch.int64)
     # A step may ask for more than a meta tensor has, such as a teacher's run; what it reached by then is counted.
     with META, counter, suppress(Exception):
-        method.step(Batch(picture, picture, labels, labels), _no_update)
+        method.step(Batch(image, image, labels, labels), _no_update)
     for hook in hooks:
         hook.remove()
     return {

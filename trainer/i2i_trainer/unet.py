@@ -20,7 +20,7 @@ Upsampling = Literal["transposed", "bilinear"]
 
 
 def check_unet_size(image_size: int, downs: int) -> None:
-    """Raises OptionError unless pictures of this size can be halved `downs` times."""
+    """Raises OptionError unless images of this size can be halved `downs` times."""
     if downs < 5:
         raise OptionError(f"--downs is {downs} but the U-Net needs at least 5 halvings.")
     if image_size % 2**downs:
@@ -30,7 +30,7 @@ def check_unet_size(image_size: int, downs: int) -> None:
 
 
 class UNet(nn.Module):
-    """Picture `[N, 3, H, W] in [-1, 1]` -> the same shape and range; H and W multiples of `2 ** downs`.
+    """Image `[N, 3, H, W] in [-1, 1]` -> the same shape and range; H and W multiples of `2 ** downs`.
 
     Way down: [LeakyReLU(0.2), C4s2, norm], the first without activation and norm, the innermost without norm.
     Way up: [ReLU, upsampling, norm, dropout 0.5 where both sides are 8 times the width], the last to tanh.
@@ -75,8 +75,8 @@ class UNet(nn.Module):
                 layers.append(nn.Dropout(0.5))
             self.ups.append(nn.Sequential(*layers))
 
-    def forward(self, picture: Tensor, code: Tensor | None = None) -> Tensor:
-        x = picture
+    def forward(self, image: Tensor, code: Tensor | None = None) -> Tensor:
+        x = image
         skips: list[Tensor] = []
         for level, layer in enumerate(self.downs):
             if code is not None and (self.code_place == "all" or level == 0):

@@ -4,7 +4,7 @@
 
 DATA holds `daynight_webcams.tar` (folders `day` and `night`) and `videos/` with the driving clips; OUT becomes an
 unpaired folder: trainA and trainB, and testA and testB with the cameras that training never sees. OUT/pairs holds
-known translations for `--pairs`: streets rendered by day and by night, and pictures of one fixed camera at both times.
+known translations for `--pairs`: streets rendered by day and by night, and images of one fixed camera at both times.
 Frames of `test://street`, which the demo translates, are among the day.
 """
 
@@ -25,11 +25,11 @@ from i2i_runtime.sources.street import Street
 from i2i_trainer.scenes import render, scene_from_seed
 
 HELD_BACK_SIZES = {(439, 640), (593, 800), (555, 800)}
-"""Height and width tell the fixed cameras apart; pictures of these go to the test folders only."""
+"""Height and width tell the fixed cameras apart; images of these go to the test folders only."""
 STREET_FRAMES = range(0, 1000, 25)
 """Frames of `test://street` that join the day."""
 SAME_PLACE = 0.35
-"""Least correlation of the edges of two pictures that are taken to show the same place."""
+"""Least correlation of the edges of two images that are taken to show the same place."""
 CLIPS = {
     "udacity__solidWhiteRight.mp4": ("trainA", 8),
     "tmo324__countryroad.mp4": ("trainA", 8),
@@ -51,7 +51,7 @@ class Recipe:
 
 
 def prepare(recipe: Recipe) -> dict[str, int]:
-    """Writes the folders; returns how many pictures each holds."""
+    """Writes the folders; returns how many images each holds."""
     if recipe.out.exists():
         sys.exit(f"{recipe.out} exists: name a new folder, or remove it.")
     for name in ("trainA", "trainB", "testA", "testB"):
@@ -79,10 +79,10 @@ def _webcams(archive: Path, out: Path) -> None:
             stream = tar.extractfile(member) if member.isfile() and domain in ("day", "night") else None
             if stream is None:
                 continue
-            path = out / "picture.tmp"
+            path = out / "image.tmp"
             path.write_bytes(stream.read())
-            picture = cv2.imread(str(path))
-            split = "test" if picture.shape[:2] in HELD_BACK_SIZES else "train"
+            image = cv2.imread(str(path))
+            split = "test" if image.shape[:2] in HELD_BACK_SIZES else "train"
             path.rename(out / f"{split}{'A' if domain == 'day' else 'B'}" / Path(member.name).name)
 
 
@@ -97,32 +97,32 @@ def _rendered_pairs(folder: Path, count: int) -> None:
     for seed in range(count):
         scene = scene_from_seed(seed)
         for domain, night in (("A", False), ("B", True)):
-            picture = render(scene, (360, 640), night)
-            cv2.imwrite(str(folder / f"train{domain}" / f"scene_{seed:04d}.png"), picture[:, :, ::-1])
+            image = render(scene, (360, 640), night)
+            cv2.imwrite(str(folder / f"train{domain}" / f"scene_{seed:04d}.png"), image[:, :, ::-1])
 
 
 def _camera_pairs(out: Path) -> None:
-    """Joins every night picture with the day picture of the same size that shows the same edges best."""
+    """Joins every night image with the day image of the same size that shows the same edges best."""
     days, nights = (
         {path: cv2.imread(str(path)) for path in sorted((out / domain).glob("*.jpg"))}
         for domain in ("trainA", "trainB")
     )
-    edges = {path: _edges(picture) for path, picture in (days | nights).items()}
+    edges = {path: _edges(image) for path, image in (days | nights).items()}
     number = 0
-    for night, picture in nights.items():
-        same_size = [day for day in days if days[day].shape == picture.shape]
+    for night, image in nights.items():
+        same_size = [day for day in days if days[day].shape == image.shape]
         scores = {day: float(np.mean(edges[day] * edges[night])) for day in same_size}
         best = max(scores, key=scores.__getitem__, default=None)
         if best is None or scores[best] < SAME_PLACE:
             continue
-        for domain, pixels in (("A", days[best]), ("B", picture)):
+        for domain, pixels in (("A", days[best]), ("B", image)):
             cv2.imwrite(str(out / "pairs" / f"train{domain}" / f"camera_{number:04d}.png"), pixels)
         number += 1
 
 
-def _edges(picture: cv2.typing.MatLike) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _edges(image: cv2.typing.MatLike) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Edge strength at 64x48 with mean 0 and variance 1, so that a mean product is a correlation."""
-    grey = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), (0, 0), 2).astype(np.float32)
+    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), (0, 0), 2).astype(np.float32)
     strength = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     small = np.log1p(cv2.resize(strength, (64, 48), interpolation=cv2.INTER_AREA))
     return np.asarray((small - small.mean()) / (small.std() + 1e-6), np.float32)
@@ -130,4 +130,4 @@ def _edges(picture: cv2.typing.MatLike) -> np.ndarray[tuple[int, ...], np.dtype[
 
 if __name__ == "__main__":
     for name, count in prepare(tyro.cli(Recipe)).items():
-        print(f"{name}: {count} pictures")
+        print(f"{name}: {count} images")

@@ -3,9 +3,9 @@
     python trainer/recipes/day2night_card.py DATA RUN CLIP [--others NAME=RUN ...] [--back]
 
 DATA is what day2night.py laid out, RUN the trained run, CLIP a driving clip by day (by night with --back). Everything
-is measured on cameras that training never saw: distance to their real night pictures (kernel distance on random patch
+is measured on cameras that training never saw: distance to their real night images (kernel distance on random patch
 features, which compares rows of this table with each other and with nothing else), agreement of the edges with the
-source, and flicker on the clip. The gamma curve bends each channel by one power, fitted on the training pictures so
+source, and flicker on the clip. The gamma curve bends each channel by one power, fitted on the training images so
 that mean and spread of the target are met best. Writes day2night_card.json and .jpg beside this file, or the same of
 night2day.
 """
@@ -25,7 +25,7 @@ import tyro
 
 from i2i_trainer.checkpoint import load_method
 from i2i_trainer.features import RandomPatches
-from i2i_trainer.images import PictureFile, Pixels, frames_of_clip
+from i2i_trainer.images import ImageFile, Pixels, frames_of_clip
 from i2i_trainer.metrics import flicker, kernel_distance
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def main() -> None:
     sources, targets = (read_folder(card.data / f"test{domain}") for domain in domains)
     clip = [frame.pixels for frame in frames_of_clip(card.clip, 1000.0, SIDE)[:CLIP_FRAMES]]
     ways: dict[str, Translate] = {
-        "source unchanged": lambda picture: picture,
+        "source unchanged": lambda image: image,
         "gamma curve": fitted_gamma(*(read_folder(card.data / f"train{domain}") for domain in domains)),
         name: translator(card.run, direction),
     }
@@ -75,15 +75,15 @@ def main() -> None:
         frames = frames_of_clip(path, 1.0, SIDE)
         drives.append(frames[len(frames) // 2].pixels)
     spread = np.linspace(0, len(sources) - 1, max(SHEET_ROWS - len(drives), 1)).round().astype(int)
-    pictures = sheet([*drives, *(sources[i] for i in spread)], ways)
-    cv2.imwrite(str(HERE / f"{name}_card.jpg"), pictures[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    images = sheet([*drives, *(sources[i] for i in spread)], ways)
+    cv2.imwrite(str(HERE / f"{name}_card.jpg"), images[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     print(markdown(rows))
 
 
 def read_folder(folder: Path) -> list[Pixels]:
-    """Every picture with its shorter side at 360 pixels, cut to multiples of 16."""
-    pictures = (PictureFile(path).read(SIDE) for path in sorted(folder.iterdir()) if path.is_file())
-    return [picture[: picture.shape[0] // 16 * 16, : picture.shape[1] // 16 * 16] for picture in pictures]
+    """Every image with its shorter side at 360 pixels, cut to multiples of 16."""
+    images = (ImageFile(path).read(SIDE) for path in sorted(folder.iterdir()) if path.is_file())
+    return [image[: image.shape[0] // 16 * 16, : image.shape[1] // 16 * 16] for image in images]
 
 
 def translator(run: Path, direction: str) -> Translate:
@@ -92,9 +92,9 @@ def translator(run: Path, direction: str) -> Translate:
     network = method.inference(direction if direction in method.directions() else "a2b")
 
     @torch.inference_mode()
-    def translate(picture: Pixels) -> Pixels:
-        height, width = (side // network.stride * network.stride for side in picture.shape[:2])
-        cut = np.array(picture[:height, :width])
+    def translate(image: Pixels) -> Pixels:
+        height, width = (side // network.stride * network.stride for side in image.shape[:2])
+        cut = np.array(image[:height, :width])
         translated = network(torch.from_numpy(cut).permute(2, 0, 1)[None].float() / 127.5 - 1)[0]
         return np.asarray(((translated.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte())
 
@@ -102,7 +102,7 @@ def translator(run: Path, direction: str) -> Translate:
 
 
 def fitted_gamma(sources: Sequence[Pixels], targets: Sequence[Pixels]) -> Translate:
-    """`255 (x / 255)^g` per channel, with the g that meets mean and spread of the target pictures best."""
+    """`255 (x / 255)^g` per channel, with the g that meets mean and spread of the target images best."""
     thumbs = [
         np.stack([cv2.resize(p, (32, 32), interpolation=cv2.INTER_AREA) for p in ps]) / 255
         for ps in (sources, targets)
@@ -116,7 +116,7 @@ def fitted_gamma(sources: Sequence[Pixels], targets: Sequence[Pixels]) -> Transl
         misses = [abs(b.mean() - wanted.mean()) + abs(b.std() - wanted.std()) for b in bent]
         chosen.append(powers[int(np.argmin(misses))])
     table = np.round(255 * (np.arange(256)[:, None] / 255) ** np.asarray(chosen)).astype(np.uint8)
-    return lambda picture: np.stack([table[picture[..., c], c] for c in range(3)], axis=-1)
+    return lambda image: np.stack([table[image[..., c], c] for c in range(3)], axis=-1)
 
 
 def measure(
@@ -139,8 +139,8 @@ def measure(
     }
 
 
-def features(pictures: Sequence[Pixels]) -> torch.Tensor:
-    squares = np.stack([cv2.resize(p, (256, 256), interpolation=cv2.INTER_AREA) for p in pictures])
+def features(images: Sequence[Pixels]) -> torch.Tensor:
+    squares = np.stack([cv2.resize(p, (256, 256), interpolation=cv2.INTER_AREA) for p in images])
     found: torch.Tensor = RandomPatches()(torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 127.5 - 1)
     return found
 
@@ -149,20 +149,20 @@ def edge_agreement(source: Pixels, translated: Pixels) -> float:
     """Correlation of the logarithms of both gradients' lengths: 1 where every edge stayed, whatever its strength."""
     height, width = translated.shape[:2]
     strengths = []
-    for picture in (source[:height, :width], translated):
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    for image in (source[:height, :width], translated):
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
         strengths.append(
             np.log1p(np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))).ravel()
         )
     return float(np.corrcoef(strengths[0], strengths[1])[0, 1])
 
 
-def sheet(pictures: Sequence[Pixels], ways: dict[str, Translate]) -> Pixels:
-    """One column per way, one row per picture: `[H, W, 3] uint8 RGB`."""
+def sheet(images: Sequence[Pixels], ways: dict[str, Translate]) -> Pixels:
+    """One column per way, one row per image: `[H, W, 3] uint8 RGB`."""
     tile = (320, 200)
     columns = []
     for name, way in ways.items():
-        cells = [cv2.resize(way(picture), tile, interpolation=cv2.INTER_AREA) for picture in pictures]
+        cells = [cv2.resize(way(image), tile, interpolation=cv2.INTER_AREA) for image in images]
         head = np.full((24, tile[0], 3), 255, np.uint8)
         cv2.putText(head, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         columns.append(np.vstack([head, *cells]))

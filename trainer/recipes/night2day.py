@@ -3,8 +3,8 @@
     python trainer/recipes/night2day.py DAY2NIGHT OUT
 
 DAY2NIGHT is what day2night.py laid out. OUT becomes a folder for `--pairs`: its fixed cameras at both times, some of
-its rendered streets, and every picture of the day beside the night that the engine day2night makes of it. Such a night
-shows exactly what its day shows, which no two real pictures do. It is dimmed by chance, gets a sensor's noise and is
+its rendered streets, and every image of the day beside the night that the engine day2night makes of it. Such a night
+shows exactly what its day shows, which no two real images do. It is dimmed by chance, gets a sensor's noise and is
 compressed, as real nights are, so that nothing hides in it.
 """
 
@@ -22,7 +22,7 @@ import tyro
 from i2i_runtime.engines import open_engine
 
 SIDE = 400
-"""Pixels of the shorter side of the pictures that the engine translates."""
+"""Pixels of the shorter side of the images that the engine translates."""
 DIMMED = (0.35, 1.0)
 """Share of the light that is left in a made night."""
 NOISE = 4.0
@@ -56,11 +56,11 @@ def main() -> None:
     print(f"{recipe.out}: {sum(1 for _ in days.iterdir())} pairs")
 
 
-def _made_nights(pictures: list[Path], days: Path, nights: Path) -> None:
-    """Writes every picture, and beside it what day2night makes of it."""
+def _made_nights(images: list[Path], days: Path, nights: Path) -> None:
+    """Writes every image, and beside it what day2night makes of it."""
     engine = open_engine("day2night", "onnxruntime")
     chance = np.random.default_rng(0)
-    for number, path in enumerate(pictures):
+    for number, path in enumerate(images):
         day = _read(path)
         night = engine.infer(np.ascontiguousarray(day[:, :, ::-1]))[:, :, ::-1].astype(np.float32)
         light, noise = chance.uniform(*DIMMED), chance.uniform(0, NOISE)
@@ -73,12 +73,12 @@ def _made_nights(pictures: list[Path], days: Path, nights: Path) -> None:
 
 def _read(path: Path) -> cv2.typing.MatLike:
     """`[H, W, 3] uint8 BGR`, the shorter side at 400 pixels, both sides cut to multiples of 8."""
-    picture = cv2.imread(str(path))
-    height, width = picture.shape[:2]
+    image = cv2.imread(str(path))
+    height, width = image.shape[:2]
     factor = SIDE / min(height, width)
     size = (int(width * factor + 0.5), int(height * factor + 0.5))
     way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    resized = cv2.resize(picture, size, interpolation=way)
+    resized = cv2.resize(image, size, interpolation=way)
     return resized[: size[1] // 8 * 8, : size[0] // 8 * 8]
 
 

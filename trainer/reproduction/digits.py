@@ -61,16 +61,16 @@ def split_target(target: Digits, seed: int) -> dict[str, Digits]:
         "val": order[HELD_OUT : 2 * HELD_OUT],
         "train": order[2 * HELD_OUT :],
     }
-    pictures = np.stack(
-        [np.asarray(Image.fromarray(p).resize((28, 28), Image.Resampling.BILINEAR)) for p in target.pictures]
+    images = np.stack(
+        [np.asarray(Image.fromarray(p).resize((28, 28), Image.Resampling.BILINEAR)) for p in target.images]
     )
-    return {name: Digits(pictures[index], target.labels[index]) for name, index in parts.items()}
+    return {name: Digits(images[index], target.labels[index]) for name, index in parts.items()}
 
 
 def write_idx(folder: Path, digits: Digits) -> None:
     """Stores digits as an IDX pair of the training split."""
     folder.mkdir(parents=True, exist_ok=True)
-    grey = np.ascontiguousarray(digits.pictures[..., 0])
+    grey = np.ascontiguousarray(digits.images[..., 0])
     header = np.array(grey.shape, dtype=">i4").tobytes()
     (folder / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + header + grey.tobytes())
     count = np.array([len(grey)], dtype=">i4").tobytes()
@@ -80,8 +80,8 @@ def write_idx(folder: Path, digits: Digits) -> None:
 
 def accuracy(method: CoGAN, digits: Digits, domain: str) -> float:
     """Share of digits read rightly, in per cent."""
-    pictures = torch.from_numpy(digits.pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    read = torch.cat([method.classify(part, domain).argmax(dim=1) for part in torch.split(pictures, 200)])
+    images = torch.from_numpy(digits.images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    read = torch.cat([method.classify(part, domain).argmax(dim=1) for part in torch.split(images, 200)])
     right = int((read == torch.from_numpy(digits.labels)).sum())
     return round(100 * right / len(read), 1)
 

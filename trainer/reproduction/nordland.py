@@ -74,7 +74,7 @@ class Options:
     pairs: Path = Path("../../shared/data/nordland_pairs.tar")
     """Tar with `summer/NAME.png` and `winter/NAME.png`."""
     work: Path = Path("../runs/nordland")
-    """Folder for the unpaired pictures and the run."""
+    """Folder for the unpaired images and the run."""
 
 
 def read_frames(pairs: Path) -> tuple[Frames, Frames]:
@@ -125,29 +125,29 @@ def error(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().mean() * 127.5)
 
 
-def matched(pictures: Tensor, like: Tensor) -> Tensor:
-    """The pictures with one gain and offset for all, so that mean and deviation are those of `like`."""
-    gain = like.std() / pictures.std()
-    return ((pictures - pictures.mean()) * gain + like.mean()).clamp(-1, 1)
+def matched(images: Tensor, like: Tensor) -> Tensor:
+    """The images with one gain and offset for all, so that mean and deviation are those of `like`."""
+    gain = like.std() / images.std()
+    return ((images - images.mean()) * gain + like.mean()).clamp(-1, 1)
 
 
 @torch.no_grad()
-def translate(network: Inference, pictures: Tensor) -> Tensor:
-    """All pictures through one direction, styles at their default."""
-    return torch.cat([network(part) for part in torch.split(pictures, 50)])
+def translate(network: Inference, images: Tensor) -> Tensor:
+    """All images through one direction, styles at their default."""
+    return torch.cat([network(part) for part in torch.split(images, 50)])
 
 
-def edges(pictures: Tensor) -> Tensor:
-    """Gradient magnitude of the grey pictures, one row per picture."""
-    grey = pictures.mean(dim=1)
+def edges(images: Tensor) -> Tensor:
+    """Gradient magnitude of the grey images, one row per image."""
+    grey = images.mean(dim=1)
     down = grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
     right = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]
     return (down.square() + right.square()).sqrt().flatten(1)
 
 
 def edge_correlation(first: Tensor, second: Tensor) -> float:
-    """Correlation of two pictures' edges, mean over the pairs: the same places have it, flat pictures do not."""
-    rows = [edges(pictures) for pictures in (first, second)]
+    """Correlation of two images' edges, mean over the pairs: the same places have it, flat images do not."""
+    rows = [edges(images) for images in (first, second)]
     x, y = (row - row.mean(dim=1, keepdim=True) for row in rows)
     norm = x.norm(dim=1) * y.norm(dim=1)
     return float(((x * y).sum(dim=1) / norm.clamp_min(1e-6)).mean())
@@ -170,7 +170,7 @@ def references(source: Tensor, truth: Tensor, train_winters: Tensor) -> dict[str
 
 
 def main(options: Options) -> None:
-    """Prepares the data, trains, scores, and writes the result and a sheet of pictures."""
+    """Prepares the data, trains, scores, and writes the result and a sheet of images."""
     origin = Origin(options.seed)
     name = f"nordland_{options.method}_{options.preset}_seed{options.seed}"
     summers, winters = read_frames(options.pairs)

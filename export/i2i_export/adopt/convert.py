@@ -21,7 +21,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from i2i_export import parity
 from i2i_export.adopt.declared import Answers, interface_from_file, stated_by
-from i2i_export.adopt.interface import Interface, Layout, frame_shape, wrap_picture_network
+from i2i_export.adopt.interface import Interface, Layout, frame_shape, wrap_image_network
 from i2i_export.adopt.legacy_ops import replace_legacy_operators
 from i2i_export.adopt.probe import Trial
 from i2i_export.enginefile import EngineFile, first_line, nodes_inside, read_model
@@ -31,7 +31,7 @@ from i2i_export.passes.order import notes_from_changes, optimise
 from i2i_export.precision.half import precision_of
 from i2i_export.sizes import dynamic_size, gate_sizes, odd_multiple, size_from_text
 from i2i_runtime.errors import UsageError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy
 
 OPSET = 18
@@ -63,9 +63,9 @@ def engine_from_foreign(
     _require_runnable(original, path)
     model = ir.from_proto(_current(original, path))
     RemoveInitializersFromInputsPass()(model)
-    picture = _picture_input(model, path)
+    image = _image_input(model, path)
     interface = interface_from_file(original, model, answers, path)
-    own = _own_sides(picture, interface.layout)
+    own = _own_sides(image, interface.layout)
     size = _asked_size(own, answers, path)
     is_opened = own != (size.min_height, size.min_width)
     _declare(model, interface.layout, None if is_opened else size)
@@ -73,8 +73,8 @@ def engine_from_foreign(
     if not size.is_fixed and answers.stride is None:
         size = dynamic_size(trial.smallest_stride())
     channels = trial.require_same_size(size)
-    # What is opened keeps asking the picture for its size, for the gate compares it at the file's own.
-    wrap_picture_network(model, interface, None if is_opened else size, channels)
+    # What is opened keeps asking the image for its size, for the gate compares it at the file's own.
+    wrap_image_network(model, interface, None if is_opened else size, channels)
     changes = optimise(model)
     for value in (model.graph.inputs[0], model.graph.outputs[0]):
         value.shape = frame_shape(size)
@@ -96,7 +96,7 @@ def engine_from_foreign(
     return Adopted(EngineFile(model, metadata), original, interface, _gate_sizes(own, size))
 
 
-def check_against_original(adopted: Adopted, frames: Sequence[Picture]) -> parity.Report:
+def check_against_original(adopted: Adopted, frames: Sequence[Image]) -> parity.Report:
     """Runs the foreign file as its users would, with NumPy around it, and compares. Raises ParityError."""
     engine = adopted.engine
     report = parity.compare(
@@ -128,9 +128,9 @@ class _OriginalTranslator:
         self._session = parity.cpu_session(model)
         self._interface = interface
 
-    def translate(self, frame: Picture, style: NDArray[np.float32] | None) -> parity.Translation:
+    def translate(self, frame: Image, style: NDArray[np.float32] | None) -> parity.Translation:
         entry = self._session.get_inputs()[0]
-        given = self._interface.input_from_picture(frame)
+        given = self._interface.input_from_image(frame)
         kind = np.float16 if entry.type == "tensor(float16)" else np.float32
         batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
         try:
@@ -143,8 +143,8 @@ class _OriginalTranslator:
             ) from error
         levels = self._interface.levels_from_output(output.astype(np.float32), frame)
         unrounded = np.clip(levels, 0, 255)
-        picture: Picture = np.rint(unrounded).astype(np.uint8)
-        return parity.Translation(unrounded / np.float32(127.5) - 1, picture)
+        image: Image = np.rint(unrounded).astype(np.uint8)
+        return parity.Translation(unrounded / np.float32(127.5) - 1, image)
 
 
 def _require_runnable(model: onnx.ModelProto, path: Path) -> None:
@@ -207,28 +207,28 @@ def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         yield from nodes_inside(node)
 
 
-def _picture_input(model: ir.Model, path: Path) -> ir.Value:
+def _image_input(model: ir.Model, path: Path) -> ir.Value:
     """The one input; like the one output, a four-dimensional float tensor."""
     for what, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
         if len(values) != 1:
             names = ", ".join(str(value.name) for value in values)
             raise ForeignNetworkError(
-                f"{path} has {len(values)} {what}s ({names}) where a translator has one picture: "
-                f"export it with the picture as its only {what}."
+                f"{path} has {len(values)} {what}s ({names}) where a translator has one image: "
+                f"export it with the image as its only {what}."
             )
         value = values[0]
         if value.dtype not in _FLOATS or value.shape is None or len(value.shape) != 4:
             raise ForeignNetworkError(
                 f"{path} has the {what} {value.name} of type {value.dtype} and shape {value.shape}, which is no "
-                "float picture [N, C, H, W]: only networks from picture to picture can be adopted."
+                "float image [N, C, H, W]: only networks from image to image can be adopted."
             )
     return model.graph.inputs[0]
 
 
-def _own_sides(picture: ir.Value, layout: Layout) -> tuple[int | None, int | None]:
+def _own_sides(image: ir.Value, layout: Layout) -> tuple[int | None, int | None]:
     """Height and width that the file declares, None where it leaves one open."""
-    assert picture.shape is not None
-    sides = (picture.shape[axis] for axis in ((2, 3) if layout == "nchw" else (1, 2)))
+    assert image.shape is not None
+    sides = (image.shape[axis] for axis in ((2, 3) if layout == "nchw" else (1, 2)))
     height, width = (side if isinstance(side, int) else None for side in sides)
     return height, width
 
@@ -260,11 +260,11 @@ def _gate_sizes(own: tuple[int | None, int | None], size: SizePolicy) -> tuple[t
 def _declare(model: ir.Model, layout: Layout, size: SizePolicy | None) -> None:
     """Declares batch 1 and the height and width on the foreign input, free ones for None; forgets all other shapes."""
     graph = model.graph
-    picture = graph.inputs[0]
-    assert picture.shape is not None
+    image = graph.inputs[0]
+    assert image.shape is not None
     one, height, width, _ = frame_shape(size)
-    channels = picture.shape[1 if layout == "nchw" else 3]
-    picture.shape = ir.Shape(
+    channels = image.shape[1 if layout == "nchw" else 3]
+    image.shape = ir.Shape(
         [one, channels, height, width] if layout == "nchw" else [one, height, width, channels]
     )
     graph.outputs[0].shape = None

@@ -1,4 +1,4 @@
-"""What a foreign file and its user state about the pictures that the network takes and gives."""
+"""What a foreign file and its user state about the images that the network takes and gives."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def interface_from_file(
     }
     missing = [flag for flag, value in wanted.items() if value is None]
     if layout is None or span is None or channels is None:
-        raise UsageError(f"{path} does not say how it takes pictures: add {' and '.join(missing)}.")
+        raise UsageError(f"{path} does not say how it takes images: add {' and '.join(missing)}.")
     if count not in (1, 3) or (count == 1) != (channels == "luma"):
         raise ForeignNetworkError(
             f"{path} takes {count} channels, which is not {channels}: give --channels and --layout as it was trained."

@@ -1,4 +1,4 @@
-"""How a foreign network takes and gives pictures, as arithmetic on arrays and as operators of a graph."""
+"""How a foreign network takes and gives images, as arithmetic on arrays and as operators of a graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from i2i_export.enginefile import FRAME, TRANSLATED
 from i2i_export.graph.edit import add_weight, graphs_of
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import SizePolicy
 
 Layout = Literal["nchw", "nhwc"]
@@ -44,9 +44,9 @@ class Interface:
     def __str__(self) -> str:
         return f"{self.layout} {self.channels}, {self.range} in, {self.output_range} out"
 
-    def input_from_picture(self, picture: Picture) -> NDArray[np.float32]:
+    def input_from_image(self, image: Image) -> NDArray[np.float32]:
         """`[H, W, 3] uint8 RGB` as the network's input, batch 1, float32."""
-        values = picture.astype(np.float32)
+        values = image.astype(np.float32)
         if self.channels == "luma":
             values = (values @ np.asarray(_LUMA, np.float32))[..., None]
         elif self.channels == "bgr":
@@ -55,13 +55,13 @@ class Interface:
         scaled = ((values - np.float32(offset)) / np.float32(factor))[None]
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if self.layout == "nchw" else scaled)
 
-    def levels_from_output(self, output: NDArray[np.float32], picture: Picture) -> NDArray[np.float32]:
-        """The network's output for `picture` as `[H, W, 3]` RGB levels, neither clipped nor rounded."""
+    def levels_from_output(self, output: NDArray[np.float32], image: Image) -> NDArray[np.float32]:
+        """The network's output for `image` as `[H, W, 3]` RGB levels, neither clipped nor rounded."""
         values = output[0].transpose(1, 2, 0) if self.layout == "nchw" else output[0]
         factor, offset = _LEVELS[self.output_range]
         levels = values * np.float32(factor) + np.float32(offset)
         if levels.shape[-1] == 1:
-            wide = picture.astype(np.float32)
+            wide = image.astype(np.float32)
             return np.asarray(wide + (levels - (wide @ np.asarray(_LUMA, np.float32))[..., None]), np.float32)
         return np.asarray(levels[..., ::-1] if self.channels == "bgr" else levels, np.float32)
 
@@ -73,10 +73,10 @@ def frame_shape(size: SizePolicy | None) -> ir.Shape:
     return ir.Shape([1, size.min_height, size.min_width, 3])
 
 
-def wrap_picture_network(
+def wrap_image_network(
     model: ir.Model, interface: Interface, size: SizePolicy | None, output_channels: int
 ) -> None:
-    """Puts the contract's input and output around the model's single picture input and output, in place.
+    """Puts the contract's input and output around the model's single image input and output, in place.
 
     Height and width stay open where `size` is None; the network gives `output_channels`, 1 or 3.
     """
@@ -138,7 +138,7 @@ def wrap_picture_network(
 def _with_colours(
     writer: _Wrapper, interface: Interface, value: ir.Value, levels: ir.Value, luma: ir.Value
 ) -> ir.Value:
-    """The picture `[1, H, W, 3]` with its luma replaced, R, G and B moved by the same amount."""
+    """The image `[1, H, W, 3]` with its luma replaced, R, G and B moved by the same amount."""
     if interface.layout == "nchw":
         value = writer("Transpose", [value], perm=[0, 2, 3, 1])
     return writer("Add", [levels, writer("Sub", [value, luma])])

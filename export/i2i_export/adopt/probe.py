@@ -29,7 +29,7 @@ class Trial:
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Height, width and channels of what comes out. Raises ForeignNetworkError where it does not run."""
         grey = np.full((height, width, 3), 128, np.uint8)
-        given = self._interface.input_from_picture(grey).astype(self._kind)
+        given = self._interface.input_from_image(grey).astype(self._kind)
         try:
             got = self._session.run(None, {self._session.get_inputs()[0].name: given})[0].shape
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
@@ -69,7 +69,7 @@ class Trial:
         channels = got[2]
         if channels not in (1, 3) or (channels == 1 and self._interface.channels != "luma"):
             raise ForeignNetworkError(
-                f"{self._path} gives {channels} channels, and an engine gives a colour picture."
+                f"{self._path} gives {channels} channels, and an engine gives a colour image."
             )
         return channels
 
@@ -83,7 +83,7 @@ class Trial:
         return ForeignNetworkError(
             f"{self._path} makes {got[1]}x{got[0]} pixels of {width}x{height}, and an engine keeps the size of the "
             "frame: name the multiple that the network needs with --stride; one that enlarges or shrinks every "
-            "picture cannot be an engine."
+            "image cannot be an engine."
         )
 
 

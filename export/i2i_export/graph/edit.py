@@ -113,7 +113,7 @@ def fold_into_convolution(model: ir.Model) -> int:
 
 
 def fold_attention_maps(model: ir.Model) -> int:
-    """A class activation map's weighted copies of one picture, concatenated before a 1x1 convolution, fold into it.
+    """A class activation map's weighted copies of one image, concatenated before a 1x1 convolution, fold into it.
 
     `conv([x * a, x * b]) = conv'(x)` with weights `W_a * a + W_b * b` (U-GAT-IT and NICE-GAN without heat maps).
     """
@@ -128,12 +128,12 @@ def fold_attention_maps(model: ir.Model) -> int:
             or joined.attributes.get_int("axis") != 1
         ):
             continue
-        parts = [_picture_and_scale(value) for value in joined.inputs if value is not None]
-        pictures = {id(picture) for picture, _ in parts}
-        if len(pictures) != 1 or not only_use(joined.outputs[0]) or weight.shape[1] % len(parts):
+        parts = [_image_and_scale(value) for value in joined.inputs if value is not None]
+        images = {id(image) for image, _ in parts}
+        if len(images) != 1 or not only_use(joined.outputs[0]) or weight.shape[1] % len(parts):
             continue
         channels = weight.shape[1] // len(parts)
-        # A scale can also widen a picture of one channel, which then is not what the convolution reads.
+        # A scale can also widen an image of one channel, which then is not what the convolution reads.
         shape = parts[0][0].shape
         if (
             shape is None
@@ -335,12 +335,12 @@ def _scaled_by_output(convolution: ir.Node, weight: Array, scale: Array) -> Arra
     return scaled.astype(weight.dtype)
 
 
-def _picture_and_scale(value: ir.Value) -> tuple[ir.Value, Array]:
+def _image_and_scale(value: ir.Value) -> tuple[ir.Value, Array]:
     """`x * constant` as (x, constant); anything else as itself times one."""
     product = _maker(value, "Mul")
     if product is not None:
-        for picture, factor in (product.inputs, reversed(product.inputs)):
+        for image, factor in (product.inputs, reversed(product.inputs)):
             array = constant(factor)
-            if picture is not None and array is not None and _is_per_channel(array.shape):
-                return picture, array.reshape(-1)
+            if image is not None and array is not None and _is_per_channel(array.shape):
+                return image, array.reshape(-1)
     return value, np.ones(1, np.float32)

@@ -2,7 +2,7 @@
 
 Instance norm (Ulyanov et al., arXiv 1607.08022), layer norm over a whole sample, and the per-channel mixes of both
 (U-GAT-IT, arXiv 1907.10830; NICE-GAN, arXiv 2003.00273) are one function once their statistics are known: an affine
-map per channel. A centred picture over its own deviation is such a norm; scales, shifts and the other half of a mix
+map per channel. A centred image over its own deviation is such a norm; scales, shifts and the other half of a mix
 join it, in whatever order they stand.
 """
 
@@ -14,16 +14,16 @@ import numpy as np
 import onnx_ir as ir
 
 from i2i_export.graph.edit import Array, constant
-from i2i_export.graph.statistics import Flat, Moment, Statistics, fits, picture_of
+from i2i_export.graph.statistics import Flat, Moment, Statistics, fits, image_of
 
 _ONE, _NONE = np.ones(1, np.float32), np.zeros(1, np.float32)
 
 
 @dataclass(frozen=True)
 class Norm:
-    """`scale * (instance * IN(x) + layer * LN(x)) + shift + drift_factor * drift`, x a picture `[N, C, H, W]`."""
+    """`scale * (instance * IN(x) + layer * LN(x)) + shift + drift_factor * drift`, x an image `[N, C, H, W]`."""
 
-    picture: ir.Value
+    image: ir.Value
     result: ir.Value
     """What has been computed so far; its type is the norm's own."""
     unbiased: bool
@@ -47,8 +47,8 @@ class Norm:
 
     @property
     def channels(self) -> int:
-        assert self.picture.shape is not None
-        count = self.picture.shape[1]
+        assert self.image.shape is not None
+        count = self.image.shape[1]
         assert isinstance(count, int)
         return count
 
@@ -62,7 +62,7 @@ class Norm:
 
 
 def norms_of(model: ir.Model) -> list[Norm]:
-    """Every norm on a picture of known channels, as far as its scales and shifts reach, in graph order.
+    """Every norm on an image of known channels, as far as its scales and shifts reach, in graph order.
 
     Shapes must have been inferred.
     """
@@ -80,7 +80,7 @@ def _ends(norm: Norm, found: dict[ir.Value, Norm]) -> bool:
     if norm.result.is_graph_output():
         return True
     readers = [found.get(reader.outputs[0]) for reader in norm.result.consumers()]
-    return any(reader is None or reader.picture is not norm.picture for reader in readers)
+    return any(reader is None or reader.image is not norm.image for reader in readers)
 
 
 def _norm_at(node: ir.Node, statistics: Statistics, found: dict[ir.Value, Norm]) -> Norm | None:
@@ -114,30 +114,30 @@ def _known(value: ir.Value | None, found: dict[ir.Value, Norm]) -> Norm | None:
 
 
 def _raised(node: ir.Node, found: dict[ir.Value, Norm]) -> Norm | None:
-    """A norm that was laid flat, as a picture again."""
+    """A norm that was laid flat, as an image again."""
     norm = found.get(node.inputs[0]) if node.inputs[0] is not None else None
     shape = node.outputs[0].shape
-    if norm is None or not norm.is_flat or shape is None or norm.picture.shape is None:
+    if norm is None or not norm.is_flat or shape is None or norm.image.shape is None:
         return None
-    return replace(norm, is_flat=False) if list(shape) == list(norm.picture.shape) else None
+    return replace(norm, is_flat=False) if list(shape) == list(norm.image.shape) else None
 
 
 def _operator(node: ir.Node, statistics: Statistics) -> Norm | None:
     """InstanceNormalization and GroupNormalization: biased variance, epsilon inside the root (ONNX).
 
-    Group norm of one group is layer norm; older exporters write it as instance norm of a picture laid flat.
+    Group norm of one group is layer norm; older exporters write it as instance norm of an image laid flat.
     """
     given, scale, bias = node.inputs[0], constant(node.inputs[1]), constant(node.inputs[2])
-    picture, flat = picture_of(given), statistics.of(given)
+    image, flat = image_of(given), statistics.of(given)
     groups = node.attributes.get_int("num_groups", 0)
-    is_flat = picture is None and isinstance(flat, Flat) and len(flat.layout) == 3 and flat.layout[1] == 1
+    is_flat = image is None and isinstance(flat, Flat) and len(flat.layout) == 3 and flat.layout[1] == 1
     if is_flat and isinstance(flat, Flat):
-        picture = flat.picture
+        image = flat.image
     is_layer = is_flat or groups == 1
-    if picture is None or picture.shape is None or groups not in (0, 1, picture.shape[1]):
+    if image is None or image.shape is None or groups not in (0, 1, image.shape[1]):
         return None
     eps = node.attributes.get_float("epsilon", 1e-5)
-    norm = Norm(picture, picture, False, eps, eps_inside=True, is_operator=True, is_flat=is_flat)
+    norm = Norm(image, image, False, eps, eps_inside=True, is_operator=True, is_flat=is_flat)
     if scale is not None and bias is not None:
         share, shift = scale.astype(np.float32), bias.astype(np.float32)
         return (
@@ -149,7 +149,7 @@ def _operator(node: ir.Node, statistics: Statistics) -> Norm | None:
 
 
 def _normalised(node: ir.Node, statistics: Statistics) -> Norm | None:
-    """A centred picture over its own deviation."""
+    """A centred image over its own deviation."""
     by = "inverse" if node.op_type == "Mul" else "root"
     pairs = [tuple(node.inputs)]
     if node.op_type == "Mul":
@@ -157,14 +157,14 @@ def _normalised(node: ir.Node, statistics: Statistics) -> Norm | None:
     for one, other in pairs:
         centred, spread = statistics.moment(one, "centred"), statistics.moment(other, by)
         if centred is not None and spread is not None and _belong(centred, spread, other):
-            norm = Norm(centred.picture, centred.picture, spread.unbiased, spread.eps, spread.eps_inside)
+            norm = Norm(centred.image, centred.image, spread.unbiased, spread.eps, spread.eps_inside)
             return replace(norm, instance=_ONE) if centred.over == "channel" else replace(norm, layer=_ONE)
     return None
 
 
 def _belong(centred: Moment, spread: Moment, value: ir.Value | None) -> bool:
-    alike = (centred.picture, centred.over) == (spread.picture, spread.over) and not centred.layout
-    return alike and fits(value, centred.picture, centred.over)
+    alike = (centred.image, centred.over) == (spread.image, spread.over) and not centred.layout
+    return alike and fits(value, centred.image, centred.over)
 
 
 def _scaled(node: ir.Node, found: dict[ir.Value, Norm]) -> Norm | None:
@@ -186,7 +186,7 @@ def _scaled(node: ir.Node, found: dict[ir.Value, Norm]) -> Norm | None:
             drift_factor=norm.drift_factor * factor,
         )
     is_first = norm.scale is None and norm.drift is None and not np.any(norm.shift)
-    is_ours = node.op_type == "Mul" and is_first and _is_per_sample(other, norm.picture)
+    is_ours = node.op_type == "Mul" and is_first and _is_per_sample(other, norm.image)
     return replace(norm, scale=other, drift_factor=_ONE) if is_ours else None
 
 
@@ -196,15 +196,15 @@ def _shifted(norm: Norm | None, other: ir.Value | None) -> Norm | None:
     amount = _per_channel(other, norm)
     if amount is not None:
         return replace(norm, shift=norm.shift + amount)
-    is_ours = norm.drift is None and _is_per_sample(other, norm.picture)
+    is_ours = norm.drift is None and _is_per_sample(other, norm.image)
     return replace(norm, drift=other, drift_factor=_ONE) if is_ours else None
 
 
 def _mix(first: Norm, second: Norm) -> Norm | None:
-    """A share of instance norm plus a share of layer norm of the same picture."""
+    """A share of instance norm plus a share of layer norm of the same image."""
     alike = all(
         getattr(first, name) == getattr(second, name)
-        for name in ("picture", "unbiased", "eps", "eps_inside", "is_operator")
+        for name in ("image", "unbiased", "eps", "eps_inside", "is_operator")
     )
     if not alike or any(part.scale is not None or part.drift is not None for part in (first, second)):
         return None
@@ -216,10 +216,10 @@ def _mix(first: Norm, second: Norm) -> Norm | None:
     )
 
 
-def _is_per_sample(value: ir.Value, picture: ir.Value) -> bool:
+def _is_per_sample(value: ir.Value, image: ir.Value) -> bool:
     """Whether a value known only at run time is one number per sample and channel."""
     is_unknown = constant(value) is None and value.shape is not None and len(value.shape) == 4
-    return is_unknown and fits(value, picture, "channel")
+    return is_unknown and fits(value, image, "channel")
 
 
 def _per_channel(value: ir.Value | None, norm: Norm | None) -> Array | None:

@@ -1,8 +1,8 @@
-"""Statistics of pictures in a graph, recognised by what their operators compute: means, variances, roots, counts.
+"""Statistics of images in a graph, recognised by what their operators compute: means, variances, roots, counts.
 
-Each operator's rule says what its result is, given what its inputs are ("the mean of this picture over a channel",
-"the picture minus that mean"). The order of factors, casts to a wider type, flattened pictures and where a square is
-taken do not matter. Counts may be constants or read off the picture's shape when the network runs.
+Each operator's rule says what its result is, given what its inputs are ("the mean of this image over a channel",
+"the image minus that mean"). The order of factors, casts to a wider type, flattened images and where a square is
+taken do not matter. Counts may be constants or read off the image's shape when the network runs.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Over = Literal["channel", "sample"]
 """Statistics of H and W in each channel, or of C, H and W in each sample."""
 
 Layout: TypeAlias = tuple[int, ...]
-"""Extents of a flattened picture, -1 for what is left; none for `[N, C, H, W]`."""
+"""Extents of a flattened image, -1 for what is left; none for `[N, C, H, W]`."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A statistic of a picture `[N, C, H, W]`, or the picture changed by one."""
+    """A statistic of an image `[N, C, H, W]`, or the image changed by one."""
 
-    picture: ir.Value
+    image: ir.Value
     over: Over
     what: Literal[
         "mean", "centred", "square", "total", "power", "mean squared", "variance", "root", "inverse"
@@ -38,37 +38,37 @@ class Moment:
     eps_inside: bool = True
     """`sqrt(variance + eps)`, else `sqrt(variance) + eps`."""
     layout: Layout = ()
-    """Of a changed picture that lies flattened."""
+    """Of a changed image that lies flattened."""
 
 
 @dataclass(frozen=True)
 class Flat:
-    """A picture in another layout."""
+    """An image in another layout."""
 
-    picture: ir.Value
+    image: ir.Value
     layout: Layout
 
 
 @dataclass(frozen=True)
 class Square:
-    """A picture times itself."""
+    """An image times itself."""
 
-    picture: ir.Value
+    image: ir.Value
     layout: Layout = ()
 
 
 @dataclass(frozen=True)
 class Lifted:
-    """A centred picture plus a constant: times the centred one it has the same mean as the square."""
+    """A centred image plus a constant: times the centred one it has the same mean as the square."""
 
     moment: Moment
 
 
 @dataclass(frozen=True)
 class Extents:
-    """Height and width of a picture, or channels too, or their product, less `without`; read when the network runs."""
+    """Height and width of an image, or channels too, or their product, less `without`; read when the network runs."""
 
-    picture: ir.Value
+    image: ir.Value
     over: Over | None
     is_product: bool = False
     without: int = 0
@@ -103,9 +103,9 @@ class Statistics:
         """How much less than the number of values in the statistic this divisor is: 0 or 1; None for anything else."""
         found = self.of(value)
         if isinstance(found, Extents):
-            is_count = found.is_product and (found.picture, found.over) == (moment.picture, moment.over)
+            is_count = found.is_product and (found.image, found.over) == (moment.image, moment.over)
             return found.without if is_count else None
-        divisor, count = number(value), count_of(moment.picture, moment.over)
+        divisor, count = number(value), count_of(moment.image, moment.over)
         if divisor is None or count is None:
             return None
         # Float32 holds whole numbers up to 2^24; above, one less is the same number.
@@ -118,16 +118,16 @@ def number(value: ir.Value | None) -> float | None:
     return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
-def count_of(picture: ir.Value, over: Over) -> int | None:
-    """How many values one statistic of the picture is made of, where that is known."""
-    assert picture.shape is not None
-    extents = picture.shape[2:] if over == "channel" else picture.shape[1:]
+def count_of(image: ir.Value, over: Over) -> int | None:
+    """How many values one statistic of the image is made of, where that is known."""
+    assert image.shape is not None
+    extents = image.shape[2:] if over == "channel" else image.shape[1:]
     whole = [extent for extent in extents if isinstance(extent, int)]
     return int(np.prod(whole)) if len(whole) == len(tuple(extents)) else None
 
 
-def picture_of(value: ir.Value | None) -> ir.Value | None:
-    """A picture of known channels, before any cast to a wider type."""
+def image_of(value: ir.Value | None) -> ir.Value | None:
+    """An image of known channels, before any cast to a wider type."""
     while value is not None and (node := value.producer()) is not None and node.op_type == "Cast":
         given = node.inputs[0]
         if given is None or given.dtype is None or value.dtype is None or not given.dtype.is_floating_point():
@@ -140,43 +140,43 @@ def picture_of(value: ir.Value | None) -> ir.Value | None:
     return value
 
 
-def fits(value: ir.Value | None, picture: ir.Value, over: Over) -> bool:
-    """Whether a statistic has the shape in which it meets the picture."""
-    if value is None or value.shape is None or picture.shape is None:
+def fits(value: ir.Value | None, image: ir.Value, over: Over) -> bool:
+    """Whether a statistic has the shape in which it meets the image."""
+    if value is None or value.shape is None or image.shape is None:
         return False
-    extents, batch = list(value.shape), picture.shape[0]
-    trailing = [picture.shape[1] if over == "channel" else 1, 1, 1]
+    extents, batch = list(value.shape), image.shape[0]
+    trailing = [image.shape[1] if over == "channel" else 1, 1, 1]
     is_short = len(extents) < 3 and trailing == [1, 1, 1]
     if not is_short and extents[-3:] != trailing:
         return False
     return all(extent == 1 for extent in extents[:-3]) if batch == 1 else extents[:-3] == [batch]
 
 
-def _layout_of(reshape: ir.Node, picture: ir.Value) -> Layout | None:
-    """The extents that a Reshape gives to a picture."""
+def _layout_of(reshape: ir.Node, image: ir.Value) -> Layout | None:
+    """The extents that a Reshape gives to an image."""
     target = constant(reshape.inputs[1])
-    if target is None or picture.shape is None:
+    if target is None or image.shape is None:
         return None
     kept = [
-        picture.shape[axis] if extent == 0 and axis < 4 else extent
+        image.shape[axis] if extent == 0 and axis < 4 else extent
         for axis, extent in enumerate(target.tolist())
     ]
     return tuple(extent if isinstance(extent, int) else -1 for extent in kept)
 
 
-def _over(node: ir.Node, picture: ir.Value, layout: Layout) -> Over | None:
-    """Over what a reduction of the picture, in this layout, goes."""
+def _over(node: ir.Node, image: ir.Value, layout: Layout) -> Over | None:
+    """Over what a reduction of the image, in this layout, goes."""
     reduced = (2, 3) if node.op_type == "GlobalAveragePool" else _reduced_axes(node, len(layout) or 4)
     if not layout:
         whole: dict[tuple[int, ...], Over] = {(2, 3): "channel", (1, 2, 3): "sample"}
         return whole.get(reduced)
-    if not reduced or reduced != tuple(range(reduced[0], len(layout))) or picture.shape is None:
+    if not reduced or reduced != tuple(range(reduced[0], len(layout))) or image.shape is None:
         return None
     kept = [extent for extent in layout[: reduced[0]] if extent != 1]
-    batch = [extent for extent in picture.shape[:1] if extent != 1]
+    batch = [extent for extent in image.shape[:1] if extent != 1]
     if kept == batch:
         return "sample"
-    return "channel" if kept == [*batch, picture.shape[1]] else None
+    return "channel" if kept == [*batch, image.shape[1]] else None
 
 
 def _reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...]:
@@ -187,34 +187,34 @@ def _reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...]:
 
 
 def _mean(known: Statistics, node: ir.Node) -> Statistic | None:
-    found, picture = known.of(node.inputs[0]), picture_of(node.inputs[0])
+    found, image = known.of(node.inputs[0]), image_of(node.inputs[0])
     if isinstance(found, Moment):
-        is_variance = found.what == "square" and _over(node, found.picture, found.layout) == found.over
+        is_variance = found.what == "square" and _over(node, found.image, found.layout) == found.over
         return replace(found, what="variance", layout=()) if is_variance else None
     if isinstance(found, Square):
-        over = _over(node, found.picture, found.layout)
-        return None if over is None else Moment(found.picture, over, "power")
-    over = None if picture is None else _over(node, picture, ())
+        over = _over(node, found.image, found.layout)
+        return None if over is None else Moment(found.image, over, "power")
+    over = None if image is None else _over(node, image, ())
     if isinstance(found, Flat) and over is None:
-        picture = found.picture
-        over = _over(node, picture, found.layout)
-    return None if over is None or picture is None else Moment(picture, over, "mean")
+        image = found.image
+        over = _over(node, image, found.layout)
+    return None if over is None or image is None else Moment(image, over, "mean")
 
 
 def _sum(known: Statistics, node: ir.Node) -> Statistic | None:
     squared = known.moment(node.inputs[0], "centred" if node.op_type == "ReduceSumSquare" else "square")
-    if squared is None or _over(node, squared.picture, squared.layout) != squared.over:
+    if squared is None or _over(node, squared.image, squared.layout) != squared.over:
         return None
     return replace(squared, what="total", layout=())
 
 
 def _sub(known: Statistics, node: ir.Node) -> Statistic | None:
     left, right = node.inputs
-    mean, picture, found = known.moment(right, "mean"), picture_of(left), known.of(left)
-    if mean is not None and picture is mean.picture and fits(right, picture, mean.over):
+    mean, image, found = known.moment(right, "mean"), image_of(left), known.of(left)
+    if mean is not None and image is mean.image and fits(right, image, mean.over):
         return replace(mean, what="centred")
-    if mean is not None and isinstance(found, Flat) and found.picture is mean.picture:
-        # One number for the whole picture meets every layout of it.
+    if mean is not None and isinstance(found, Flat) and found.image is mean.image:
+        # One number for the whole image meets every layout of it.
         is_one = right is not None and right.shape is not None and all(extent == 1 for extent in right.shape)
         return replace(mean, what="centred", layout=found.layout) if is_one else None
     power, squared = known.moment(left, "power"), known.moment(right, "mean squared")
@@ -258,14 +258,14 @@ def _squared(known: Statistics, value: ir.Value | None) -> Statistic | None:
     if isinstance(found, Moment) and found.what in ("centred", "mean"):
         return replace(found, what="square" if found.what == "centred" else "mean squared")
     if isinstance(found, Flat):
-        return Square(found.picture, found.layout)
-    picture = picture_of(value)
-    return None if picture is None or found is not None else Square(picture)
+        return Square(found.image, found.layout)
+    image = image_of(value)
+    return None if image is None or found is not None else Square(image)
 
 
 def _corrected(variance: Moment, factor: float | None) -> Moment | None:
     """A biased variance times `count / (count - 1)`."""
-    count = count_of(variance.picture, variance.over)
+    count = count_of(variance.image, variance.over)
     if factor is None or count is None or count < 2 or variance.unbiased or variance.eps:
         return None
     return replace(variance, unbiased=True) if np.isclose(factor, count / (count - 1), rtol=1e-7) else None
@@ -308,30 +308,30 @@ def _cast(known: Statistics, node: ir.Node) -> Statistic | None:
 
 
 def _reshaped(known: Statistics, node: ir.Node) -> Statistic | None:
-    """A statistic or a count in another shape, or a picture laid flat."""
+    """A statistic or a count in another shape, or an image laid flat."""
     given = node.inputs[0]
-    found, picture = known.of(given), picture_of(given)
+    found, image = known.of(given), image_of(given)
     is_small = isinstance(found, Moment) and found.what not in ("centred", "square")
     if is_small or (isinstance(found, Extents) and found.is_product):
         return found
-    if node.op_type != "Reshape" or picture is None:
+    if node.op_type != "Reshape" or image is None:
         return None
     if isinstance(found, Moment | Square):
-        layout = _layout_of(node, found.picture) if not found.layout else None
+        layout = _layout_of(node, found.image) if not found.layout else None
         return None if layout is None else replace(found, layout=layout)
-    layout = _layout_of(node, picture) if found is None else None
-    return None if layout is None else Flat(picture, layout)
+    layout = _layout_of(node, image) if found is None else None
+    return None if layout is None else Flat(image, layout)
 
 
 def _shape(known: Statistics, node: ir.Node) -> Statistic | None:
-    picture = picture_of(node.inputs[0])
-    if picture is None:
+    image = image_of(node.inputs[0])
+    if image is None:
         return None
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", 4)
     over: dict[tuple[int, int], Over] = {(2, 4): "channel", (1, 4): "sample"}
     if (start, end) != (0, 4) and (start, end) not in over:
         return None
-    return Extents(picture, over.get((start, end)))
+    return Extents(image, over.get((start, end)))
 
 
 def _gather(known: Statistics, node: ir.Node) -> Statistic | None:

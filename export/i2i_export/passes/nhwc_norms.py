@@ -16,7 +16,7 @@ from i2i_export.graph.edit import Array, Writer
 from i2i_export.graph.norms import Norm, norms_of
 
 _ROWS_PER_MEAN = 16384
-"""Longer means are split in two: the compiler writes the float32 picture to memory for them otherwise."""
+"""Longer means are split in two: the compiler writes the float32 image to memory for them otherwise."""
 
 
 def write_norms_in_nhwc(model: ir.Model) -> int:
@@ -43,7 +43,7 @@ def _write(model: ir.Model, found: list[Norm]) -> int:
         # What a norm reads may be another's result, which has just been written anew.
         current = {
             name: new.get(value, value)
-            for name in ("picture", "scale", "drift")
+            for name in ("image", "scale", "drift")
             if (value := getattr(norm, name)) is not None
         }
         written = _written(build, replace(norm, **current))
@@ -54,19 +54,19 @@ def _write(model: ir.Model, found: list[Norm]) -> int:
 
 
 def _written(build: Writer, norm: Norm) -> ir.Value:
-    picture = norm.picture
-    assert picture.shape is not None
+    image = norm.image
+    assert image.shape is not None
     assert norm.result.dtype is not None
     # Two casts on purpose: one shared cast would be fused into the convolution, which then writes float32.
-    nhwc = build("Transpose", [picture], perm=[0, 2, 3, 1])
+    nhwc = build("Transpose", [image], perm=[0, 2, 3, 1])
     nhwc = build("Cast", [nhwc], to=ir.DataType.FLOAT)
-    wide = build("Cast", [picture], to=ir.DataType.FLOAT)
+    wide = build("Cast", [image], to=ir.DataType.FLOAT)
     pixel = build("Slice", [nhwc, build.integers(0, 0), build.integers(1, 1), build.integers(1, 2)])
     nhwc = build("Sub", [nhwc, pixel])
     pixel = build("Transpose", [pixel], perm=[0, 3, 1, 2])
     wide = build("Sub", [wide, pixel])
-    mean = _mean_over_picture(build, nhwc, picture.shape)
-    power = _mean_over_picture(build, build("Mul", [nhwc, nhwc]), picture.shape)
+    mean = _mean_over_image(build, nhwc, image.shape)
+    power = _mean_over_image(build, build("Mul", [nhwc, nhwc]), image.shape)
     variance = build("Sub", [power, build("Mul", [mean, mean])])
     variance = build("Max", [variance, _scalar(build, 0.0)])
     factor: ir.Value | None = None
@@ -116,14 +116,14 @@ def _corrected(build: Writer, norm: Norm, variance: ir.Value, *, over_sample: bo
     """The unbiased variance, where that is meant."""
     if not norm.unbiased:
         return variance
-    shape = norm.picture.shape
+    shape = norm.image.shape
     assert shape is not None
     extents = shape[1:] if over_sample else shape[2:]
     whole = [extent for extent in extents if isinstance(extent, int)]
     if len(whole) == len(tuple(extents)):
         count = int(np.prod(whole))
         return build("Mul", [variance, _scalar(build, count / (count - 1))])
-    counted = build("Shape", [norm.picture], start=1 if over_sample else 2)
+    counted = build("Shape", [norm.image], start=1 if over_sample else 2)
     number = build("Cast", [build("ReduceProd", [counted], keepdims=1)], to=ir.DataType.FLOAT)
     free = build("Sub", [number, _scalar(build, 1.0)])
     return build("Mul", [variance, build("Div", [number, free])])
@@ -138,7 +138,7 @@ def _inverse(build: Writer, norm: Norm, variance: ir.Value) -> ir.Value:
     return build("Reciprocal", [root])
 
 
-def _mean_over_picture(build: Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> ir.Value:
+def _mean_over_image(build: Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> ir.Value:
     """Mean over H and W of `[N, H, W, C]`, as `[N, C, 1, 1]`."""
     batch, channels, height, width = nchw_shape
     rows = height * width if isinstance(height, int) and isinstance(width, int) else 0
@@ -153,7 +153,7 @@ def _mean_over_picture(build: Writer, nhwc: ir.Value, nchw_shape: ir.Shape) -> i
 
 
 def _wide(build: Writer, value: ir.Value) -> ir.Value:
-    """`[C]` or `[N, C, 1, 1]` of any float type as float32 that meets a picture."""
+    """`[C]` or `[N, C, 1, 1]` of any float type as float32 that meets an image."""
     wide = value if value.dtype == ir.DataType.FLOAT else build("Cast", [value], to=ir.DataType.FLOAT)
     is_vector = value.shape is not None and len(value.shape) == 1
     return build("Reshape", [wide, build.integers(1, -1, 1, 1)]) if is_vector else wide

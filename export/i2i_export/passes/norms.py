@@ -31,7 +31,7 @@ def collapse_written_norms(model: ir.Model) -> int:
     ShapeInferencePass(data_prop=True)(model)
     written: dict[ir.Value, ir.Value] = {}
     for norm in norms_of(model):
-        node, dtype = norm.result.producer(), norm.picture.dtype
+        node, dtype = norm.result.producer(), norm.image.dtype
         if norm.is_operator or not norm.is_instance or norm.unbiased or not norm.eps_inside:
             continue
         if node is None or dtype is None or norm.scale is not None or norm.drift is not None:
@@ -41,8 +41,8 @@ def collapse_written_norms(model: ir.Model) -> int:
             write.weight(name, np.broadcast_to(array, norm.channels).astype(dtype.numpy()))
             for name, array in (("scale", norm.instance), ("shift", norm.shift))
         )
-        picture = written.get(norm.picture, norm.picture)
-        value = write("InstanceNormalization", [picture, scale, shift], epsilon=norm.eps)
+        image = written.get(norm.image, norm.image)
+        value = write("InstanceNormalization", [image, scale, shift], epsilon=norm.eps)
         if norm.result.dtype not in (None, dtype):
             assert norm.result.dtype is not None
             value = write("Cast", [value], to=norm.result.dtype)

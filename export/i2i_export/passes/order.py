@@ -17,7 +17,7 @@ _PASSES: dict[str, Callable[[ir.Model], int]] = {
     "scales and batch norms folded into convolutions": edit.fold_into_convolution,
     "constant AdaIN folded": norms.fold_adain,
     "biases before norms removed": norms.remove_bias_before_norm,
-    "5x5 convolutions of doubled pictures as phases": upsampling.write_wide_upsampling_as_phases,
+    "5x5 convolutions of doubled images as phases": upsampling.write_wide_upsampling_as_phases,
 }
 
 
@@ -30,7 +30,7 @@ def optimise(model: ir.Model, *, for_cpu: bool = False) -> dict[str, int]:
     """
     steps = dict(_PASSES)
     if for_cpu:
-        steps["3x3 convolutions of doubled pictures as phases"] = upsampling.write_upsampling_as_phases
+        steps["3x3 convolutions of doubled images as phases"] = upsampling.write_upsampling_as_phases
         steps["pixel shuffles behind 1x1 convolutions"] = shuffles.sink_shuffles
     ShapeInferencePass(data_prop=True)(model)
     edit.fold_constants(model)

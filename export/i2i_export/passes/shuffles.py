@@ -3,7 +3,7 @@
     f(shuffle(x)) = shuffle(f(x))
 
 for elementwise operators, and for 1x1 convolutions that have their weights once per place of the block. What else
-enters is brought to the same form: a doubled value (nearest) is the same number at every place, a plain picture is
+enters is brought to the same form: a doubled value (nearest) is the same number at every place, a plain image is
 unshuffled. The Laplacian pyramid of LPTN then works on blocks from the band it takes off to the band it puts back:
 convolutions of 12 channels where there were 3, and half of the shuffles. Exact but for the order of sums. For
 processors, whose convolutions waste most of a register on three channels.

@@ -1,9 +1,9 @@
 """Nearest-neighbour doubling followed by a convolution, computed at the small size.
 
-A doubled picture holds every pixel four times, so each of the four output phases (even or odd row, even or odd
-column) sees a smaller kernel on the small picture: 5x5 becomes four 3x3 (36 multiply-adds instead of 100 for four
+A doubled image holds every pixel four times, so each of the four output phases (even or odd row, even or odd
+column) sees a smaller kernel on the small image: 5x5 becomes four 3x3 (36 multiply-adds instead of 100 for four
 output pixels), 3x3 becomes four 2x2 (16 instead of 36). Zero borders carry over as they are. A reflected border of 1
-on the doubled picture is the repeated border pixel of the small one. A reflected border of 2 is not: its outermost
+on the doubled image is the repeated border pixel of the small one. A reflected border of 2 is not: its outermost
 row shows the second pixel, so what that changes is added to the outermost lines of the result.
 """
 
@@ -54,12 +54,12 @@ def _phases_3(write: Writer, small: ir.Value, weight: Array, rest: list[ir.Value
         for right in (0, 1):
             kernel = _phase(_phase(weight, 2, down), 3, right)
             # Phase 0 looks one pixel back, phase 1 one pixel ahead.
-            picture, pads = small, [1 - down, 1 - right, down, right]
+            image, pads = small, [1 - down, 1 - right, down, right]
             if border == "reflect":
                 amounts = write.integers(0, 0, *pads[:2], 0, 0, *pads[2:])
-                picture, pads = write("Pad", [small, amounts], mode="edge"), [0, 0, 0, 0]
+                image, pads = write("Pad", [small, amounts], mode="edge"), [0, 0, 0, 0]
             phases.append(
-                write("Conv", [picture, write.weight("phase", kernel), *rest], kernel_shape=[2, 2], pads=pads)
+                write("Conv", [image, write.weight("phase", kernel), *rest], kernel_shape=[2, 2], pads=pads)
             )
     return write("DepthToSpace", [write("Concat", phases, axis=1)], blocksize=2, mode="DCR")
 
@@ -142,7 +142,7 @@ def _cut(write: Writer, value: ir.Value, axis: int, start: int, stop: int) -> ir
 
 
 def doubled_convolution(convolution: ir.Node, kernel: int) -> tuple[ir.Value, str, Array] | None:
-    """The small picture, the border (`zero` or `reflect`) and the weights, where the pattern stands."""
+    """The small image, the border (`zero` or `reflect`) and the weights, where the pattern stands."""
     weight, value = constant(convolution.inputs[1]), convolution.inputs[0]
     if weight is None or value is None or weight.shape[2:] != (kernel, kernel) or not _is_plain(convolution):
         return None

@@ -32,7 +32,7 @@ from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX
 from i2i_runtime.metadata import SizePolicy
 
 TALLEST, WIDEST = 1088, 1920
-"""A plan of dynamic size stops here unless told otherwise: its memory is laid out for the largest picture."""
+"""A plan of dynamic size stops here unless told otherwise: its memory is laid out for the largest image."""
 USUAL_HEIGHT, USUAL_WIDTH = 720, 1280
 
 

@@ -216,7 +216,7 @@ def _forms_to_time(
 ) -> tuple[list[_Form], list[Candidate]]:
     """What full TensorRT shall try: as it is, rewritten, and with our kernels as plugins.
 
-    Under `auto` a form whose kernels cannot be had, or whose picture is another, is left out and noted.
+    Under `auto` a form whose kernels cannot be had, or whose image is another, is left out and noted.
     """
     portable = _portable(engine.to_proto(), profile)
     forms, left_out = [], []

@@ -1,4 +1,4 @@
-"""Rewrites that make TensorRT plans small: the same picture from fewer kernel launches and fewer bytes.
+"""Rewrites that make TensorRT plans small: the same image from fewer kernel launches and fewer bytes.
 
 They fit TensorRT's graph compiler, not every back end, so the portable file stays as it is and only the plan
 is built from the rewritten graph. What they rest on was read off plans.
@@ -84,10 +84,10 @@ def write_repeated_border_as_gather(model: ir.Model) -> int:
 def _write_border_as_gather(model: ir.Model, mode: Literal["reflect", "edge"]) -> int:
     changed = 0
     for pad in nodes_of(model, "Pad"):
-        picture, pads = pad.inputs[0], constant(pad.inputs[1] if len(pad.inputs) > 1 else None)
-        if pad.attributes.get_string("mode", "constant") != mode or picture is None or pads is None:
+        image, pads = pad.inputs[0], constant(pad.inputs[1] if len(pad.inputs) > 1 else None)
+        if pad.attributes.get_string("mode", "constant") != mode or image is None or pads is None:
             continue
-        shape = picture.shape
+        shape = image.shape
         if shape is None or len(shape) != 4 or len(pad.inputs) > 3 or pads.size != 8:
             continue
         before, after = pads.reshape(2, 4).tolist()
@@ -97,7 +97,7 @@ def _write_border_as_gather(model: ir.Model, mode: Literal["reflect", "edge"]) -
         if not (isinstance(height, int) and isinstance(width, int)):
             continue
         build = Writer(model, pad)
-        value = picture
+        value = image
         for axis, size in ((2, height), (3, width)):
             index = np.pad(np.arange(size), (int(before[axis]), int(after[axis])), mode=mode)
             value = build("Gather", [value, build.integers(*index.tolist())], axis=axis)
@@ -110,8 +110,8 @@ def write_upsampled_convolution_as_transposed(model: ir.Model) -> int:
     """Nearest-neighbour doubling before a convolution of width 3 becomes one transposed convolution of width
     4.
 
-    Each output pixel then meets 4 weights instead of 9 and the doubled picture is never written. A reflection
-    pad of 1 on the doubled picture equals repeating the border pixel of the small one, because the border
+    Each output pixel then meets 4 weights instead of 9 and the doubled image is never written. A reflection
+    pad of 1 on the doubled image equals repeating the border pixel of the small one, because the border
     pixel was doubled.
     """
     changed = 0
@@ -213,10 +213,10 @@ def write_pixel_unshuffle_first(model: ir.Model) -> int:
             chain.append(node)
             value = next(given for given in node.inputs if given is not None and constant(given) is None)
         turn = value.producer() if value is not None and only_use(value) else None
-        picture = turn.inputs[0] if turn is not None and turn.op_type == "Transpose" else None
-        if turn is None or picture is None or picture.shape is None or value is None:
+        image = turn.inputs[0] if turn is not None and turn.op_type == "Transpose" else None
+        if turn is None or image is None or image.shape is None or value is None:
             continue
-        sizes = [extent for extent in picture.shape if isinstance(extent, int)]
+        sizes = [extent for extent in image.shape if isinstance(extent, int)]
         if len(sizes) != 4 or list(turn.attributes.get_ints("perm", [])) != [0, 3, 1, 2]:
             continue
         batch, height, width, colours = sizes
@@ -226,7 +226,7 @@ def write_pixel_unshuffle_first(model: ir.Model) -> int:
             last, order = reordered, [0, 5, 2, 4, 1, 3]
         build = Writer(model, turn)
         rows, columns = height // factor, width // factor
-        parted = build("Reshape", [picture, build.integers(batch, rows, factor, columns, factor, colours)])
+        parted = build("Reshape", [image, build.integers(batch, rows, factor, columns, factor, colours)])
         turned = build("Transpose", [parted], perm=order)
         deep = build("Reshape", [turned, build.integers(batch, factor**2 * colours, rows, columns)])
         for node in chain:

@@ -4,7 +4,7 @@ Full TensorRT replaces such a node by our kernel, because the node names a plugi
 function's body stands for it: ONNX Runtime and TensorRT for RTX inline it themselves, `onnx.inliner` does it for the
 rest. So the fused graph can be compared with the master on any machine.
 
-The bodies give the statistics of the whole picture to each of a kernel's splits; merged, that is the same.
+The bodies give the statistics of the whole image to each of a kernel's splits; merged, that is the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TYPES = {
     "float32": onnx.TensorProto.FLOAT,
 }
 _END = 2**62
-"""Behind the last row or column of any picture."""
+"""Behind the last row or column of any image."""
 
 
 def model_with_functions(network: PluginNetwork) -> onnx.ModelProto:
@@ -35,7 +35,7 @@ def model_with_functions(network: PluginNetwork) -> onnx.ModelProto:
 
 
 def function_from_kernel(kernel: PluginKernel) -> onnx.FunctionProto:
-    """What a kernel computes, in standard operators: pictures `[N, C, H, W]`, everything else as the kernel has it."""
+    """What a kernel computes, in standard operators: images `[N, C, H, W]`, everything else as the kernel has it."""
     arguments = recipe(kernel.op, kernel.variant).arguments
     given = [argument.name.removesuffix("_ptr") for argument in arguments if argument.role == "input"]
     made = [argument.name.removesuffix("_ptr") for argument in arguments if argument.role == "output"]
@@ -116,7 +116,7 @@ def _apply(kernel: PluginKernel, given: list[str]) -> str:
 
 
 def _mapped(coefficients: str, wide: str) -> str:
-    """`normal`: a float32 picture under the affine map per channel of coefficients `[N, 3, C]`."""
+    """`normal`: a float32 image under the affine map per channel of coefficients `[N, 3, C]`."""
     return f"""
         columns = Transpose <perm = [0, 2, 1]> ({coefficients})
         last = Constant <value_ints = [3]> ()
@@ -141,7 +141,7 @@ def _slab(kernel: PluginKernel, given: list[str]) -> str:
 
 
 def _tail(kernel: PluginKernel, given: list[str]) -> str:
-    """`normal` to `y`: affine, activation, residual, reflection, the picture's own type."""
+    """`normal` to `y`: affine, activation, residual, reflection, the image's own type."""
     kind, value = kernel.variant.kind, "normal"
     is_vector = kernel.variant.affine == "channel"
     lines = [f"column = Constant <value_ints = {[1, -1, 1, 1] if is_vector else [0, 0, 1, 1]}> ()"]

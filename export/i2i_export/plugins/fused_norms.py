@@ -1,7 +1,7 @@
 """Norms with everything that fits into one of our kernels: activation, residual, reflection, run-time style.
 
 A residual block reads its input twice: padded before its first convolution, and as it is behind its last norm. Where
-nothing else reads it, only the padded picture is made, and the residual is taken from its inside.
+nothing else reads it, only the padded image is made, and the residual is taken from its inside.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class FusedNorm:
 
     @property
     def dtype(self) -> Dtype:
-        assert self.norm.picture.dtype is not None
-        return DTYPES[self.norm.picture.dtype]
+        assert self.norm.image.dtype is not None
+        return DTYPES[self.norm.image.dtype]
 
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width, where they are fixed."""
-        return fixed_size(self.norm.picture)
+        return fixed_size(self.norm.image)
 
     @property
     def is_styled(self) -> bool:
@@ -80,11 +80,11 @@ def share_of(norm: Norm) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | 
     return np.broadcast_to(np.clip(share, 0, 1), norm.channels).astype(np.float32)
 
 
-def fixed_size(picture: ir.Value | None) -> tuple[int, int] | None:
-    """Height and width of a picture, where they are fixed."""
-    if picture is None or picture.shape is None or len(picture.shape) != 4:
+def fixed_size(image: ir.Value | None) -> tuple[int, int] | None:
+    """Height and width of an image, where they are fixed."""
+    if image is None or image.shape is None or len(image.shape) != 4:
         return None
-    height, width = picture.shape[2], picture.shape[3]
+    height, width = image.shape[2], image.shape[3]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
@@ -100,22 +100,22 @@ def reflection_of(node: ir.Node | None) -> int:
 
 
 def _in_its_own_type(norm: Norm) -> Norm:
-    """Without a last cast from the picture's type to another."""
+    """Without a last cast from the image's type to another."""
     last = norm.result.producer()
     before = last.inputs[0] if last is not None and last.op_type == "Cast" else None
-    is_same = before is not None and before.dtype == norm.picture.dtype != norm.result.dtype
+    is_same = before is not None and before.dtype == norm.image.dtype != norm.result.dtype
     return replace(norm, result=before) if is_same and before is not None else norm
 
 
 def _is_ours(norm: Norm) -> bool:
     """Whether our kernels take it: types, channels, and for layer norms and mixes a size that is known."""
-    if norm.picture.dtype not in DTYPES or norm.result.dtype != norm.picture.dtype:
+    if norm.image.dtype not in DTYPES or norm.result.dtype != norm.image.dtype:
         return False
-    batch = norm.picture.shape[0] if norm.picture.shape is not None else None
+    batch = norm.image.shape[0] if norm.image.shape is not None else None
     is_vector = any(value is not None and len(value.shape or ()) == 1 for value in (norm.scale, norm.drift))
     if norm.channels % CHANNEL_MULTIPLE or (is_vector and batch != 1):
         return False
-    return norm.is_instance or (fixed_size(norm.picture) is not None and share_of(norm) is not None)
+    return norm.is_instance or (fixed_size(norm.image) is not None and share_of(norm) is not None)
 
 
 def _with_tail(norm: Norm, taken: set[ir.Node | None]) -> FusedNorm:
@@ -166,7 +166,7 @@ def _pad_behind(value: ir.Value) -> ir.Value:
 
 
 def _residual_of(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """The other summand, where it is a picture of the same shape."""
+    """The other summand, where it is an image of the same shape."""
     if node.op_type != "Add":
         return None
     other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]

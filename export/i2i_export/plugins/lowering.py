@@ -1,7 +1,7 @@
 """Norms become plugin nodes: a norm with its activation, residual and reflection is one, two or three of our kernels.
 
 Each different kernel is an operator of its own name in the domain `i2i`, without attributes, because
-everything is baked into the kernel. Pictures stay NCHW in the graph's words; the plugin asks for them
+everything is baked into the kernel. Images stay NCHW in the graph's words; the plugin asks for them
 channels-last in memory. Such a graph is for full TensorRT alone and never written to disk.
 """
 
@@ -38,7 +38,7 @@ from i2i_kernels.kind import Kind
 from i2i_kernels.pack.recipes import CHANNEL_MULTIPLE, Affine, Argument, Op, Variant, recipe
 
 DOMAIN = "i2i"
-PICTURES = frozenset({"x_ptr", "residual_ptr", "y_ptr"})
+IMAGES = frozenset({"x_ptr", "residual_ptr", "y_ptr"})
 """Kernel arguments that hold `[N, H, W, C]` in memory; every other tensor lies in its own order."""
 
 SLAB_PIXELS = 4096
@@ -77,7 +77,7 @@ class PluginNetwork:
 
 @dataclass(frozen=True)
 class _Partials:
-    """Statistics of a picture in `splits` parts, `[N, splits, 2, C] float32`."""
+    """Statistics of an image in `splits` parts, `[N, splits, 2, C] float32`."""
 
     value: ir.Value
     splits: int
@@ -132,11 +132,11 @@ class _Lowering:
     def _replace_norm(self, fused: FusedNorm) -> None:
         last = fused.result.producer()
         assert last is not None
-        picture = self._now(fused.norm.picture)
-        values, variant = {"x_ptr": picture}, _variant(fused)
+        image = self._now(fused.norm.image)
+        values, variant = {"x_ptr": image}, _variant(fused)
         if fused.residual is not None:
             values["residual_ptr"] = self._now(fused.residual)
-        known, size = self._partials.get(picture), fused.size
+        known, size = self._partials.get(image), fused.size
         if not fused.norm.is_instance:
             values["moments_ptr"] = self._coefficients(fused, last)
             kernel = PluginKernel("norm_apply", _applied(variant))
@@ -146,7 +146,7 @@ class _Lowering:
             kernel = PluginKernel("norm_slab", replace(variant, block_c=64))
         else:
             values |= self._affine(fused, last)
-            partials = known or self._statistics(picture, variant, last)
+            partials = known or self._statistics(image, variant, last)
             values["moments_ptr"] = partials.value
             kernel = PluginKernel("norm_apply", replace(variant, splits=partials.splits))
         (result,) = self._insert(last, kernel, values)
@@ -155,7 +155,7 @@ class _Lowering:
     def replace_convolutions(self) -> int:
         """Every 3x3 convolution behind a reflection of 1 whose result a norm reads; returns how many."""
         changed, fused = 0, fused_norms(self.graph, padding=False)
-        behind = {one.norm.picture: one for one in fused}
+        behind = {one.norm.image: one for one in fused}
         before = {one.result: one for one in fused if one.residual is None}
         for convolution in nodes_of(self.graph, "Conv"):
             weight, pad = constant(convolution.inputs[1]), _maker(convolution.inputs[0], "Pad")
@@ -201,7 +201,7 @@ class _Lowering:
         variant = Variant(dtype=DTYPES[given.dtype], kind=kind, splits=splits)
         name = convolution.outputs[0].name or "convolution"
         rows = add_weight(self.graph, f"{name}/rows", np.ascontiguousarray(weight.transpose(0, 2, 3, 1)))
-        values = {"x_ptr": given if norm is None else self._now(norm.norm.picture), "weight_ptr": rows}
+        values = {"x_ptr": given if norm is None else self._now(norm.norm.image), "weight_ptr": rows}
         if norm is None:
             as_it_is = np.zeros((1, 3, channels), np.float32)
             as_it_is[:, 1] = 1
@@ -215,8 +215,8 @@ class _Lowering:
 
     def _coefficients(self, fused: FusedNorm, before: ir.Node) -> ir.Value:
         """Mean, scale and offset per channel, `[N, 3, C] float32`."""
-        variant, picture = _variant(fused), self._now(fused.norm.picture)
-        partials = self._partials.get(picture) or self._statistics(picture, variant, before)
+        variant, image = _variant(fused), self._now(fused.norm.image)
+        partials = self._partials.get(image) or self._statistics(image, variant, before)
         kind = replace(variant.kind, activation="none", slope=0.2, pad=0)
         if fused.norm.is_layer:
             kind = replace(kind, family="layer")
@@ -229,17 +229,17 @@ class _Lowering:
             assert share is not None
             values["mix_ptr"] = add_weight(self.graph, f"{fused.result.name}/share", share)
         (value,) = self._insert(before, PluginKernel("norm_coefficients", plain, fused.size), values)
-        assert picture.shape is not None
+        assert image.shape is not None
         value.type = ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape([picture.shape[0], 3, picture.shape[1]])
+        value.shape = ir.Shape([image.shape[0], 3, image.shape[1]])
         return value
 
-    def _statistics(self, picture: ir.Value, variant: Variant, before: ir.Node) -> _Partials:
+    def _statistics(self, image: ir.Value, variant: Variant, before: ir.Node) -> _Partials:
         stats = Variant(dtype=variant.dtype, splits=_SPLITS, block_c=variant.block_c)
-        (value,) = self._insert(before, PluginKernel("norm_stats", stats), {"x_ptr": picture})
-        assert picture.shape is not None
+        (value,) = self._insert(before, PluginKernel("norm_stats", stats), {"x_ptr": image})
+        assert image.shape is not None
         value.type = ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape([picture.shape[0], _SPLITS, 2, picture.shape[1]])
+        value.shape = ir.Shape([image.shape[0], _SPLITS, 2, image.shape[1]])
         return _Partials(value, _SPLITS)
 
     def _affine(self, fused: FusedNorm, before: ir.Node) -> dict[str, ir.Value]:
@@ -260,8 +260,8 @@ class _Lowering:
 
         def row(value: ir.Value | None, factor: Array, rest: Array) -> ir.Value:
             """`value * factor + rest`, one number per sample and channel."""
-            assert norm.picture.shape is not None
-            batch = norm.picture.shape[0]
+            assert norm.image.shape is not None
+            batch = norm.image.shape[0]
             assert isinstance(batch, int)
             shape = batch, norm.channels
             if value is None:
@@ -362,8 +362,8 @@ def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 
 def in_graph_order(argument: Argument) -> tuple[str, ...]:
-    """The argument's dimensions as the graph writes them: pictures NCHW, the rest as the kernel has it."""
-    if argument.name not in PICTURES:
+    """The argument's dimensions as the graph writes them: images NCHW, the rest as the kernel has it."""
+    if argument.name not in IMAGES:
         return argument.shape
     batch, height, width, channels = argument.shape
     return batch, channels, height, width

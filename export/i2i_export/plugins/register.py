@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from i2i_export.errors import ExportError
-from i2i_export.plugins.lowering import DOMAIN, PICTURES, PluginNetwork, in_graph_order
+from i2i_export.plugins.lowering import DOMAIN, IMAGES, PluginNetwork, in_graph_order
 from i2i_kernels.compile import CompiledKernel, PackError, evaluate, pack_entry
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX, PluginRecord, sha256_of
 
@@ -83,13 +83,13 @@ def _register(
     names = [argument.name for argument in inputs]
 
     def sizes_from(tensors: tuple[Any, ...]) -> dict[str, Any]:
-        """N, C, H and W of the picture, as TensorRT's symbolic dimensions."""
+        """N, C, H and W of the image, as TensorRT's symbolic dimensions."""
         sizes = {"cdiv": quick.cdiv}
-        if size is not None:  # the picture is no input: its size is part of the plugin's name
+        if size is not None:  # the image is no input: its size is part of the plugin's name
             moments = tensors[names.index("partials_ptr")].shape_expr
             return {**sizes, "N": moments[0], "C": moments[3], "H": size[0], "W": size[1]}
-        picture = tensors[names.index("x_ptr")].shape_expr
-        return {**sizes, **{letter: picture[axis] for axis, letter in enumerate("NCHW")}}
+        image = tensors[names.index("x_ptr")].shape_expr
+        return {**sizes, **{letter: image[axis] for axis, letter in enumerate("NCHW")}}
 
     def describe(*tensors: Any) -> Any:
         sizes = sizes_from(tensors)
@@ -106,7 +106,7 @@ def _register(
         tensors = (*inputs, *outputs)
         types = ", ".join(_TYPE_WORDS[argument.dtype] for argument in tensors)
         layouts = ", ".join(
-            _LAYOUTS[argument.dtype] if argument.name in PICTURES else "LINEAR" for argument in tensors
+            _LAYOUTS[argument.dtype] if argument.name in IMAGES else "LINEAR" for argument in tensors
         )
         return [quick.AutoTuneCombination(types, layouts)]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from i2i_export.enginefile import extra_feeds
 from i2i_export.errors import CalibrationError
 from i2i_export.parity import cpu_session
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 _BINS = 2048
 _SAMPLES = 1 << 18
@@ -41,12 +41,12 @@ class Limits:
     closest: dict[str, float]
 
 
-def exposures(frames: Sequence[Picture]) -> list[Picture]:
+def exposures(frames: Sequence[Image]) -> list[Image]:
     """Every frame as it is, darker, lighter, as a negative and with twice the contrast.
 
     One clip knows one light. A camera meets others, and int8 has no room beyond what calibration saw.
     """
-    shown: list[Picture] = []
+    shown: list[Image] = []
     for frame in frames:
         values = frame.astype(np.float32) / 255
         contrast = np.clip(2 * values - 0.5, 0, 1)
@@ -58,7 +58,7 @@ def exposures(frames: Sequence[Picture]) -> list[Picture]:
 def measure_limits(
     model: onnx.ModelProto,
     names: Sequence[str],
-    frames: Sequence[Picture],
+    frames: Sequence[Image],
     style: NDArray[np.float32] | None = None,
 ) -> Limits:
     """The largest magnitudes worth holding in int8, for each tensor of `names`.
@@ -93,7 +93,7 @@ def measure_limits(
 def measure_magnitudes(
     model: onnx.ModelProto,
     names: Sequence[str],
-    frames: Sequence[Picture],
+    frames: Sequence[Image],
     style: NDArray[np.float32] | None = None,
 ) -> dict[str, float]:
     """The largest magnitude of each tensor of `names` on the frames; the graph reduces each to two numbers itself."""

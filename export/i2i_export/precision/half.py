@@ -2,7 +2,7 @@
 
 Half precision goes into everything heavy: convolutions, linear layers, and InstanceNormalization, which stays one
 operator so that every engine accumulates its statistics in float32 inside the kernel (casts around it would double
-the traffic of the whole network). Float32 stay: reading and writing of the picture, statistics that are written out
+the traffic of the whole network). Float32 stay: reading and writing of the image, statistics that are written out
 in operators (layer norm and its mixes: a half-precision sum of squares overflows at 65504), and sampling grids.
 """
 
@@ -22,7 +22,7 @@ from i2i_export.enginefile import EngineFile
 from i2i_export.errors import ExportError
 from i2i_export.graph.edit import add_weight, constant, graphs_of, simplify
 from i2i_export.precision.calibration import measure_magnitudes
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 _HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization"}
 _STATISTICS = {"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool", "GlobalMaxPool"}
@@ -42,13 +42,13 @@ _POINTWISE = {
 }
 _WIDE_ALWAYS = {"GridSample", "Range", "ConstantOfShape", "Softmax"}
 _FLOAT32_INPUTS = {"Resize": (1, 2)}
-"""Inputs that the operator's definition wants in float32 whatever the picture's type."""
+"""Inputs that the operator's definition wants in float32 whatever the image's type."""
 
 _LARGEST = 65504.0
 
 
 def half_from_engine(
-    engine: EngineFile, gate: Sequence[Picture], style: NDArray[np.float32] | None = None
+    engine: EngineFile, gate: Sequence[Image], style: NDArray[np.float32] | None = None
 ) -> tuple[EngineFile, parity.Report]:
     """A copy in half precision, compared with the original on the frames of `gate`.
 
@@ -147,7 +147,7 @@ def _around_subgraphs(model: ir.Model) -> set[ir.Node]:
 
 
 def _before_first_heavy(model: ir.Model) -> set[ir.Node]:
-    """What reads the picture: everything that follows from `frame` alone, up to the first heavy operators."""
+    """What reads the image: everything that follows from `frame` alone, up to the first heavy operators."""
     known, reading = {model.graph.inputs[0]}, set()
     for node in model.graph:
         fed = [value for value in node.inputs if value is not None and constant(value) is None]
@@ -158,7 +158,7 @@ def _before_first_heavy(model: ir.Model) -> set[ir.Node]:
 
 
 def _after_last_heavy(nodes: list[ir.Node]) -> set[ir.Node]:
-    """What writes the picture: everything from which no heavy operator is reached any more."""
+    """What writes the image: everything from which no heavy operator is reached any more."""
     heavy_ahead: set[ir.Node] = set()
     writing = set()
     for node in reversed(nodes):
@@ -176,13 +176,13 @@ def _makes_float_of_integers(node: ir.Node) -> bool:
 
 
 def _statistics_around(start: ir.Node) -> set[ir.Node]:
-    """The written-out norm around a mean: pointwise neighbours, not past a sum or product of two whole pictures."""
+    """The written-out norm around a mean: pointwise neighbours, not past a sum or product of two whole images."""
     island, open_ = {start}, [start]
     while open_:
         node = open_.pop()
         for neighbour in _neighbours(node):
             joins = neighbour.op_type in _STATISTICS or (
-                neighbour.op_type in _POINTWISE and not _meets_two_pictures(neighbour)
+                neighbour.op_type in _POINTWISE and not _meets_two_images(neighbour)
             )
             if joins and neighbour not in island:
                 island.add(neighbour)
@@ -199,9 +199,9 @@ def _neighbours(node: ir.Node) -> Iterable[ir.Node]:
         yield from value.consumers()
 
 
-def _meets_two_pictures(node: ir.Node) -> bool:
-    pictures = {value for value in node.inputs if value is not None and _has_extent(value)}
-    return len(pictures) > 1
+def _meets_two_images(node: ir.Node) -> bool:
+    images = {value for value in node.inputs if value is not None and _has_extent(value)}
+    return len(images) > 1
 
 
 def _has_extent(value: ir.Value) -> bool:

@@ -1,7 +1,7 @@
-"""A float32 engine as an int8 one: which convolutions can compute in int8 without harm to the picture.
+"""A float32 engine as an int8 one: which convolutions can compute in int8 without harm to the image.
 
 Weights: symmetric int8 per output channel. Activations: 8 bits per tensor (codes.py). Norms and what follows them stay
-float32, and so do the first and the last convolution, which see or make the picture itself.
+float32, and so do the first and the last convolution, which see or make the image itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from i2i_export.graph.edit import constant, nodes_of
 from i2i_export.graph.macs import infer_shapes, node_macs
 from i2i_export.precision.calibration import Limits, exposures, measure_limits
 from i2i_export.precision.qdq import Form, quantised, quantised_values
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 LEAST_SHARE = 0.5
 """Below this share of multiply-adds in int8 the engine is no longer worth its loss, and is refused."""
@@ -36,8 +36,8 @@ class _Candidate:
 
 def int8_from_engine(
     engine: EngineFile,
-    calibration: Sequence[Picture],
-    gate: Sequence[Picture],
+    calibration: Sequence[Image],
+    gate: Sequence[Image],
     style: NDArray[np.float32] | None = None,
     *,
     for_cpu: bool = False,
@@ -45,7 +45,7 @@ def int8_from_engine(
     """Quantises as many convolutions as the bound allows, the harmless ones first.
 
     The frames of `calibration` are seen in several exposures; those of `gate` should be others. Every convolution is
-    tried alone; then the most harmful are given back to float32 until the picture keeps `parity.INT8` on the gate.
+    tried alone; then the most harmful are given back to float32 until the image keeps `parity.INT8` on the gate.
     `for_cpu` writes the form of codes.py that processors are fastest with and TensorRT does not take. Raises
     ParityError with the figures where less than half of the work could stay int8, CalibrationError where the frames
     are of no use.
@@ -84,7 +84,7 @@ class _Trial:
     """Tries choices of convolutions and limits on the frames of the gate."""
 
     def __init__(
-        self, engine: EngineFile, form: Form, gate: Sequence[Picture], style: NDArray[np.float32] | None
+        self, engine: EngineFile, form: Form, gate: Sequence[Image], style: NDArray[np.float32] | None
     ) -> None:
         self._engine = engine
         self._form = form
@@ -95,7 +95,7 @@ class _Trial:
     def quantised(self, candidates: Sequence[_Candidate], limits: dict[str, float]) -> EngineFile:
         return quantised(self._engine, [candidate.output for candidate in candidates], limits, self._form)
 
-    def compare(self, lean: EngineFile, frames: Sequence[Picture]) -> parity.Report:
+    def compare(self, lean: EngineFile, frames: Sequence[Image]) -> parity.Report:
         return parity.compare(
             "int8 against float32",
             self._truth,
@@ -106,7 +106,7 @@ class _Trial:
         )
 
     def better_limits(
-        self, candidates: Sequence[_Candidate], calibration: Sequence[Picture]
+        self, candidates: Sequence[_Candidate], calibration: Sequence[Image]
     ) -> dict[str, float]:
         """Of the two ways to choose limits the one that harms the worst frame less."""
         outputs = {candidate.output for candidate in candidates}
@@ -118,7 +118,7 @@ class _Trial:
         )
 
     def by_harm(self, candidates: Sequence[_Candidate], limits: dict[str, float]) -> list[_Candidate]:
-        """The candidates, those that change the picture least per multiply-add first."""
+        """The candidates, those that change the image least per multiply-add first."""
         wanted = [self._truth.translate(frame, self._style).unrounded for frame in self._few]
         harm = {}
         for candidate in candidates:
@@ -130,11 +130,11 @@ class _Trial:
 
 
 def _candidates(engine: EngineFile) -> tuple[list[_Candidate], int]:
-    """Convolutions with constant weights apart from those that read or make the picture, and all multiply-adds."""
+    """Convolutions with constant weights apart from those that read or make the image, and all multiply-adds."""
     proto, size = engine.to_proto(), engine.metadata.size
     shapes = infer_shapes(proto, size.min_height, size.min_width)
     macs = {node.output[0]: node_macs(node, shapes) for node in proto.graph.node}
-    found, read = [], _readers_of_the_picture(engine.model)
+    found, read = [], _readers_of_the_image(engine.model)
     for node in nodes_of(engine.model, "Conv"):
         weight, output = constant(node.inputs[1]), str(node.outputs[0].name)
         if weight is None or weight.shape[0] <= 3 or weight.shape[1] <= 3:
@@ -144,7 +144,7 @@ def _candidates(engine: EngineFile) -> tuple[list[_Candidate], int]:
     return found, sum(macs.values())
 
 
-def _readers_of_the_picture(model: ir.Model) -> set[ir.Node]:
+def _readers_of_the_image(model: ir.Model) -> set[ir.Node]:
     """Convolutions that follow from `frame` through no other one, as behind a pixel unshuffle of 48 channels."""
     known, readers = {model.graph.inputs[0]}, set()
     for node in model.graph:

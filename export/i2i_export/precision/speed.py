@@ -13,7 +13,7 @@ import numpy as np
 from i2i_export.enginefile import EngineFile, write_engine
 from i2i_export.errors import ExportError
 from i2i_runtime.engines import Backend, Engine, open_engine
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 LEAST_GAIN = 1.05
 """Below this ratio of times the lean engine is not called faster: timers and caches move that much."""
@@ -53,7 +53,7 @@ class Speed:
 
 
 def compare_speed(
-    original: EngineFile, lean: EngineFile, frame: Picture, backend: Backend | None = None
+    original: EngineFile, lean: EngineFile, frame: Image, backend: Backend | None = None
 ) -> Speed:
     """Times both on `frame` `[H, W, 3] uint8`, each in the back end and precision that the runtime picks for it.
 
@@ -81,7 +81,7 @@ def require_faster(speed: Speed, remedy: str) -> None:
 
 
 def times_in_turn(
-    engines: Sequence[Engine], frame: Picture, *, rounds: int, fewest: int, budget_s: float
+    engines: Sequence[Engine], frame: Image, *, rounds: int, fewest: int, budget_s: float
 ) -> list[list[float]]:
     """Milliseconds of each engine's frames, all in turn so that they meet the same noise.
 
@@ -99,7 +99,7 @@ def times_in_turn(
     return times_ms
 
 
-def _speed(engines: list[Engine], frame: Picture) -> Speed:
+def _speed(engines: list[Engine], frame: Image) -> Speed:
     for engine in engines:
         engine.infer(frame)
     times_ms = times_in_turn(engines, frame, rounds=_ROUNDS, fewest=_FEWEST, budget_s=_BUDGET_S)

@@ -1,7 +1,7 @@
-"""Any translator at the full resolution of a camera: it sees a small picture, and the large one follows its change.
+"""Any translator at the full resolution of a camera: it sees a small image, and the large one follows its change.
 
-The network translates the picture `factor` times smaller. Around every small pixel its colours are fitted as
-`gain * source + bias`; gain and bias are smoothed, spread over the full picture and applied to the full-resolution
+The network translates the image `factor` times smaller. Around every small pixel its colours are fitted as
+`gain * source + bias`; gain and bias are smoothed, spread over the full image and applied to the full-resolution
 source. Edges are those of the source; what the network invents between two small pixels is lost, and so is the
 checkerboard of its transposed convolutions. He and Sun: Fast Guided Filter, 2015; per colour channel.
 """
@@ -26,7 +26,7 @@ FLATNESS = 1e-3
 
 
 class GuidedInference(Inference):
-    """A network that translates a smaller picture, and the guided filter that brings its change to full size.
+    """A network that translates a smaller image, and the guided filter that brings its change to full size.
 
     `[N, 3, H, W]` in [-1, 1] -> the same; H and W multiples of `factor` times the network's stride.
     """
@@ -38,9 +38,7 @@ class GuidedInference(Inference):
         super().__init__()
         if factor not in FACTORS:
             known = ", ".join(map(str, FACTORS))
-            raise UsageError(
-                f"--guided {factor} is no factor the picture can be made smaller by: {known} are."
-            )
+            raise UsageError(f"--guided {factor} is no factor the image can be made smaller by: {known} are.")
         self.inference = inference
         self.factor = factor
         self.stride = factor * inference.stride
@@ -56,9 +54,9 @@ class GuidedInference(Inference):
         self.register_buffer("phases", bilinear_phases(factor, 3), persistent=False)
         self.eval()
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         # The layout of the real-time generator, whose shuffles back ends know how to avoid.
-        positions = F.pixel_unshuffle(picture, self.factor)
+        positions = F.pixel_unshuffle(image, self.factor)
         small = F.conv2d(positions, self.average)
         translated = self.inference(small) if style is None else self.inference(small, style)
         gain, bias = fit(small, translated)
@@ -89,7 +87,7 @@ def fit(source: Tensor, translated: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def window_means(values: Tensor, radius: int) -> Tensor:
-    """The mean of every window of `2 * radius + 1` pixels, of what lies inside the picture."""
+    """The mean of every window of `2 * radius + 1` pixels, of what lies inside the image."""
     side = 2 * radius + 1
     rows = F.avg_pool2d(values, (1, side), stride=1, padding=(0, radius), count_include_pad=False)
     return F.avg_pool2d(rows, (side, 1), stride=1, padding=(radius, 0), count_include_pad=False)

@@ -1,4 +1,4 @@
-"""Any engine, whoever trained the network inside, becomes one that translates a smaller picture (see guided.py).
+"""Any engine, whoever trained the network inside, becomes one that translates a smaller image (see guided.py).
 
 The filter is traced around one operator that stands for the engine; then the engine's own operators, from their cast
 from uint8 to their cast back, take its place.
@@ -25,7 +25,7 @@ from i2i_export.passes.order import optimise
 from i2i_export.run.guided import GuidedInference
 from i2i_export.run.trace import Origin, check_against_torch, engine_from_inference
 from i2i_export.sizes import gate_sizes
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import SizePolicy
 from i2i_trainer.method import Inference
 
@@ -34,9 +34,9 @@ _STAND_IN = "i2i.engine"
 
 
 def guided_from_engine(
-    engine: EngineFile, factor: int, frames: Sequence[Picture], *, name: str
+    engine: EngineFile, factor: int, frames: Sequence[Image], *, name: str
 ) -> tuple[EngineFile, parity.Report]:
-    """The engine behind a guided filter, which lets it see the picture `factor` times smaller.
+    """The engine behind a guided filter, which lets it see the image `factor` times smaller.
 
     It is compared, on `frames` of any size, with the filter in torch around the untouched engine. Raises ExportError
     where the engine is not float32 or has further inputs, UsageError where `factor` is none, ParityError.
@@ -85,8 +85,8 @@ class EngineInference(Inference):
             self.presets = style.presets
         self._session = parity.cpu_session(ir.to_proto(body_of(engine)))
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        levels = (picture.permute(0, 2, 3, 1) + 1) * 127.5
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        levels = (image.permute(0, 2, 3, 1) + 1) * 127.5
         if torch.compiler.is_exporting():
             inputs = [levels] if style is None else [levels, style]
             translated: Tensor = torch.onnx.ops.symbolic(
@@ -170,7 +170,7 @@ def _put_in(body: ir.Model, model: ir.Model) -> None:
 
 
 def _enlarged(size: SizePolicy, factor: int) -> SizePolicy:
-    """The pictures whose smaller form the engine takes."""
+    """The images whose smaller form the engine takes."""
     if size.is_fixed:
         return SizePolicy.fixed(factor * size.min_height, factor * size.min_width)
     stride, whole = factor * size.stride, SizePolicy()

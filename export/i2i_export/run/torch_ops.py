@@ -26,7 +26,7 @@ def _pixel_unshuffle(self: FLOAT, downscale_factor: int) -> FLOAT:
 def _var_mean(
     self: FLOAT, dim: Sequence[int] | None = None, correction: float | None = None, keepdim: bool = False
 ) -> tuple[FLOAT, FLOAT]:
-    """Two passes over the picture: the mean, then the mean square of what is left."""
+    """Two passes over the image: the mean, then the mean square of what is left."""
     axes = _OP.Constant(value=ir.tensor(np.asarray(dim, np.int64)))
     mean = _OP.ReduceMean(self, axes, keepdims=1)
     centred = _OP.Sub(self, mean)

@@ -31,7 +31,7 @@ from i2i_export.run.guided import GuidedInference
 from i2i_export.run.torch_ops import TRANSLATIONS
 from i2i_export.sizes import FRAMES_IN_GATE, dynamic_size, gate_sizes, size_from_text
 from i2i_runtime.errors import UsageError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy, StyleSpec
 from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config
 from i2i_trainer.method import Inference, Method
@@ -60,9 +60,9 @@ class _EngineModule(nn.Module):
         self.register_buffer("fixed_style", fixed_style)
 
     def forward(self, frame: Tensor, style: Tensor | None = None) -> Tensor:
-        picture = frame.to(torch.float32).permute(0, 3, 1, 2) * (1 / 127.5) - 1
+        image = frame.to(torch.float32).permute(0, 3, 1, 2) * (1 / 127.5) - 1
         code = self.fixed_style if style is None else style
-        translated = self.inference(picture) if code is None else self.inference(picture, code)
+        translated = self.inference(image) if code is None else self.inference(image, code)
         levels: Tensor = (translated * 127.5 + 127.5).clamp(0, 255).round()
         return levels.permute(0, 2, 3, 1).to(torch.uint8)
 
@@ -87,11 +87,11 @@ class TorchTranslator:
         self._fixed_style = fixed_style
 
     @torch.no_grad()
-    def translate(self, frame: Picture, style: NDArray[np.float32] | None) -> parity.Translation:
-        picture = torch.from_numpy(frame).permute(2, 0, 1)[None].float() * (1 / 127.5) - 1
+    def translate(self, frame: Image, style: NDArray[np.float32] | None) -> parity.Translation:
+        image = torch.from_numpy(frame).permute(2, 0, 1)[None].float() * (1 / 127.5) - 1
         code = self._fixed_style if self._fixed_style is not None else style
         style_code = () if code is None else (torch.from_numpy(code),)
-        translated = self._inference(picture, *style_code)
+        translated = self._inference(image, *style_code)
         unrounded = translated[0].float().clamp(-1, 1).permute(1, 2, 0)
         levels = (unrounded * 127.5 + 127.5).clamp(0, 255).round().to(torch.uint8)
         return parity.Translation(unrounded.numpy(), levels.numpy())
@@ -137,7 +137,7 @@ def engine_from_inference(
 def check_against_torch(
     engine: EngineFile,
     inference: Inference,
-    frames: Sequence[Picture],
+    frames: Sequence[Image],
     fixed_style: NDArray[np.float32] | None = None,
 ) -> parity.Report:
     """Runs the gate and writes its figures into the engine's metadata. Raises ParityError past the bound."""
@@ -175,7 +175,7 @@ def onnx_from_run(
 
     Beside the gate's table comes the style encoder, where the engine has a style and the method one. `size` is
     `WIDTHxHEIGHT` or `dynamic`, `style` is `input` or `fixed:...`; `frames` names the clip or folder for the gate.
-    `guided` lets the network see the picture that many times smaller (guided.py). Raises ExportError, UsageError, and
+    `guided` lets the network see the image that many times smaller (guided.py). Raises ExportError, UsageError, and
     the trainer's CheckpointError where the run cannot be loaded.
     """
     method_name, _ = read_config(run)
@@ -257,7 +257,7 @@ def _provenance(run: Path, method: Method) -> Provenance:
 
 
 def style_encoder_model(inference: Inference, stride: int) -> onnx.ModelProto | None:
-    """The network that reads a style off a picture, `frame` uint8 `[1, H, W, 3]` -> `style` `[1, S]` float32.
+    """The network that reads a style off an image, `frame` uint8 `[1, H, W, 3]` -> `style` `[1, S]` float32.
 
     None where the method has none. H and W are multiples of `stride`.
     """

@@ -1,4 +1,4 @@
-"""Camera bytes to NHWC pictures in [-1, 1] and back: RGB, and NV12 with pitch, range and standard."""
+"""Camera bytes to NHWC images in [-1, 1] and back: RGB, and NV12 with pitch, range and standard."""
 # The bodies are Triton's language, not Python's: untyped.
 # mypy: ignore-errors
 
@@ -14,18 +14,18 @@ def byte(value):
 
 
 @triton.jit
-def from_rgb_kernel(frame_ptr, count, picture_ptr, BLOCK: tl.constexpr):
-    """Grid: blocks of the `count` bytes of `[N, H, W, 3]`; the picture has the same order."""
+def from_rgb_kernel(frame_ptr, count, image_ptr, BLOCK: tl.constexpr):
+    """Grid: blocks of the `count` bytes of `[N, H, W, 3]`; the image has the same order."""
     e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(frame_ptr + e, mask=e < count, other=0).to(tl.float32) / 127.5 - 1.0
-    tl.store(picture_ptr + e, value.to(picture_ptr.dtype.element_ty), mask=e < count)
+    tl.store(image_ptr + e, value.to(image_ptr.dtype.element_ty), mask=e < count)
 
 
 @triton.jit
-def to_rgb_kernel(picture_ptr, count, frame_ptr, BLOCK: tl.constexpr):
+def to_rgb_kernel(image_ptr, count, frame_ptr, BLOCK: tl.constexpr):
     """The way back of `from_rgb_kernel`, clamped."""
     e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    value = tl.load(picture_ptr + e, mask=e < count, other=0.0).to(tl.float32)
+    value = tl.load(image_ptr + e, mask=e < count, other=0.0).to(tl.float32)
     tl.store(frame_ptr + e, byte((value + 1.0) * 127.5), mask=e < count)
 
 
@@ -35,7 +35,7 @@ def from_nv12_kernel(
     H,
     W,
     pitch,
-    picture_ptr,  # [N, H, W, 3]
+    image_ptr,  # [N, H, W, 3]
     KR: tl.constexpr,
     KB: tl.constexpr,
     BLACK: tl.constexpr,
@@ -57,22 +57,22 @@ def from_nv12_kernel(
     red = y + 2.0 * (1.0 - KR) * cr
     blue = y + 2.0 * (1.0 - KB) * cb
     green = (y - KR * red - KB * blue) / (1.0 - KR - KB)
-    at = picture_ptr + n * H * W * 3 + pixel * 3
-    dtype = picture_ptr.dtype.element_ty
+    at = image_ptr + n * H * W * 3 + pixel * 3
+    dtype = image_ptr.dtype.element_ty
     tl.store(at, (tl.minimum(tl.maximum(red, 0.0), 1.0) * 2.0 - 1.0).to(dtype), mask=inside)
     tl.store(at + 1, (tl.minimum(tl.maximum(green, 0.0), 1.0) * 2.0 - 1.0).to(dtype), mask=inside)
     tl.store(at + 2, (tl.minimum(tl.maximum(blue, 0.0), 1.0) * 2.0 - 1.0).to(dtype), mask=inside)
 
 
 @triton.jit
-def unit(picture_ptr, at, mask):
-    value = tl.load(picture_ptr + at, mask=mask, other=0.0).to(tl.float32)
+def unit(image_ptr, at, mask):
+    value = tl.load(image_ptr + at, mask=mask, other=0.0).to(tl.float32)
     return tl.minimum(tl.maximum((value + 1.0) / 2.0, 0.0), 1.0)
 
 
 @triton.jit
 def to_nv12_kernel(
-    picture_ptr,  # [N, H, W, 3]
+    image_ptr,  # [N, H, W, 3]
     H,
     W,
     pitch,
@@ -92,16 +92,16 @@ def to_nv12_kernel(
     on_frame = row < H // 2
     inside = on_frame & (column < W // 2)
     frame_ptr += n * (H // 2 * 3) * pitch
-    picture_ptr += n * H * W * 3
+    image_ptr += n * H * W * 3
     red = tl.zeros([BLOCK], tl.float32)
     green = tl.zeros([BLOCK], tl.float32)
     blue = tl.zeros([BLOCK], tl.float32)
     for i in tl.static_range(2):
         for j in tl.static_range(2):
             at = ((2 * row + i) * W + 2 * column + j) * 3
-            r = unit(picture_ptr, at, inside)
-            g = unit(picture_ptr, at + 1, inside)
-            b = unit(picture_ptr, at + 2, inside)
+            r = unit(image_ptr, at, inside)
+            g = unit(image_ptr, at + 1, inside)
+            b = unit(image_ptr, at + 2, inside)
             y = byte((KR * r + (1.0 - KR - KB) * g + KB * b) * WHITE + BLACK)
             y = tl.where(inside, y, 0).to(tl.uint8)
             tl.store(frame_ptr + (2 * row + i) * pitch + 2 * column + j, y, mask=on_frame)

@@ -10,61 +10,61 @@ from torch.library import triton_op
 from i2i_kernels.colour import kernel
 from i2i_kernels.colour.reference import (
     Coding,
-    nv12_from_picture_reference,
-    picture_from_nv12_reference,
-    picture_from_rgb_reference,
-    rgb_from_picture_reference,
+    image_from_nv12_reference,
+    image_from_rgb_reference,
+    nv12_from_image_reference,
+    rgb_from_image_reference,
 )
 from i2i_kernels.launch import is_plain, launch
 
 _BLOCK = 1024
 
 
-@triton_op("i2i::picture_from_rgb", mutates_args=())
-def picture_from_rgb_op(frame: Tensor, dtype: torch.dtype) -> Tensor:
+@triton_op("i2i::image_from_rgb", mutates_args=())
+def image_from_rgb_op(frame: Tensor, dtype: torch.dtype) -> Tensor:
     if is_plain(frame):
-        return picture_from_rgb_reference(frame, dtype)
-    picture = torch.empty(frame.shape, dtype=dtype, device=frame.device)
+        return image_from_rgb_reference(frame, dtype)
+    image = torch.empty(frame.shape, dtype=dtype, device=frame.device)
     count = frame.numel()
-    launch(kernel.from_rgb_kernel, (triton.cdiv(count, _BLOCK),))(frame, count, picture, BLOCK=_BLOCK)
-    return picture.permute(0, 3, 1, 2)
+    launch(kernel.from_rgb_kernel, (triton.cdiv(count, _BLOCK),))(frame, count, image, BLOCK=_BLOCK)
+    return image.permute(0, 3, 1, 2)
 
 
-@triton_op("i2i::rgb_from_picture", mutates_args=())
-def rgb_from_picture_op(picture: Tensor) -> Tensor:
-    if is_plain(picture):
-        return rgb_from_picture_reference(picture)
-    n, c, h, w = picture.shape
-    frame = torch.empty((n, h, w, c), dtype=torch.uint8, device=picture.device)
+@triton_op("i2i::rgb_from_image", mutates_args=())
+def rgb_from_image_op(image: Tensor) -> Tensor:
+    if is_plain(image):
+        return rgb_from_image_reference(image)
+    n, c, h, w = image.shape
+    frame = torch.empty((n, h, w, c), dtype=torch.uint8, device=image.device)
     count = n * c * h * w
-    launch(kernel.to_rgb_kernel, (triton.cdiv(count, _BLOCK),))(picture, count, frame, BLOCK=_BLOCK)
+    launch(kernel.to_rgb_kernel, (triton.cdiv(count, _BLOCK),))(image, count, frame, BLOCK=_BLOCK)
     return frame
 
 
-@triton_op("i2i::picture_from_nv12", mutates_args=())
-def picture_from_nv12_op(
+@triton_op("i2i::image_from_nv12", mutates_args=())
+def image_from_nv12_op(
     frame: Tensor, width: int, standard: str, full_range: bool, dtype: torch.dtype
 ) -> Tensor:
     if is_plain(frame):
-        return picture_from_nv12_reference(frame, width, _coding(standard, full_range), dtype)
+        return image_from_nv12_reference(frame, width, _coding(standard, full_range), dtype)
     n, rows, pitch = frame.shape
     height = rows * 2 // 3
-    picture = torch.empty((n, height, width, 3), dtype=dtype, device=frame.device)
+    image = torch.empty((n, height, width, 3), dtype=dtype, device=frame.device)
     launch(kernel.from_nv12_kernel, (triton.cdiv(height * width, _BLOCK), n))(
-        *(frame, height, width, pitch, picture), **_constants(standard, full_range), BLOCK=_BLOCK
+        *(frame, height, width, pitch, image), **_constants(standard, full_range), BLOCK=_BLOCK
     )
-    return picture.permute(0, 3, 1, 2)
+    return image.permute(0, 3, 1, 2)
 
 
-@triton_op("i2i::nv12_from_picture", mutates_args=())
-def nv12_from_picture_op(picture: Tensor, pitch: int, standard: str, full_range: bool) -> Tensor:
-    if is_plain(picture):
-        return nv12_from_picture_reference(picture, pitch, _coding(standard, full_range))
-    n, _, height, width = picture.shape
-    frame = torch.empty((n, height * 3 // 2, pitch), dtype=torch.uint8, device=picture.device)
+@triton_op("i2i::nv12_from_image", mutates_args=())
+def nv12_from_image_op(image: Tensor, pitch: int, standard: str, full_range: bool) -> Tensor:
+    if is_plain(image):
+        return nv12_from_image_reference(image, pitch, _coding(standard, full_range))
+    n, _, height, width = image.shape
+    frame = torch.empty((n, height * 3 // 2, pitch), dtype=torch.uint8, device=image.device)
     pairs = height // 2 * (pitch // 2)
     launch(kernel.to_nv12_kernel, (triton.cdiv(pairs, _BLOCK), n))(
-        *(picture, height, width, pitch, frame), **_constants(standard, full_range), BLOCK=_BLOCK
+        *(image, height, width, pitch, frame), **_constants(standard, full_range), BLOCK=_BLOCK
     )
     return frame
 

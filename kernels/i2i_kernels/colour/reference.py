@@ -1,4 +1,4 @@
-"""Camera colours in plain torch: RGB and NV12 bytes to pictures in [-1, 1], and back."""
+"""Camera colours in plain torch: RGB and NV12 bytes to images in [-1, 1], and back."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ class Coding:
         return 255.0 if self.full_range else 224.0
 
 
-def picture_from_rgb_reference(frame: Tensor, dtype: torch.dtype) -> Tensor:
+def image_from_rgb_reference(frame: Tensor, dtype: torch.dtype) -> Tensor:
     """`[N, H, W, 3] uint8` -> `[N, 3, H, W]` in [-1, 1], channels-last."""
     return (frame.float() / 127.5 - 1).to(dtype).permute(0, 3, 1, 2)
 
 
-def rgb_from_picture_reference(picture: Tensor) -> Tensor:
+def rgb_from_image_reference(image: Tensor) -> Tensor:
     """`[N, 3, H, W]` in [-1, 1] -> `[N, H, W, 3] uint8`, clamped and rounded."""
-    return _byte((picture.float() + 1) * 127.5).permute(0, 2, 3, 1).contiguous()
+    return _byte((image.float() + 1) * 127.5).permute(0, 2, 3, 1).contiguous()
 
 
-def picture_from_nv12_reference(frame: Tensor, width: int, coding: Coding, dtype: torch.dtype) -> Tensor:
+def image_from_nv12_reference(frame: Tensor, width: int, coding: Coding, dtype: torch.dtype) -> Tensor:
     """`[N, 3H/2, pitch] uint8` -> `[N, 3, H, W]` in [-1, 1], channels-last; a chroma pair colours four pixels."""
     height = frame.shape[1] * 2 // 3
     black, white = coding.luma
@@ -67,11 +67,11 @@ def picture_from_nv12_reference(frame: Tensor, width: int, coding: Coding, dtype
     return (torch.stack([red, green, blue], 3).clamp(0, 1) * 2 - 1).to(dtype).permute(0, 3, 1, 2)
 
 
-def nv12_from_picture_reference(picture: Tensor, pitch: int, coding: Coding) -> Tensor:
+def nv12_from_image_reference(image: Tensor, pitch: int, coding: Coding) -> Tensor:
     """`[N, 3, H, W]` in [-1, 1] -> `[N, 3H/2, pitch] uint8`; chroma of the mean of four pixels, rows filled with 0."""
-    n, _, height, width = picture.shape
-    rgb = ((picture.float() + 1) / 2).clamp(0, 1)
-    frame = torch.zeros(n, height * 3 // 2, pitch, dtype=torch.uint8, device=picture.device)
+    n, _, height, width = image.shape
+    rgb = ((image.float() + 1) / 2).clamp(0, 1)
+    frame = torch.zeros(n, height * 3 // 2, pitch, dtype=torch.uint8, device=image.device)
     black, white = coding.luma
     frame[:, :height, :width] = _byte(_luma(rgb, coding) * white + black)
     mean = torch.nn.functional.avg_pool2d(rgb, 2)

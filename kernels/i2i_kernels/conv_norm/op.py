@@ -9,7 +9,7 @@ from torch.library import triton_op
 
 from i2i_kernels.conv_norm import kernel
 from i2i_kernels.conv_norm.reference import conv_norm_reference
-from i2i_kernels.launch import empty_picture, is_plain, launch
+from i2i_kernels.launch import empty_image, is_plain, launch
 from i2i_kernels.norm.op import coefficients_from_partials, kind_from_fields
 
 BLOCK_M = 128
@@ -35,7 +35,7 @@ def conv_norm_op(
         return y.clone(memory_format=torch.channels_last), made
     coefficients = coefficients_from_partials(partials, kind, None, None, None, h * w)
     splits = split_count(h * w)
-    y = empty_picture(x, h, w, out)
+    y = empty_image(x, h, w, out)
     made = torch.empty((n, splits, 2, out), dtype=torch.float32, device=x.device)
     block_o = 128 if out > 64 else 64
     launch(kernel.conv_norm_kernel, (splits, triton.cdiv(out, block_o), n))(

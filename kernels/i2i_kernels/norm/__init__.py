@@ -1,4 +1,4 @@
-"""Normalisation of pictures: instance, layer and their mixes, with activation, residual and padding in one pass.
+"""Normalisation of images: instance, layer and their mixes, with activation, residual and padding in one pass.
 
 `norm` is the public function; the others name the members that the literature uses. `x` is `[N, C, H, W]`
 float16, bfloat16 or float32; the kernels need `torch.channels_last`, the reference takes any layout.
@@ -203,7 +203,7 @@ def _check(
         raise ValueError(f"norm takes [N, C, H, W], x is {list(x.shape)}")
     n, c, h, w = x.shape
     if not x.is_floating_point():
-        raise TypeError(f"norm takes floating-point pictures, x is {x.dtype}")
+        raise TypeError(f"norm takes floating-point images, x is {x.dtype}")
     if h * w < 2 and kind.family != "layer":
         raise ValueError(f"a {kind.family} norm needs two pixels per channel or more, x is {list(x.shape)}")
     if kind.pad and kind.pad >= min(h, w):

@@ -114,7 +114,7 @@ def reflected(i, size):
 
 @triton.jit
 def inside(pixel, W, PAD: tl.constexpr):
-    """Where a pixel of the picture lies in one that has PAD more rows and columns on every side."""
+    """Where a pixel of the image lies in one that has PAD more rows and columns on every side."""
     if PAD > 0:
         pixel = (pixel // W + PAD) * (W + 2 * PAD) + pixel % W + PAD
     return pixel
@@ -258,7 +258,7 @@ def apply_kernel(
 
 @triton.jit
 def border_pixel(b, H, W, PAD: tl.constexpr):
-    """Row and column, in the padded picture, of its border's b-th pixel: those above, those below, then both sides."""
+    """Row and column, in the padded image, of its border's b-th pixel: those above, those below, then both sides."""
     out_w = W + 2 * PAD
     above = PAD * out_w
     is_below = b >= above

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from i2i_kernels.kind import Kind
-from i2i_kernels.launch import empty_picture, is_plain, launch
+from i2i_kernels.launch import empty_image, is_plain, launch
 from i2i_kernels.norm import gradient, kernel
 from i2i_kernels.norm.reference import norm_gradient_reference, norm_reference, partials_reference
 
@@ -69,7 +69,7 @@ def norm_op(
     )
     merged = kind.family == "instance" and splits <= MERGE_LIMIT
     moments = partials if merged else coefficients_from_partials(partials, kind, weight, bias, mix, h * w)
-    y = empty_picture(x, h + 2 * kind.pad, w + 2 * kind.pad)
+    y = empty_image(x, h + 2 * kind.pad, w + 2 * kind.pad)
     pixels = y.shape[2] * y.shape[3]
     tiles = 1 if pixels <= 128 * 128 else 4
     launch(kernel.apply_kernel, (triton.cdiv(pixels, block_hw * tiles), triton.cdiv(c, block_c), n))(
@@ -92,7 +92,7 @@ def _slab(
 ) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     partials = torch.empty((n, 1, 2, c), dtype=torch.float32, device=x.device)
-    y = empty_picture(x, h + 2 * kind.pad, w + 2 * kind.pad)
+    y = empty_image(x, h + 2 * kind.pad, w + 2 * kind.pad)
     launch(kernel.slab_kernel, (triton.cdiv(c, 8), n))(
         *(x, weight, bias, residual, c, h, w, y, partials),
         **_std(kind, weight, bias),
@@ -165,8 +165,8 @@ def norm_backward_op(
         SPLITS=partials.shape[1],
         BLOCK_C=small_c,
     )
-    dx = empty_picture(x, h, w)
-    d_residual = empty_picture(x, h, w) if fold_residual else x.new_empty(0)
+    dx = empty_image(x, h, w)
+    d_residual = empty_image(x, h, w) if fold_residual else x.new_empty(0)
     launch(gradient.dx_kernel, (triton.cdiv(h * w, block_hw), triton.cdiv(c, block_c), n))(
         *(dy, x, coefficients, lines, c, h, w, dx, d_residual if fold_residual else None),
         RESIDUAL_SCALE=kind.residual_scale,

@@ -40,7 +40,7 @@ def norm_reference(
 def partials_reference(x: Tensor, splits: int) -> Tensor:
     """Mean and centred second moment of each of `splits` runs of pixels, `[N, splits, 2, C] float32`.
 
-    x is `[N, C, H, W]`. A run past the end of the picture is empty and holds zeros.
+    x is `[N, C, H, W]`. A run past the end of the image is empty and holds zeros.
     """
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2).float()
     count = pixels.shape[1]

@@ -1,6 +1,6 @@
 """What each kernel of the pack is compiled from: arguments, constants and launch grid, without torch or triton.
 
-Expressions are over N, C, H and W of the input picture (before padding), written so that TensorRT's symbolic dimensions
+Expressions are over N, C, H and W of the input image (before padding), written so that TensorRT's symbolic dimensions
 can evaluate them too: `cdiv(a, b)`, `+`, `-`, `*`, an expression always on the left of an operator.
 """
 
@@ -23,8 +23,8 @@ Op = Literal[
     "conv_norm",
     "pyramid_down",
     "pyramid_up",
-    "picture_from_nv12",
-    "nv12_from_picture",
+    "image_from_nv12",
+    "nv12_from_image",
 ]
 Dtype = Literal["float16", "bfloat16", "float32"]
 Affine = Literal["none", "channel", "sample"]
@@ -48,7 +48,7 @@ class Variant:
     affine: Affine = "none"
     """Weight and bias: none, per channel `[C]`, or per sample `[N, C]`."""
     residual: bool = False
-    """A picture is added: the residual of a norm, or the other summand of `pyramid_up`."""
+    """An image is added: the residual of a norm, or the other summand of `pyramid_up`."""
     residual_pad: int = 0
     """Rows and columns that a norm's residual has around it, as the result of a norm with padding has."""
     splits: int = 32
@@ -136,7 +136,7 @@ def _int32(*names: str) -> tuple[Argument, ...]:
     return tuple(Argument(f"{name}", "int32", "int32", _SIZE[name]) for name in names)
 
 
-def _picture(name: str, role: Literal["input", "output"], dtype: str, pad: int = 0) -> Argument:
+def _image(name: str, role: Literal["input", "output"], dtype: str, pad: int = 0) -> Argument:
     shape = ("N", f"H + {2 * pad}", f"W + {2 * pad}", "C") if pad else ("N", "H", "W", "C")
     return Argument(name, role, dtype, shape=shape)
 
@@ -181,7 +181,7 @@ def _stats(variant: Variant) -> Recipe:
         module="i2i_kernels.norm.kernel",
         function="stats_kernel",
         arguments=(
-            _picture("x_ptr", "input", variant.dtype),
+            _image("x_ptr", "input", variant.dtype),
             *_int32("C", "HW"),
             _table("partials_ptr", "output", f"{variant.splits}, 2"),
         ),
@@ -230,7 +230,7 @@ def _apply(variant: Variant) -> Recipe:
             "norm_coefficients first and take norm_apply with splits of 0"
         )
     affine = [(merged and variant.affine != "none", a) for a in _affine(variant)]
-    residual = _picture("residual_ptr", "input", variant.dtype, variant.residual_pad)
+    residual = _image("residual_ptr", "input", variant.dtype, variant.residual_pad)
     present, absent = _with_optional(*affine, (variant.residual, residual))
     pad = variant.kind.pad
     tiles = _tiles(variant)
@@ -239,11 +239,11 @@ def _apply(variant: Variant) -> Recipe:
         module="i2i_kernels.norm.kernel",
         function="apply_kernel",
         arguments=(
-            _picture("x_ptr", "input", variant.dtype),
+            _image("x_ptr", "input", variant.dtype),
             _table("moments_ptr", "input", f"{variant.splits}, 2" if merged else "3"),
             *present,
             *_int32("C", "H", "W"),
-            _picture("y_ptr", "output", variant.dtype, pad),
+            _image("y_ptr", "output", variant.dtype, pad),
         ),
         absent=absent,
         constants={**_tail(variant), "PAD": pad, "SPLITS": variant.splits, "TILES": 1, **tiles},
@@ -256,16 +256,16 @@ def _slab(variant: Variant) -> Recipe:
     if variant.kind.family != "instance":
         raise ValueError(f"norm_slab does the instance family, it was asked for {variant.kind}")
     affine = [(variant.affine != "none", a) for a in _affine(variant)]
-    residual = _picture("residual_ptr", "input", variant.dtype, variant.residual_pad)
+    residual = _image("residual_ptr", "input", variant.dtype, variant.residual_pad)
     present, absent = _with_optional(*affine, (variant.residual, residual))
     return Recipe(
         module="i2i_kernels.norm.kernel",
         function="slab_kernel",
         arguments=(
-            _picture("x_ptr", "input", variant.dtype),
+            _image("x_ptr", "input", variant.dtype),
             *present,
             *_int32("C", "H", "W"),
-            _picture("y_ptr", "output", variant.dtype, variant.kind.pad),
+            _image("y_ptr", "output", variant.dtype, variant.kind.pad),
         ),
         absent=(*absent, "partials_ptr"),
         constants={
@@ -290,11 +290,11 @@ def _conv(variant: Variant) -> Recipe:
         module="i2i_kernels.conv_norm.kernel",
         function="conv_norm_kernel",
         arguments=(
-            _picture("x_ptr", "input", variant.dtype),
+            _image("x_ptr", "input", variant.dtype),
             _table("coefficients_ptr", "input", "3"),
             Argument("weight_ptr", "input", variant.dtype, shape=("C", "3", "3", "C")),
             *_int32("C", "H", "W", "OC"),
-            _picture("y_ptr", "output", variant.dtype),
+            _image("y_ptr", "output", variant.dtype),
             _table("partials_ptr", "output", f"{variant.splits}, 2"),
         ),
         absent=(),
@@ -317,7 +317,7 @@ _PYRAMID_BLOCK = 128
 
 
 def _pyramid(variant: Variant, up: bool) -> Recipe:
-    """Pictures of three channels; `residual_scale` is the factor of the doubled picture."""
+    """Images of three channels; `residual_scale` is the factor of the doubled image."""
     out = ("H * 2", "W * 2") if up else ("cdiv(H, 2)", "cdiv(W, 2)")
     add = Argument("add_ptr", "input", variant.dtype, shape=("N", *out, "3"))
     present, absent = _with_optional((variant.residual, add)) if up else ([], ())
@@ -350,10 +350,8 @@ _NV12_BLOCK = 1024
 def _nv12(variant: Variant, back: bool) -> Recipe:
     """BT.709 limited, the coding of cameras and of high-definition video; rows without padding."""
     frame = Argument("frame_ptr", "output" if back else "input", "uint8", shape=("N", "cdiv(H * 3, 2)", "W"))
-    picture = Argument(
-        "picture_ptr", "input" if back else "output", variant.dtype, shape=("N", "H", "W", "3")
-    )
-    first, last = (picture, frame) if back else (frame, picture)
+    image = Argument("image_ptr", "input" if back else "output", variant.dtype, shape=("N", "H", "W", "3"))
+    first, last = (image, frame) if back else (frame, image)
     pixels = f"cdiv(H * W, {4 * _NV12_BLOCK})" if back else f"cdiv(H * W, {_NV12_BLOCK})"
     return Recipe(
         module="i2i_kernels.colour.kernel",
@@ -381,8 +379,8 @@ _RECIPES: dict[str, Callable[[Variant], Recipe]] = {
     "conv_norm": _conv,
     "pyramid_down": partial(_pyramid, up=False),
     "pyramid_up": partial(_pyramid, up=True),
-    "picture_from_nv12": partial(_nv12, back=False),
-    "nv12_from_picture": partial(_nv12, back=True),
+    "image_from_nv12": partial(_nv12, back=False),
+    "nv12_from_image": partial(_nv12, back=True),
 }
 
 
@@ -410,6 +408,6 @@ def default_entries() -> list[tuple[Op, Variant]]:
     entries += [("norm_slab", Variant(kind=plain, residual=True))]
     entries.append(("norm_slab", Variant(kind=Kind(pad=1), residual=True, residual_pad=1)))
     entries += [("conv_norm", Variant(kind=relu)), ("pyramid_down", Variant()), ("pyramid_up", Variant())]
-    entries += [("pyramid_up", Variant(residual=True)), ("picture_from_nv12", Variant())]
-    entries.append(("nv12_from_picture", Variant()))
+    entries += [("pyramid_up", Variant(residual=True)), ("image_from_nv12", Variant())]
+    entries.append(("nv12_from_image", Variant()))
     return entries

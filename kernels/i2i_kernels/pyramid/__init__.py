@@ -37,7 +37,7 @@ def up(x: Tensor, *, add: Tensor | None = None, scale: float = 1.0, impl: Impl |
     """Doubles by zero insertion and four times the blur, returns `add + scale * doubled`.
 
     `[N, C, h, w]`, h and w of 2 or more -> `[N, C, 2h, 2w]`; `add` has the result's shape and x's dtype. A band is
-    `up(down(x), add=x, scale=-1)`, and `up(low, add=band)` puts the picture together again. impl and errors as `down`.
+    `up(down(x), add=x, scale=-1)`, and `up(low, add=band)` puts the image together again. impl and errors as `down`.
     """
     _check("up", x, least=2)
     n, c, h, w = x.shape
@@ -69,4 +69,4 @@ def _check(name: str, x: Tensor, least: int) -> None:
     if x.dim() != 4 or min(x.shape[2:]) < least:
         raise ValueError(f"{name} takes [N, C, H, W] with H and W of {least} or more, x is {list(x.shape)}")
     if not x.is_floating_point():
-        raise TypeError(f"{name} takes floating-point pictures, x is {x.dtype}")
+        raise TypeError(f"{name} takes floating-point images, x is {x.dtype}")

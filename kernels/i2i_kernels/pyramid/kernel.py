@@ -30,12 +30,12 @@ def reach(position, centre, size):
 
 @triton.jit
 def coarse_kernel(
-    x_ptr,  # [N, H, W, C], the fine picture
+    x_ptr,  # [N, H, W, C], the fine image
     H,
     W,
     OH,
     OW,
-    y_ptr,  # [N, OH, OW, C], the coarse picture
+    y_ptr,  # [N, OH, OW, C], the coarse image
     C: tl.constexpr,
     SCALE: tl.constexpr,
     TRANSPOSED: tl.constexpr,  # False: blur and decimate; True: gradient of zero insertion and blur
@@ -69,13 +69,13 @@ def coarse_kernel(
 
 @triton.jit
 def fine_kernel(
-    x_ptr,  # [N, H, W, C], the coarse picture
+    x_ptr,  # [N, H, W, C], the coarse image
     add_ptr,  # [N, OH, OW, C], or None
     H,
     W,
     OH,
     OW,
-    y_ptr,  # [N, OH, OW, C], the fine picture
+    y_ptr,  # [N, OH, OW, C], the fine image
     C: tl.constexpr,
     SCALE: tl.constexpr,
     TRANSPOSED: tl.constexpr,  # False: zero insertion and blur; True: gradient of blur and decimate

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 from torch.library import triton_op
 
-from i2i_kernels.launch import empty_picture, is_plain, launch
+from i2i_kernels.launch import empty_image, is_plain, launch
 from i2i_kernels.pyramid import kernel
 from i2i_kernels.pyramid.reference import (
     down_gradient_reference,
@@ -28,7 +28,7 @@ def coarse_op(x: Tensor, height: int, width: int, scale: float, transposed: bool
     """Fine `[N, C, H, W]` to coarse `[N, C, height, width]`: down, or (transposed) the gradient of up."""
     if is_plain(x):
         return _coarse_plain(x, height, width, scale, transposed)
-    y = empty_picture(x, height, width)
+    y = empty_image(x, height, width)
     n, c = x.shape[:2]
     launch(kernel.coarse_kernel, (triton.cdiv(height * width * c, _BLOCK), n))(
         *(x, x.shape[2], x.shape[3], height, width, y),
@@ -45,7 +45,7 @@ def fine_op(x: Tensor, add: Tensor | None, height: int, width: int, scale: float
     """Coarse `[N, C, h, w]` to fine `[N, C, height, width]`: up, or (transposed) the gradient of down."""
     if is_plain(x):
         return _fine_plain(x, add, height, width, scale, transposed)
-    y = empty_picture(x, height, width)
+    y = empty_image(x, height, width)
     n, c = x.shape[:2]
     launch(kernel.fine_kernel, (triton.cdiv(height * width * c, _BLOCK), n))(
         *(x, add, x.shape[2], x.shape[3], height, width, y),

@@ -15,7 +15,7 @@ def down_reference(x: Tensor) -> Tensor:
 def up_reference(x: Tensor, add: Tensor | None, scale: float) -> Tensor:
     """Zero insertion, then four times the blur: `[N, C, h, w]` -> `[N, C, 2h, 2w]`, scaled and added to `add`.
 
-    Reflecting the zero-inserted picture is, on the small one, reflection before the first and repetition after the last
+    Reflecting the zero-inserted image is, on the small one, reflection before the first and repetition after the last
     pixel, so that the zeros need never be multiplied.
     """
     bordered = F.pad(F.pad(x, (1, 0, 1, 0), mode="reflect"), (0, 1, 0, 1), mode="replicate")

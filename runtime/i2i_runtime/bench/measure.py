@@ -19,7 +19,7 @@ import numpy as np
 
 from i2i_runtime.engines import Engine, open_engine, slots_for_throughput
 from i2i_runtime.errors import SourceError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.machine import usable_cores
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks.null import NullSink
@@ -53,31 +53,31 @@ class Level:
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def sample_pictures(uri: str, size: tuple[int, int] | None) -> list[Picture]:
+def sample_images(uri: str, size: tuple[int, int] | None) -> list[Image]:
     """The first frames of an input, scaled to `size` (width, height) if that is given. Raises SourceError."""
     source = open_source(uri, SourceOptions(size=size))
-    pictures: list[Picture] = []
+    images: list[Image] = []
     try:
-        while len(pictures) < SAMPLE_FRAMES and (frame := source.read()) is not None:
+        while len(images) < SAMPLE_FRAMES and (frame := source.read()) is not None:
             pixels = frame.pixels
             if size is not None and (pixels.shape[1], pixels.shape[0]) != size:
                 pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
-            pictures.append(pixels)
+            images.append(pixels)
     finally:
         source.close()
-    if not pictures:
+    if not images:
         raise SourceError(
             f"{redact(uri)} holds no frame to measure with: name a clip, a folder or test://street."
         )
-    return pictures
+    return images
 
 
-def measure_start(path: Path, backend: Any, threads: int | None, picture: Picture) -> dict[str, float]:
+def measure_start(path: Path, backend: Any, threads: int | None, image: Image) -> dict[str, float]:
     """Milliseconds from opening the engine file to the first translated frame at this size."""
     began_s = time.perf_counter()
     engine = open_engine(path, backend, threads)
     opened_s = time.perf_counter()
-    engine.infer(picture)
+    engine.infer(image)
     first_s = time.perf_counter()
     engine.close()
     return {
@@ -86,15 +86,15 @@ def measure_start(path: Path, backend: Any, threads: int | None, picture: Pictur
     }
 
 
-def engine_alone(engine: Engine, pictures: Sequence[Picture], seconds: float, repeats: int) -> Level:
-    """`infer` in a loop, the pictures in memory: what the network costs."""
-    for picture in pictures:
-        engine.infer(picture)
+def engine_alone(engine: Engine, images: Sequence[Image], seconds: float, repeats: int) -> Level:
+    """`infer` in a loop, the images in memory: what the network costs."""
+    for image in images:
+        engine.infer(image)
     durations: list[float] = []
     rates = []
     with _Cores() as cores:
         for _ in range(repeats):
-            mine = _infer_for(engine, pictures, seconds / repeats)
+            mine = _infer_for(engine, images, seconds / repeats)
             durations += mine
             rates.append(1 / statistics.median(mine))
     return Level(
@@ -107,23 +107,23 @@ def engine_alone(engine: Engine, pictures: Sequence[Picture], seconds: float, re
     )
 
 
-def _infer_for(engine: Engine, pictures: Sequence[Picture], seconds: float) -> list[float]:
+def _infer_for(engine: Engine, images: Sequence[Image], seconds: float) -> list[float]:
     durations: list[float] = []
     end_s = time.perf_counter() + seconds
     while time.perf_counter() < end_s or len(durations) < 3:
         began_s = time.perf_counter()
-        engine.infer(pictures[len(durations) % len(pictures)])
+        engine.infer(images[len(durations) % len(images)])
         durations.append(time.perf_counter() - began_s)
     return durations
 
 
 def pipeline_without_devices(
-    path: Path, backend: Any, threads: int | None, pictures: Sequence[Picture], frames: int, repeats: int
+    path: Path, backend: Any, threads: int | None, images: Sequence[Image], frames: int, repeats: int
 ) -> Level:
-    """The pipeline on pictures in memory into `null:`: what the threads and queues add."""
+    """The pipeline on images in memory into `null:`: what the threads and queues add."""
     return _through_pipeline(
         "pipeline",
-        lambda: RecordedSource(pictures, frames),
+        lambda: RecordedSource(images, frames),
         lambda: open_engine(path, backend, threads, slots_for_throughput()),
         None,
         frames,
@@ -152,7 +152,7 @@ def end_to_end(
 
 
 def streams_at_once(
-    path: Path, backend: Any, pictures: Sequence[Picture], seconds: float, streams: Sequence[int]
+    path: Path, backend: Any, images: Sequence[Image], seconds: float, streams: Sequence[int]
 ) -> list[dict[str, float]]:
     """Frames per second, all together, of several engines that run at the same time on this machine's cores."""
     from concurrent.futures import ThreadPoolExecutor
@@ -162,10 +162,10 @@ def streams_at_once(
         threads = max(1, usable_cores() // count)
         engines = [open_engine(path, backend, threads) for _ in range(count)]
         for engine in engines:
-            engine.infer(pictures[0])
+            engine.infer(images[0])
         with ThreadPoolExecutor(count) as pool:
             began_s = time.perf_counter()
-            done = list(pool.map(lambda engine: len(_infer_for(engine, pictures, seconds)), engines))
+            done = list(pool.map(lambda engine: len(_infer_for(engine, images, seconds)), engines))
             rows.append({"streams": count, "fps": round(sum(done) / (time.perf_counter() - began_s), 2)})
         for engine in engines:
             engine.close()
@@ -206,7 +206,7 @@ def _through_pipeline(
 def limit_of(alone: Level, piped: Level, whole: Level) -> str:
     """Which stage bounds the rate, and the flag that would help, in one sentence."""
     if whole.fps == 0:
-        return "The input holds one frame, from which no rate is told: give --input a clip or a folder of pictures."
+        return "The input holds one frame, from which no rate is told: give --input a clip or a folder of images."
     stages = {
         name: whole.stages[name]["p50_ms"] for name in ("read", "infer", "write") if name in whole.stages
     }
@@ -215,7 +215,7 @@ def limit_of(alone: Level, piped: Level, whole: Level) -> str:
         return "Reading the input takes longest: give --input a smaller clip; --size does not spare its decoding."
     if slowest == "write":
         return "The output takes longest: try --preset ultrafast, or a hardware encoder with --codec."
-    smaller = "--size with a smaller picture, or an engine that i2i-export made int8 or --guided, helps"
+    smaller = "--size with a smaller image, or an engine that i2i-export made int8 or --guided, helps"
     share = whole.fps / alone.fps
     if share < 0.8:
         return (

@@ -14,7 +14,7 @@ from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.uri import redact
 
 if TYPE_CHECKING:
-    from i2i_runtime.frame import Picture
+    from i2i_runtime.frame import Image
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class BenchOptions:
     input: Annotated[str, tyro.conf.arg(aliases=["-i"])] = "test://street"
     """Clip, folder or scene to measure with."""
     size: str | None = None
-    """WxH that pictures are scaled to; the input's own size unless said."""
+    """WxH that images are scaled to; the input's own size unless said."""
     backend: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
     """Back end; the fastest one that this machine has, unless said."""
     threads: int | None = None
@@ -88,15 +88,15 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         raise UsageError("--repeats, --frames and --seconds must be positive, with at least two frames.")
     path = engine_path(options.engine)
     size = parse_size(options.size)
-    pictures = measure.sample_pictures(options.input, size)
-    height, width = pictures[0].shape[:2]
-    start = measure.measure_start(path, options.backend, options.threads, pictures[0])
+    images = measure.sample_images(options.input, size)
+    height, width = images[0].shape[:2]
+    start = measure.measure_start(path, options.backend, options.threads, images[0])
     engine = open_engine(path, options.backend, options.threads)
-    alone = measure.engine_alone(engine, pictures, options.seconds, options.repeats)
+    alone = measure.engine_alone(engine, images, options.seconds, options.repeats)
     backend, reason, metadata = engine.backend, engine.reason, engine.metadata
     engine.close()
     piped = measure.pipeline_without_devices(
-        path, options.backend, options.threads, pictures, options.frames, options.repeats
+        path, options.backend, options.threads, images, options.frames, options.repeats
     )
     whole = measure.end_to_end(
         path, options.backend, options.threads, options.input, size, options.frames, options.repeats
@@ -114,7 +114,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "input_sha256": file_sha256(Path(options.input)) if Path(options.input).is_file() else None,
         "width": width,
         "height": height,
-        "warm_up_frames": len(pictures),
+        "warm_up_frames": len(images),
         "frames": options.frames,
         "repeats": options.repeats,
         "seconds": options.seconds,
@@ -125,7 +125,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "machine": describe_machine(),
     }
     if options.scaling:
-        record["scaling"] = _scale(path, options, pictures)
+        record["scaling"] = _scale(path, options, images)
     print_record(record)
     if options.json is not None:
         write_json(options.json, record)
@@ -151,7 +151,7 @@ def compare(options: CompareOptions) -> int:
     return int(any(verdict.word == "slower" for verdict in verdicts))
 
 
-def _scale(path: Path, options: BenchOptions, pictures: list[Picture]) -> dict[str, Any]:
+def _scale(path: Path, options: BenchOptions, images: list[Image]) -> dict[str, Any]:
     from i2i_runtime.bench import measure
     from i2i_runtime.engines import open_engine
     from i2i_runtime.errors import EngineError
@@ -160,14 +160,14 @@ def _scale(path: Path, options: BenchOptions, pictures: list[Picture]) -> dict[s
     for name, size in measure.SCALES.items():
         engine = open_engine(path, options.backend, options.threads)
         try:
-            sample = measure.sample_pictures(options.input, size)
+            sample = measure.sample_images(options.input, size)
             level = measure.engine_alone(engine, sample, options.seconds / 2, 1)
             sizes[name] = {"fps": round(level.fps, 2), **level.latency_ms}
         except EngineError as error:
             sizes[name] = {"refused": str(error)}
         finally:
             engine.close()
-    streams = measure.streams_at_once(path, options.backend, pictures, options.seconds / 2, (1, 2, 4))
+    streams = measure.streams_at_once(path, options.backend, images, options.seconds / 2, (1, 2, 4))
     return {"sizes": sizes, "streams": streams}
 
 

@@ -19,9 +19,7 @@ def checked_input(options: StreamOptions) -> str:
     if options.resume and options.restart:
         raise UsageError("--resume goes on and --restart begins anew: give one of them.")
     if options.resume and options.steady:
-        raise UsageError(
-            "--steady carries pictures over from frame to frame, so such a job cannot be resumed."
-        )
+        raise UsageError("--steady carries images over from frame to frame, so such a job cannot be resumed.")
     if (options.input is None) == (options.camera is None):
         raise UsageError("Say what to translate with either --input or --camera.")
     _check_numbers(options)

@@ -26,7 +26,7 @@ class DoctorOptions:
 
 
 def main() -> None:
-    """Exit codes: 0 where a picture can be translated on this machine, 1 where no back end works, 2 usage."""
+    """Exit codes: 0 where an image can be translated on this machine, 1 where no back end works, 2 usage."""
     options = tyro.cli(DoctorOptions, prog="i2i-doctor", config=(tyro.conf.FlagCreatePairsOff,))
     from i2i_runtime.doctor import examine
     from i2i_runtime.machine import describe_machine

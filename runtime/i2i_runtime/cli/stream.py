@@ -57,7 +57,7 @@ class StreamOptions:
     engine: Annotated[str, tyro.conf.arg(aliases=["-m"])]
     """Engine file (.onnx or .plan), or the name of one that ships."""
     input: Annotated[str | None, tyro.conf.arg(aliases=["-i"])] = None
-    """A video, a folder of clips or pictures, a quoted glob, replay:CLIP, rtsp://..., test://street, or a camera."""
+    """A video, a folder of clips or images, a quoted glob, replay:CLIP, rtsp://..., test://street, or a camera."""
     camera: int | None = None
     """Camera number: the same as --input NUMBER."""
     output: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(aliases=["-o"])] = field(
@@ -65,9 +65,9 @@ class StreamOptions:
     )
     """A video file, a folder, display://0, mjpeg://@:8080, rtmp://..., null:. May be given several times."""
     style: str | None = None
-    """A preset's name, numbers with commas, random:SEED, or a picture to take the style of."""
+    """A preset's name, numbers with commas, random:SEED, or an image to take the style of."""
     size: str | None = None
-    """WxH that pictures are scaled to; cameras and scenes deliver it."""
+    """WxH that images are scaled to; cameras and scenes deliver it."""
     policy: Literal["auto", "every-frame", "freshest", "no-clock"] = "auto"
     """every-frame loses nothing; freshest never falls behind; no-clock does not wait for a replay's own pace."""
     max_staleness: float | None = None
@@ -75,7 +75,7 @@ class StreamOptions:
     limit: int | None = None
     """Ends after so many frames."""
     rate: int | None = None
-    """Frames per second asked of a camera, or given to pictures and scenes."""
+    """Frames per second asked of a camera, or given to images and scenes."""
     backend: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
     """Back end; the fastest one that this machine has, unless said."""
     threads: int | None = None
@@ -83,9 +83,9 @@ class StreamOptions:
     compare: bool = False
     """Source and translated side by side."""
     hud: bool = False
-    """Age of the picture, frames per second, drops and engine time, drawn into the picture."""
+    """Age of the image, frames per second, drops and engine time, drawn into the image."""
     steady: bool = False
-    """Less flicker: holds the source against noise and blends each translated picture along the motion."""
+    """Less flicker: holds the source against noise and blends each translated image along the motion."""
     tonemap: bool = False
     """Brings high dynamic range down to BT.709 instead of refusing it."""
     codec: str | None = None
@@ -150,7 +150,7 @@ def main() -> None:
         _complain("interrupted")
         sys.exit(INTERRUPTED)
     except MemoryError:
-        _complain("There is not enough memory for pictures of this size: add --size with a smaller one.")
+        _complain("There is not enough memory for images of this size: add --size with a smaller one.")
         sys.exit(1)
     except Exception as error:
         # A library that is interrupted while it is imported raises an error of its own.
@@ -168,7 +168,7 @@ def stream(options: StreamOptions) -> int:
     from i2i_runtime.progress import ProgressLine
     from i2i_runtime.report import write_json
     from i2i_runtime.sources import SourceOptions
-    from i2i_runtime.sources.images import names_pictures
+    from i2i_runtime.sources.images import names_images
 
     input_text = checked_input(options)
     size = parse_size(options.size)
@@ -178,15 +178,17 @@ def stream(options: StreamOptions) -> int:
         open_log(as_json=True)
     source = parse_uri(input_text)
     clips = clips_of(source.location) if source.scheme == "file" else []
-    pictures = source.path if clips and names_pictures(source.location) else None
+    images = source.path if clips and names_images(source.location) else None
     outputs = options.output or ["display://0"]
     target = parse_uri(outputs[0])
     left_out = ""
     if clips and (len(outputs) != 1 or target.scheme != "file" or target.path.suffix):
-        if pictures is None:
+        if images is None:
             raise UsageError(f"{source.path} is a folder of clips: give one folder as --output.")
         names = ", ".join(clip.name for clip in clips)
-        left_out = f"only the pictures in {source.path} are translated: its clips ({names}) need a folder as --output"
+        left_out = (
+            f"only the images in {source.path} are translated: its clips ({names}) need a folder as --output"
+        )
         clips = []
     one_file = not clips and len(outputs) == 1 and target.scheme == "file"
     if options.resume and one_file and target.path.is_file() and is_whole(target.path):
@@ -216,7 +218,7 @@ def stream(options: StreamOptions) -> int:
                 one,
                 line,
                 resume=options.resume,
-                pictures=pictures,
+                images=images,
             )
             if options.report is not None:
                 write_json(options.report, outcome.report)
@@ -269,7 +271,7 @@ def _server(options: StreamOptions) -> ServerOptions:
 
 
 def _slots(options: StreamOptions, input_text: str) -> int:
-    """Frames side by side where only their number per second counts; a live picture must not wait for another."""
+    """Frames side by side where only their number per second counts; a live image must not wait for another."""
     from i2i_runtime.engines import slots_for_throughput
 
     recorded = parse_uri(input_text).scheme in ("file", "test") and options.policy != "freshest"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import EngineError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.machine import usable_cores
 from i2i_runtime.metadata import EngineMetadata
 
@@ -34,7 +34,7 @@ class Engine(Protocol):
     reason: str
     slots: int
 
-    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
+    def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
         """Translates `[H, W, 3] uint8 RGB` into the same shape; the caller owns the result.
 
         Any H and W that the size policy allows after reflection padding to `stride`; the result is cropped back.

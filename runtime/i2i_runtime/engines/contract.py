@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import EngineError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, SizePolicy
 
 FRAME = "frame"
@@ -72,11 +72,11 @@ def default_inputs(metadata: EngineMetadata) -> dict[str, NDArray[np.float32]]:
 
 
 def padded_size(size: SizePolicy, height: int, width: int) -> tuple[int, int]:
-    """The height and width the network sees for a picture of this size. Raises EngineError where it takes none."""
+    """The height and width the network sees for an image of this size. Raises EngineError where it takes none."""
     padded_height = -(-height // size.stride) * size.stride
     padded_width = -(-width // size.stride) * size.stride
     low = (_ceil_to(size.min_height, size.stride), _ceil_to(size.min_width, size.stride))
-    # A picture a little too small for a dynamic engine is padded like any other; a fixed one takes its size alone.
+    # An image a little too small for a dynamic engine is padded like any other; a fixed one takes its size alone.
     if not size.is_fixed and height < low[0] <= height + size.stride:
         padded_height = low[0]
     if not size.is_fixed and width < low[1] <= width + size.stride:
@@ -91,25 +91,25 @@ def padded_size(size: SizePolicy, height: int, width: int) -> tuple[int, int]:
     best_width = min(max(width, size.min_width), size.max_width)
     best_height = min(max(height, size.min_height), size.max_height)
     raise EngineError(
-        f"The engine takes pictures of {wanted} and this one is {width}x{height}: "
+        f"The engine takes images of {wanted} and this one is {width}x{height}: "
         f"add --size {best_width}x{best_height}, or use another engine."
     )
 
 
-def pad(picture: Picture, height: int, width: int) -> Picture:
+def pad(image: Image, height: int, width: int) -> Image:
     """`[H, W, 3]` grown at bottom and right to height x width by reflection, as far as there is something to
-    reflect, and by the edge pixel beyond that; the picture itself where nothing is to add."""
-    while picture.shape[:2] != (height, width):
-        have_height, have_width = picture.shape[:2]
+    reflect, and by the edge pixel beyond that; the image itself where nothing is to add."""
+    while image.shape[:2] != (height, width):
+        have_height, have_width = image.shape[:2]
         if min(have_height, have_width) == 1:
             mode, room_height, room_width = cv2.BORDER_REPLICATE, height, width
         else:
-            # One reflection can at most double the picture, less the edge line.
+            # One reflection can at most double the image, less the edge line.
             mode, room_height, room_width = cv2.BORDER_REFLECT_101, have_height - 1, have_width - 1
         bottom = min(height - have_height, room_height)
         right = min(width - have_width, room_width)
-        picture = np.asarray(cv2.copyMakeBorder(picture, 0, bottom, 0, right, mode), np.uint8)
-    return picture
+        image = np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, mode), np.uint8)
+    return image
 
 
 def check_style(metadata: EngineMetadata, style: NDArray[np.float32]) -> None:
@@ -129,13 +129,13 @@ def _ceil_to(value: int, stride: int) -> int:
 
 def cropped(
     translated: NDArray[np.uint8], padded: tuple[int, ...], height: int, width: int, name: str
-) -> Picture:
-    """The part of the network's `[1, H, W, 3]` that is the picture, as a view.
+) -> Image:
+    """The part of the network's `[1, H, W, 3]` that is the image, as a view.
 
     Raises EngineError where the network gave another shape than it was given."""
     if translated.shape != (1, *padded):
         raise EngineError(
-            f"The engine {name} gave a tensor of {translated.shape} for a picture of {padded}: "
+            f"The engine {name} gave a tensor of {translated.shape} for an image of {padded}: "
             "export it again with i2i-export."
         )
     return translated[0, :height, :width]

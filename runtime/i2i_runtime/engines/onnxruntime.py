@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from i2i_runtime.engines import contract
 from i2i_runtime.errors import EngineError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.machine import usable_cores
 from i2i_runtime.metadata import METADATA_KEY
 
@@ -48,10 +48,10 @@ class OnnxRuntimeEngine:
         self.backend = f"onnxruntime {self.metadata.precision}"
         self.reason = reason
 
-    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
-        height, width = picture.shape[:2]
-        padded = contract.pad(picture, *contract.padded_size(self.metadata.size, height, width))
-        feeds: dict[str, NDArray[np.float32] | Picture] = {**self._defaults, contract.FRAME: padded[None]}
+    def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
+        height, width = image.shape[:2]
+        padded = contract.pad(image, *contract.padded_size(self.metadata.size, height, width))
+        feeds: dict[str, NDArray[np.float32] | Image] = {**self._defaults, contract.FRAME: padded[None]}
         if style is not None:
             contract.check_style(self.metadata, style)
             feeds[contract.STYLE] = style
@@ -59,7 +59,7 @@ class OnnxRuntimeEngine:
             (translated,) = self._session.run([contract.TRANSLATED], feeds)
         except Exception as error:
             raise EngineError(
-                f"The engine {self.metadata.name} failed on a {width}x{height} picture ({_first_line(error)}): "
+                f"The engine {self.metadata.name} failed on a {width}x{height} image ({_first_line(error)}): "
                 "try --size with a smaller one, or another --backend."
             ) from error
         return np.ascontiguousarray(

@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from i2i_runtime.engines import contract
 from i2i_runtime.engines.openvino_rows import arrange_rows
 from i2i_runtime.errors import EngineError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import METADATA_KEY
 
 _ELEMENT = {"u8": "uint8", "f32": "float32", "f16": "float16"}
 
 
 class OpenVinoEngine:
-    """A portable engine compiled by OpenVINO, once for each picture size that is met.
+    """A portable engine compiled by OpenVINO, once for each image size that is met.
 
     Runs in bfloat16 where the processor computes in it and the metadata's note `openvino_precision` does not say
-    `f32`: the exporter writes that note for a network whose pictures do not survive it.
+    `f32`: the exporter writes that note for a network whose images do not survive it.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class OpenVinoEngine:
         self.backend = f"openvino {precision}"
         self.reason = reason
 
-    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
-        height, width = picture.shape[:2]
-        padded = contract.pad(picture, *contract.padded_size(self.metadata.size, height, width))
-        feeds: dict[str, NDArray[np.float32] | Picture] = {**self._defaults, contract.FRAME: padded[None]}
+    def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
+        height, width = image.shape[:2]
+        padded = contract.pad(image, *contract.padded_size(self.metadata.size, height, width))
+        feeds: dict[str, NDArray[np.float32] | Image] = {**self._defaults, contract.FRAME: padded[None]}
         if style is not None:
             contract.check_style(self.metadata, style)
             feeds[contract.STYLE] = style
@@ -89,7 +89,7 @@ class OpenVinoEngine:
                 waiting.put(request)
         except RuntimeError as error:
             raise EngineError(
-                f"The engine {self.metadata.name} failed on a {width}x{height} picture "
+                f"The engine {self.metadata.name} failed on a {width}x{height} image "
                 f"({_last_line(error)}): try --size with a smaller one, or another --backend."
             ) from error
 
@@ -106,7 +106,7 @@ class OpenVinoEngine:
                     model.reshape({contract.FRAME: [1, height, width, 3]})
                 arrange_rows(model)
                 compiled = self._core.compile_model(model, "CPU", self._properties)
-                # Folders of pictures of many sizes must not pile up compiled networks.
+                # Folders of images of many sizes must not pile up compiled networks.
                 if len(self._requests) >= 4:
                     self._requests.pop(next(iter(self._requests)))
                 requests: SimpleQueue[Any] = SimpleQueue()

@@ -1,10 +1,10 @@
 """Pixel unshuffles, bilinear shuffles and doubled halves in the form that OpenVINO runs fastest on a processor.
 
-A picture `[1, H, W, 3]` lies in memory as `[1, H, W/b, 3b]` too: half of a pixel unshuffle by `b` is a view. The other
+An image `[1, H, W, 3]` lies in memory as `[1, H, W/b, 3b]` too: half of a pixel unshuffle by `b` is a view. The other
 half is the stride of the convolution that reads it. The way back is the same: where a low-resolution map is spread
-over the picture by bilinear weights, which are a product of a vertical and a horizontal part, the horizontal part is a
+over the image by bilinear weights, which are a product of a vertical and a horizontal part, the horizontal part is a
 small convolution, the vertical one a matrix product that writes whole rows. Neither shuffle moves a byte any more, and
-the arithmetic between reads and writes the picture's own bytes. `day2night` at 720p: three quarters of the time.
+the arithmetic between reads and writes the image's own bytes. `day2night` at 720p: three quarters of the time.
 
 The engine file keeps the form that its trainer exported. What is not found here stays as it is.
 """
@@ -74,7 +74,7 @@ class _Positions:
 
     @property
     def row(self) -> int:
-        """Values of one position in one picture row."""
+        """Values of one position in one image row."""
         return 3 * self.block
 
 
@@ -237,9 +237,9 @@ def _write_rows(positions: _Positions, spread: _Spread) -> None:
 
     rows = np.array([positions.height, positions.block, positions.width * positions.row])
     _, height, width, _ = positions.frame.get_shape()
-    picture = ops.convert(ops.reshape(positions.frame, rows, special_zero=False), "f32")
+    image = ops.convert(ops.reshape(positions.frame, rows, special_zero=False), "f32")
     gain, bias = (_in_rows(part, positions) for part in (spread.gain, spread.bias))
-    translated = ops.add(ops.multiply(_replayed(positions.arithmetic, picture), gain), bias)
+    translated = ops.add(ops.multiply(_replayed(positions.arithmetic, image), gain), bias)
 
     end = translated if spread.last is spread.shuffle else spread.last
     spread.shuffle.output(0).replace(translated.output(0))

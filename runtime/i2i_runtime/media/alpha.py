@@ -1,4 +1,4 @@
-"""The alpha channel of a source picture: engines never see it, outputs that can hold it get it back unchanged."""
+"""The alpha channel of a source image: engines never see it, outputs that can hold it get it back unchanged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from i2i_runtime.frame import Frame
 from i2i_runtime.media.colour import plane_rows
 
 ALPHA = "alpha"
-"""The key of `Frame.extra` under which a source puts the `Alpha` of a picture that has one."""
+"""The key of `Frame.extra` under which a source puts the `Alpha` of an image that has one."""
 
 Alpha: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
-"""`[H, W]`, upright as the picture; 0 is clear, and 255 of uint8 or 65535 of uint16 is opaque."""
+"""`[H, W]`, upright as the image; 0 is clear, and 255 of uint8 or 65535 of uint16 is opaque."""
 
 _PLANE = 3
 # Packed formats: samples per pixel, and which of them is alpha.
@@ -62,7 +62,7 @@ def put_alpha(frame: av.VideoFrame, alpha: Alpha | None) -> None:
 
 
 def fitting_alpha(translated: Frame, source: Frame) -> Alpha | None:
-    """The source's alpha in the size of the translated picture; None where that is another picture than the source."""
+    """The source's alpha in the size of the translated image; None where that is another image than the source."""
     alpha: Alpha | None = source.extra.get(ALPHA)
     if alpha is None or translated.pixels.shape != source.pixels.shape:
         return None

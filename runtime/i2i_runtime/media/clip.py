@@ -1,4 +1,4 @@
-"""What a video file is, beside its pictures: all that the file written from it must have in common with it."""
+"""What a video file is, beside its images: all that the file written from it must have in common with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLIP = "clip"
 class Clip:
     """One video stream of a file.
 
-    `width` and `height` are those of the stored pictures, before `rotation`: degrees counter-clockwise that a player
+    `width` and `height` are those of the stored images, before `rotation`: degrees counter-clockwise that a player
     turns them by, as in the display matrix of ISO/IEC 14496-12. `rate` is the average, used by an encoder for its
     rate control and never for timing. `sample_aspect` is width to height of one pixel, None where it is not said.
     """

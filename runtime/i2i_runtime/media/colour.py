@@ -20,7 +20,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import SourceError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 UNSPECIFIED = 2
 LIMITED, FULL = 1, 2
@@ -93,9 +93,9 @@ class ColourConverter:
         self._to_rgb = rgb_matrix(self._matrix, full=full)
         self._reformatter = VideoReformatter()
         # Kept between frames: fresh memory would be mapped page by page, at twice the cost of the arithmetic.
-        self._full_size: Picture | None = None
+        self._full_size: Image | None = None
 
-    def rgb_from_frame(self, frame: av.VideoFrame) -> Picture:
+    def rgb_from_frame(self, frame: av.VideoFrame) -> Image:
         """`[H, W, 3] uint8 RGB`, full range, from a decoded frame of any pixel format."""
         covered = _PLANAR_8_BIT.get(frame.format.name)
         if covered is None:
@@ -107,7 +107,7 @@ class ColourConverter:
         cv2.merge([luma, *chroma], self._full_size)
         return np.asarray(cv2.transform(self._full_size, self._to_rgb), np.uint8)
 
-    def _rgb_by_swscale(self, frame: av.VideoFrame) -> Picture:
+    def _rgb_by_swscale(self, frame: av.VideoFrame) -> Image:
         if frame.format.chroma_width(2) == 1:
             frame = _without_siting(frame)
         rgb = self._reformatter.reformat(
@@ -123,10 +123,10 @@ class ColourConverter:
         rows = plane_rows(rgb.planes[0])
         return np.ascontiguousarray(rows[:, : rgb.width * 3]).reshape(rgb.height, rgb.width, 3)
 
-    def frame_from_rgb(self, picture: Picture, pixel_format: str) -> av.VideoFrame:
+    def frame_from_rgb(self, image: Image, pixel_format: str) -> av.VideoFrame:
         """A frame of `pixel_format` with the clip's matrix and range from `[H, W, 3] uint8 RGB`."""
         return self._reformatter.reformat(
-            av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(picture), "rgb24"),
+            av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(image), "rgb24"),
             format=pixel_format,
             src_colorspace=self._matrix,
             dst_colorspace=self._matrix,
@@ -161,7 +161,7 @@ def _without_siting(frame: av.VideoFrame) -> av.VideoFrame:
     return plain
 
 
-def _repeated(plane: Picture, times: tuple[int, int]) -> Picture:
+def _repeated(plane: Image, times: tuple[int, int]) -> Image:
     """Each sample repeated over the (across, down) pixels it covers."""
     if times == (1, 1):
         return plane

@@ -13,7 +13,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.media.colour import EXACT
 
 PQ, HLG = 16, 18
@@ -38,7 +38,7 @@ class ToneMapper:
         )
         self._codes = (np.linspace(0, 1, 4097) ** (1 / 2.4) * 255 + 0.5).astype(np.uint8)
 
-    def rgb_from_frame(self, frame: av.VideoFrame) -> Picture:
+    def rgb_from_frame(self, frame: av.VideoFrame) -> Image:
         """`[H, W, 3] uint8 RGB` in BT.709 from a decoded BT.2020 frame of 10 bits or more."""
         deep = self._reformatter.reformat(
             frame,

@@ -1,11 +1,11 @@
-"""The card that stands in for a picture that does not come."""
+"""The card that stands in for an image that does not come."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 
 NO_SIGNAL = "no_signal"
 """Key in `Frame.extra`: the frame is a card, its value says why. No engine translates it."""
@@ -17,9 +17,9 @@ def is_slate(frame: Frame) -> bool:
     return NO_SIGNAL in frame.extra
 
 
-def draw_slate(height: int, width: int, reason: str, lost_s: float) -> Picture:
+def draw_slate(height: int, width: int, reason: str, lost_s: float) -> Image:
     """`[height, width, 3] uint8 RGB`: the words NO SIGNAL, the reason, and the seconds since the last
-    picture.
+    image.
     """
     card = np.full((height, width, 3), (24, 28, 36), np.uint8)
     unit = max(1, min(height, width) // 12)
@@ -28,7 +28,7 @@ def draw_slate(height: int, width: int, reason: str, lost_s: float) -> Picture:
     across = across[:height]
     card[: across.shape[0]] = stripe[across]
     card[height - across.shape[0] :] = stripe[across]
-    lines = ["NO SIGNAL", *_wrapped(reason, 44)[:3], f"last picture {_span(lost_s)} ago"]
+    lines = ["NO SIGNAL", *_wrapped(reason, 44)[:3], f"last image {_span(lost_s)} ago"]
     sizes = [1.6] + [0.8] * (len(lines) - 2) + [1.0]
     top = height // 2 - unit * len(lines) // 2
     for line, size in zip(lines, sizes, strict=True):

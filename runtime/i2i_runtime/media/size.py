@@ -1,4 +1,4 @@
-"""Picture sizes as text."""
+"""Image sizes as text."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class SinkOptions:
 
     `codec`, `crf`, `preset` and `encoder` (option -> value, as the encoder names them) shape encoded video, None
     leaves each to the default of its kind. `rate` is frames per second where the source states none. `cut` ends
-    carried-over audio where the pictures end. `job` describes what is being done, so that an unfinished output is
+    carried-over audio where the images end. `job` describes what is being done, so that an unfinished output is
     resumed by the same job alone; `resume` goes on with it, `restart` throws it away. `server` guards outputs that are
     servers. `beside` says that the job has other outputs, which one that is only looked at must not slow down.
     """
@@ -91,10 +91,10 @@ def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
 
 
 def _open_path(uri: Uri, options: SinkOptions) -> Sink:
-    from i2i_runtime.sinks.images import PictureSink, takes_pictures
+    from i2i_runtime.sinks.images import ImageSink, takes_images
 
-    if takes_pictures(uri.location):
-        return PictureSink(uri.path, options)
+    if takes_images(uri.location):
+        return ImageSink(uri.path, options)
     from i2i_runtime.sinks.video import VideoSink
 
     return VideoSink(uri.path, options)

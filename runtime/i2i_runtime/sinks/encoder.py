@@ -88,7 +88,7 @@ def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
 def choose_segments(codec: str) -> str:
     """The container of a job's segments: NUT keeps any time base exactly, QuickTime holds what NUT does not.
 
-    Matroska alone holds the alpha that VP9 has beside its pictures.
+    Matroska alone holds the alpha that VP9 has beside its images.
     """
     if codec == "libvpx-vp9":
         return "matroska"
@@ -110,7 +110,7 @@ def choose_encoding(
 ) -> Encoding:
     """How `frame`, as it is stored, is encoded; `source_size` is (width, height) of what the engine was given.
 
-    `clip` is None where pictures come from no file. `alpha` is that of the frame; the encoding has none where the
+    `clip` is None where images come from no file. `alpha` is that of the frame; the encoding has none where the
     codec cannot hold it.
     """
     settings = dict(_DEFAULTS.get(codec, {}))
@@ -120,7 +120,7 @@ def choose_encoding(
         settings["preset"] = options.preset
     settings.update(options.encoder)
     if codec == "libx264" and cv2.checkHardwareSupport(_AVX_512F):
-        # x264's AVX-512 code reads memory that it never wrote, so that the same pictures can give other bytes: a
+        # x264's AVX-512 code reads memory that it never wrote, so that the same images can give other bytes: a
         # resumed job would not equal one that was never stopped.
         settings["x264-params"] = ":".join(filter(None, ["asm=avx2", settings.get("x264-params")]))
     height, width = frame.pixels.shape[:2]
@@ -164,7 +164,7 @@ def open_encoder(container: av.container.OutputContainer, encoding: Encoding) ->
         context.open()
     except (av.error.FFmpegError, ValueError) as error:
         raise SinkError(
-            f"{encoding.codec} does not take pictures of {encoding.width}x{encoding.height} as {encoding.pixel_format} "
+            f"{encoding.codec} does not take images of {encoding.width}x{encoding.height} as {encoding.pixel_format} "
             f"with these options ({getattr(error, 'strerror', None) or error}): "
             "choose another --codec, or leave out --crf, --preset and -e."
         ) from error
@@ -190,7 +190,7 @@ def _codec(name: str) -> av.Codec:
 
 
 def _refusal(codec: av.Codec) -> str | None:
-    """Why an encoder does not open on a small picture, None where it does."""
+    """Why an encoder does not open on a small image, None where it does."""
     context = av.CodecContext.create(codec.name, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width = context.height = 256
@@ -216,11 +216,11 @@ def _encoded_colour(clip: Clip, pixel_format: str) -> Colour:
 
 
 def _sample_aspect(clip: Clip, size: tuple[int, int]) -> Fraction | None:
-    """The shape of a pixel that keeps the shape of the picture, if the user had it scaled to `size`."""
+    """The shape of a pixel that keeps the shape of the image, if the user had it scaled to `size`."""
     if size == (clip.width, clip.height):
         return clip.sample_aspect
     shape = (clip.sample_aspect or Fraction(1)) * clip.width * size[1] / (clip.height * size[0])
-    # Sizes are whole numbers, so that a picture scaled evenly can miss its shape by a hair.
+    # Sizes are whole numbers, so that an image scaled evenly can miss its shape by a hair.
     return None if abs(shape - 1) < Fraction(1, 100) else shape.limit_denominator(255)
 
 

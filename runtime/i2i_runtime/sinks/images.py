@@ -1,4 +1,4 @@
-"""A folder of pictures, one for each frame, or a single picture."""
+"""A folder of images, one for each frame, or a single image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import fitting_alpha, narrowed
 from i2i_runtime.sinks import SinkOptions
-from i2i_runtime.sources.images import ORIGIN, PICTURE_SUFFIXES, PictureOrigin
+from i2i_runtime.sources.images import IMAGE_SUFFIXES, ORIGIN, ImageOrigin
 
 # What keeps 16 bits, alpha and a colour profile alike.
 _LOSSLESS = ".png"
@@ -23,21 +23,21 @@ _KEEPS_16_BIT = frozenset({".png", ".tif", ".tiff"})
 _PARAMETERS = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95]}
 
 
-def takes_pictures(location: str) -> bool:
-    """Whether an output path means pictures: a folder, a name without suffix, or a picture's suffix."""
+def takes_images(location: str) -> bool:
+    """Whether an output path means images: a folder, a name without suffix, or an image's suffix."""
     path = Path(location)
-    return path.is_dir() or location.endswith(("/", os.sep)) or path.suffix.lower() in {"", *PICTURE_SUFFIXES}
+    return path.is_dir() or location.endswith(("/", os.sep)) or path.suffix.lower() in {"", *IMAGE_SUFFIXES}
 
 
-class PictureSink:
+class ImageSink:
     """Writes each frame under its source's name (or its number), whole or not at all.
 
-    Alpha, 16 bits and an RGB colour profile of the source picture are kept where the format holds them.
+    Alpha, 16 bits and an RGB colour profile of the source image are kept where the format holds them.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
         self.name = str(path)
-        self._single = path if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir() else None
+        self._single = path if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir() else None
         self._folder = path if self._single is None else path.parent
         self._written: set[str] = set()
         self._checked = False
@@ -74,16 +74,16 @@ class PictureSink:
 
     def finish(self) -> None:
         if not self._written:
-            raise SinkError(f"Nothing was written to {self.name}, as the input gave no picture.")
+            raise SinkError(f"Nothing was written to {self.name}, as the input gave no image.")
 
     def close(self) -> None:
         return
 
-    def _path(self, origin: PictureOrigin | None, index: int) -> Path:
+    def _path(self, origin: ImageOrigin | None, index: int) -> Path:
         if self._single is not None:
             if self._written:
                 raise SinkError(
-                    f"{self._single} takes one picture and the input has more: give a folder or a video file."
+                    f"{self._single} takes one image and the input has more: give a folder or a video file."
                 )
             path = self._single
         elif origin is None:
@@ -96,7 +96,7 @@ class PictureSink:
         return path
 
     def _spare(self, sources: Sequence[Path]) -> None:
-        """Raises SinkError where any of the input's pictures would be written over."""
+        """Raises SinkError where any of the input's images would be written over."""
         folders = {folder: folder.resolve() for folder in {source.parent for source in sources}}
         spared = {folders[source.parent] / source.name for source in sources}
         spared |= {source.resolve() for source in sources if source.is_symlink()}
@@ -105,7 +105,7 @@ class PictureSink:
         for name in sorted(names) if self._single is None else [self._single.name]:
             if into / name in spared:
                 raise SinkError(
-                    f"{self._folder / name} would overwrite a source picture: choose another folder as --output."
+                    f"{self._folder / name} would overwrite a source image: choose another folder as --output."
                 )
 
 
@@ -113,7 +113,7 @@ _KEPT_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
 
 
 def _translated_name(source: Path, profile: bool) -> str:
-    """What the translated picture is called in a folder; `profile` says whether the source has one for its colours."""
+    """What the translated image is called in a folder; `profile` says whether the source has one for its colours."""
     suffix = source.suffix.lower()
     # OpenCV writes no colour profile into TIFF.
     kept = suffix in _KEPT_SUFFIXES and not (profile and suffix.startswith(".tif"))

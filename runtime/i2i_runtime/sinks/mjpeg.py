@@ -2,7 +2,7 @@
 
 /                 the page
 /pair.mjpg        source (left half) and translated (right half) of one moment, in one JPEG
-/translated.mjpg  the translated picture alone, for players
+/translated.mjpg  the translated image alone, for players
                   ?width=640: no wider than a viewer that wide needs
 /figures          age, fps, drops, engine time as JSON
 """
@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from i2i_runtime.errors import SinkError
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.live_stats import LiveFigures
 from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.sinks.pacing import Pacer
@@ -41,10 +41,10 @@ _PAGE_TYPES = {"index.html": "text/html", "page.js": "text/javascript", "page.cs
 
 
 class MjpegSink:
-    """Serves Motion JPEG over HTTP; every viewer gets the newest picture that his connection is ready for.
+    """Serves Motion JPEG over HTTP; every viewer gets the newest image that his connection is ready for.
 
-    Pictures are encoded only while somebody watches, once for all viewers, no larger than the widest of them shows
-    them. `beside` other outputs that takes at most 6 % of one processor core, and pictures are left out where it would
+    Images are encoded only while somebody watches, once for all viewers, no larger than the widest of them shows
+    them. `beside` other outputs that takes at most 6 % of one processor core, and images are left out where it would
     take more; a page that is the only output shows every frame. `quality` is JPEG's, 1 to 100.
     """
 
@@ -144,14 +144,14 @@ class Allowance:
 
 @dataclass(frozen=True)
 class _Viewer:
-    """`width` is that of one picture as the viewer shows it, None for as wide as it comes."""
+    """`width` is that of one image as the viewer shows it, None for as wide as it comes."""
 
     loop: asyncio.AbstractEventLoop
     width: int | None
 
 
 class _Broadcast:
-    """The newest picture for any number of viewers, from a thread into the server's event loop."""
+    """The newest image for any number of viewers, from a thread into the server's event loop."""
 
     def __init__(self, allowance: Allowance) -> None:
         self.allowance = allowance
@@ -166,7 +166,7 @@ class _Broadcast:
 
     @property
     def wanted(self) -> bool:
-        """Whether a new picture is to be made now."""
+        """Whether a new image is to be made now."""
         return self.watched and self.allowance.open
 
     @property
@@ -213,27 +213,27 @@ class _Broadcast:
                 viewer.loop.call_soon_threadsafe(changed.set)
 
 
-def side_by_side(source: Picture, translated: Picture, width: int | None = None) -> Picture:
-    """`[h, 2 w, 3]`: source left of translated, both of the translated picture's size or less; see `shrunk`."""
+def side_by_side(source: Image, translated: Image, width: int | None = None) -> Image:
+    """`[h, 2 w, 3]`: source left of translated, both of the translated image's size or less; see `shrunk`."""
     translated = shrunk(translated, width)
     source = letterboxed(shrunk(source, width), *translated.shape[:2])
     return np.hstack([source, translated])
 
 
-def shrunk(picture: Picture, width: int | None) -> Picture:
+def shrunk(image: Image, width: int | None) -> Image:
     """By the largest whole number that leaves it at least `width` wide: whole numbers shrink ten times as fast."""
-    times = 1 if width is None else min(picture.shape[1] // width, picture.shape[0])
+    times = 1 if width is None else min(image.shape[1] // width, image.shape[0])
     if times <= 1:
-        return picture
-    rows, columns = picture.shape[0] // times, picture.shape[1] // times
-    whole = picture[: rows * times, : columns * times]
+        return image
+    rows, columns = image.shape[0] // times, image.shape[1] // times
+    whole = image[: rows * times, : columns * times]
     return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _jpeg(picture: Picture, quality: int) -> bytes:
+def _jpeg(image: Image, quality: int) -> bytes:
     parameters: list[Any] = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), parameters)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
     if not done:
-        height, width = picture.shape[:2]
-        raise SinkError(f"A picture of {width}x{height} cannot be sent as JPEG: choose a smaller --size.")
+        height, width = image.shape[:2]
+        raise SinkError(f"An image of {width}x{height} cannot be sent as JPEG: choose a smaller --size.")
     return bytes(data)

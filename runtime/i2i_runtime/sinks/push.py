@@ -33,8 +33,8 @@ PUSH_SCHEMES = tuple(_FORMATS)
 class NetworkSink:
     """Pushes H.264 to `rtmp://` (FLV) or `rtsp://` (ANNOUNCE and RECORD over TCP).
 
-    The sink's own thread takes the newest picture and hands it to a process that encodes and sends it (see
-    `push`). A server that is slow or gone costs pictures of this stream, counted in `dropped`, and nothing
+    The sink's own thread takes the newest image and hands it to a process that encodes and sends it (see
+    `push`). A server that is slow or gone costs images of this stream, counted in `dropped`, and nothing
     else; the process is killed and started anew, with back-off, when it fails or takes nothing for `stall_s`.
     """
 
@@ -89,7 +89,7 @@ class NetworkSink:
         return self._box.replaced
 
     def write(self, translated: Frame, source: Frame) -> None:
-        """Hands the picture over and returns; a recorded source is held to its own pace."""
+        """Hands the image over and returns; a recorded source is held to its own pace."""
         self._pacer.wait(source)
         self._box.put(translated)
 
@@ -101,7 +101,7 @@ class NetworkSink:
         self._thread.join(timeout=2 * self._stall_s)
         if not self._accepted:
             raise SinkError(
-                f"{self.name} never took a picture ({self._failure or 'no answer'}): check the address, the stream "
+                f"{self.name} never took an image ({self._failure or 'no answer'}): check the address, the stream "
                 "name and that the server allows publishing."
             )
 
@@ -147,7 +147,7 @@ class NetworkSink:
             process.stdin.close()
             process.wait(timeout=self._stall_s)
         except (TimeoutError, subprocess.TimeoutExpired):
-            reason = f"it took no picture for {self._stall_s:g} s"
+            reason = f"it took no image for {self._stall_s:g} s"
         except OSError:
             reason = "the sending process ended"
         process.kill()

@@ -3,7 +3,7 @@
 Opening an output through libavformat blocks without a time limit and holds Python's lock meanwhile. In a
 process of its own it can be killed, and neither the network nor the encoder slows the pipeline down.
 
-Input: one JSON line (`uri`, `format`, `options`, `height`, `width`, `bitrate`, `codec`), then per picture an
+Input: one JSON line (`uri`, `format`, `options`, `height`, `width`, `bitrate`, `codec`), then per image an
 int64 pts in microseconds and `height * width * 3` bytes RGB. Output: one JSON line per state change. The end
 of the input ends the stream properly.
 """
@@ -25,7 +25,7 @@ _MICROSECOND = Fraction(1, 1_000_000)
 STAMP = struct.Struct("<q")
 
 
-def push(pictures: BinaryIO, job: dict[str, Any]) -> None:
+def push(images: BinaryIO, job: dict[str, Any]) -> None:
     """Encodes H.264 without look-ahead or B-frames, one key frame every two seconds at 30 fps, BT.709
     limited range.
     """
@@ -45,12 +45,12 @@ def push(pictures: BinaryIO, job: dict[str, Any]) -> None:
             context.options = {"preset": "ultrafast", "tune": "zerolatency"}
         size = height * width * 3
         sent = 0
-        while len(stamp := pictures.read(STAMP.size)) == STAMP.size:
-            data = pictures.read(size)
+        while len(stamp := images.read(STAMP.size)) == STAMP.size:
+            data = images.read(size)
             if len(data) < size:
                 break
-            picture = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            frame = av.VideoFrame.from_ndarray(picture[: stream.height, : stream.width], format="rgb24")
+            image = np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            frame = av.VideoFrame.from_ndarray(image[: stream.height, : stream.width], format="rgb24")
             frame = frame.reformat(
                 format="yuv420p",
                 src_color_range=ColorRange.JPEG,
@@ -72,10 +72,10 @@ def _report(**fields: Any) -> None:
 
 def main() -> int:
     av.logging.set_level(av.logging.PANIC)
-    pictures = sys.stdin.buffer
-    job = json.loads(pictures.readline())
+    images = sys.stdin.buffer
+    job = json.loads(images.readline())
     try:
-        push(pictures, job)
+        push(images, job)
     except (FFmpegError, OSError, ValueError) as error:
         _report(state="failed", reason=str(getattr(error, "strerror", None) or error))
         return 1

@@ -25,7 +25,7 @@ class Assembly:
     """The file that a journal's segments become, with the audio, subtitles, chapters and tags of `clip`.
 
     Nothing is encoded again, and the bytes depend on the segments alone, not on when they were joined. The newest
-    segment waits: how long its last picture lasts is known only from the next. `time_base` is the unit of the
+    segment waits: how long its last image lasts is known only from the next. `time_base` is the unit of the
     journal's pts in seconds; a segment's own container may count in another. Methods raise OSError, FFmpegError,
     and SinkError for a damaged segment.
     """
@@ -38,7 +38,7 @@ class Assembly:
         self._depth = 0
         self._step = 1
         self._ahead: list[int] = []
-        """The decode times, as many as pictures are decoded ahead, that the next segment's first packets take."""
+        """The decode times, as many as images are decoded ahead, that the next segment's first packets take."""
 
     def join_next(self) -> None:
         """Joins one segment if one waits: little enough work to be done beside any frame."""
@@ -46,7 +46,7 @@ class Assembly:
             self._join()
 
     def finish(self, *, whole: bool = True) -> list[str]:
-        """Joins what is left and completes the file; `whole=False` cuts the other streams where the pictures end.
+        """Joins what is left and completes the file; `whole=False` cuts the other streams where the images end.
 
         Returns one sentence for each stream that the container cannot hold.
         """
@@ -72,7 +72,7 @@ class Assembly:
             self.target.unlink(missing_ok=True)
 
     def _join(self) -> None:
-        """One more segment; all of them anew where it needs its pictures decoded further ahead than those before."""
+        """One more segment; all of them anew where it needs its images decoded further ahead than those before."""
         segments = self._journal.segments
         segment = segments[self._joined]
         following = segments[self._joined + 1].pts if self._joined + 1 < len(segments) else ()
@@ -103,7 +103,7 @@ class Assembly:
             packets = [packet for packet in container.demux(video=0) if packet.size]
             if len(packets) != len(due):
                 raise SinkError(
-                    f"{file} is damaged (it holds {len(packets)} of {len(due)} pictures): --restart begins anew."
+                    f"{file} is damaged (it holds {len(packets)} of {len(due)} images): --restart begins anew."
                 )
             for packet, pts, dts in zip(packets, segment.pts, decoded, strict=False):
                 packet.time_base = self._time_base
@@ -113,38 +113,38 @@ class Assembly:
 
 
 def _reorder_depth(segment: Segment) -> int:
-    """How many packets a picture may be decoded before it is shown (the reorder depth of ISO/IEC 14496-10)."""
+    """How many packets an image may be decoded before it is shown (the reorder depth of ISO/IEC 14496-10)."""
     rank = {value: place for place, value in enumerate(sorted(segment.pts))}
     return max(place - rank[value] for place, value in enumerate(segment.pts))
 
 
 class _Film:
-    """An open file that takes pictures in the order of their decoding and puts the other streams between them."""
+    """An open file that takes images in the order of their decoding and puts the other streams between them."""
 
     def __init__(self, target: Path, segment: Path, clip: Clip | None, time_base: Fraction) -> None:
         self.notes: list[str] = []
         self._output = av.open(target, "w")
         with av.open(segment) as template:
             made = template.streams.video[0]
-            self._pictures = self._output.add_stream_from_template(made)
+            self._images = self._output.add_stream_from_template(made)
             if self._output.format.name in ("mov", "mp4"):
                 # A new stream forgets the label: ProRes 4444 would be taken for 4:2:2, and Apple's players want hvc1.
                 label = {"prores": made.codec_context.codec_tag, "hevc": "hvc1"}.get(made.codec_context.name)
-                self._pictures.codec_context.codec_tag = label or self._pictures.codec_context.codec_tag
+                self._images.codec_context.codec_tag = label or self._images.codec_context.codec_tag
             if made.metadata.get("alpha_mode") == "1":
                 # WebM's flag (AlphaMode) is set by the pixel format, which the template does not know.
-                self._pictures.codec_context.pix_fmt = "yuva420p"
+                self._images.codec_context.pix_fmt = "yuva420p"
                 if self._output.format.name not in ("matroska", "webm"):
                     self.notes.append(
                         f"the alpha channel was left out, as {self._output.format.name} holds none of VP9: "
                         "a .webm or .mkv keeps it"
                     )
-        self._pictures.time_base = time_base
+        self._images.time_base = time_base
         self._source = None
         self._others: Iterator[_Timed] = iter(())
         if clip is not None:
             if clip.rotation:
-                self._pictures.set_display_rotation(clip.rotation)
+                self._images.set_display_rotation(clip.rotation)
             self._source = av.open(clip.path)
             if (timecode := timecode_of(self._source, clip.stream_index)) is not None:
                 self._begin_at(timecode, clip.rate)
@@ -153,7 +153,7 @@ class _Film:
         self._waiting = next(self._others, None)
 
     def _begin_at(self, timecode: str, rate: Fraction) -> None:
-        """Tags the pictures with the timecode of the first, of which QuickTime and MP4 make a track."""
+        """Tags the images with the timecode of the first, of which QuickTime and MP4 make a track."""
         if (container := self._output.format.name) in ("mov", "mp4"):
             pace, form = round(rate), _TIMECODE.match(timecode)
             # FFmpeg would fail at the end of the job: a track counts at most 255 a second, and drops in thirties alone.
@@ -163,18 +163,18 @@ class _Film:
                     f"{float(rate):.2f} frames per second"
                 )
                 return
-            self._pictures.codec_context.framerate = rate.limit_denominator(65535)
-        self._pictures.metadata["timecode"] = timecode
+            self._images.codec_context.framerate = rate.limit_denominator(65535)
+        self._images.metadata["timecode"] = timecode
 
-    def add(self, picture: av.Packet[Any]) -> None:
-        """A packet of the pictures, its times in the film's time base; its dts is later than those before."""
-        assert picture.dts is not None
-        picture.stream = self._pictures
-        due = (picture.dts * picture.time_base, self._pictures.index)
+    def add(self, image: av.Packet[Any]) -> None:
+        """A packet of the images, its times in the film's time base; its dts is later than those before."""
+        assert image.dts is not None
+        image.stream = self._images
+        due = (image.dts * image.time_base, self._images.index)
         while self._waiting is not None and self._waiting[:2] < due:
             self._output.mux_one(self._waiting[2])
             self._waiting = next(self._others, None)
-        self._output.mux_one(picture)
+        self._output.mux_one(image)
 
     def finish(self, end: Fraction | None) -> None:
         """Adds what the other streams still hold, up to `end` in seconds, and closes the file."""
@@ -197,10 +197,10 @@ class _Film:
         self._output.close()
 
 
-def timecode_of(container: av.container.InputContainer, pictures: int) -> str | None:
-    """The timecode (SMPTE ST 12-1) of the first picture, as a tag or a track of its own says it."""
+def timecode_of(container: av.container.InputContainer, images: int) -> str | None:
+    """The timecode (SMPTE ST 12-1) of the first image, as a tag or a track of its own says it."""
     tags = [
-        container.streams[pictures].metadata,
+        container.streams[images].metadata,
         *(s.metadata for s in container.streams),
         container.metadata,
     ]
@@ -219,7 +219,7 @@ def _carry(
     clip: Clip,
     notes: list[str],
 ) -> dict[int, av.stream.Stream]:
-    """Opens in `output` a stream for each of `source` beside the pictures; source index -> new stream."""
+    """Opens in `output` a stream for each of `source` beside the images; source index -> new stream."""
     carried: dict[int, av.stream.Stream] = {}
     output.metadata.update({key: text for key, text in source.metadata.items() if key.lower() != "timecode"})
     output.set_chapters(source.chapters())
@@ -238,7 +238,7 @@ def _carry(
             if is_timecode(stream) or (kind == "bin_data" and source.chapters()):
                 continue
             notes.append(
-                f"the {stream.type} stream {stream.index} ({kind}) was left out, as of the streams beside the pictures "
+                f"the {stream.type} stream {stream.index} ({kind}) was left out, as of the streams beside the images "
                 "only sound, subtitles, timecode and attachments are carried over"
             )
         elif codec.canonical_name not in output.supported_codecs:

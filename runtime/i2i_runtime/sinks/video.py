@@ -37,7 +37,7 @@ class VideoSink:
     """Encodes frames with the times, colour, rotation and pixel shape of the clip they come from.
 
     Segments always end after the same number of frames, whether or not a job was interrupted: a resumed job gives
-    the same pictures as one that was not. The file appears under its name only when it is whole; an unfinished job
+    the same images as one that was not. The file appears under its name only when it is whole; an unfinished job
     leaves `NAME.partial.EXT`, which plays, and its segments, with which `resume` goes on.
     """
 
@@ -48,7 +48,7 @@ class VideoSink:
         if path.suffix.lower() not in CONTAINERS:
             raise UsageError(
                 f"{path} has an ending that no video is written to: use one of {', '.join(CONTAINERS)}, "
-                "or a folder for pictures."
+                "or a folder for images."
             )
         self._codec, self.notes = choose_codec(path, options)
         """The notes say what was not done as asked, one sentence each; complete after `finish`."""
@@ -97,15 +97,15 @@ class VideoSink:
             return  # a replay that had dropped frames gives again what is recorded
         clip = source.extra.get(CLIP)
         rotation = 0 if clip is None else clip.rotation
-        picture = stored_from_upright(translated.pixels, rotation)
+        image = stored_from_upright(translated.pixels, rotation)
         alpha = fitting_alpha(translated, source)
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         if self._encoding is None:
             if clip is not None and self._path.exists() and self._path.samefile(clip.path):
                 raise SinkError(f"{self._path} would overwrite its own source: choose another --output.")
             given = stored_from_upright(source.pixels, rotation).shape
             self._encoding = choose_encoding(
-                self._codec, self._options, clip, (given[1], given[0]), translated.with_pixels(picture), alpha
+                self._codec, self._options, clip, (given[1], given[0]), translated.with_pixels(image), alpha
             )
             self._converter = ColourConverter(self._encoding.colour, self._encoding.pixel_format, height)
             self._time_base = str(translated.time_base) if clip is None else ""
@@ -113,12 +113,12 @@ class VideoSink:
         encoding = self._encoding
         if (width, height) != (encoding.width, encoding.height):
             raise SinkError(
-                f"{self._path} was begun with pictures of {encoding.width}x{encoding.height} and frame "
-                f"{source.index} is {width}x{height}: add --size, or write to a folder of pictures."
+                f"{self._path} was begun with images of {encoding.width}x{encoding.height} and frame "
+                f"{source.index} is {width}x{height}: add --size, or write to a folder of images."
             )
         assert self._converter is not None
         assert self._assembly is not None
-        frame = self._converter.frame_from_rgb(picture, encoding.pixel_format)
+        frame = self._converter.frame_from_rgb(image, encoding.pixel_format)
         if encoding.has_alpha:
             put_alpha(frame, None if alpha is None else stored_from_upright(alpha, rotation))
         elif not self._alpha_dropped and ALPHA in source.extra:
@@ -126,7 +126,7 @@ class VideoSink:
         if self._moved is None:
             self._moved = self._gap(translated)
         frame.pts, frame.time_base = translated.pts + self._moved, encoding.time_base
-        # ProRes writes the tags of the picture, not those of the stream.
+        # ProRes writes the tags of the image, not those of the stream.
         frame.color_primaries, frame.color_trc = encoding.colour.primaries, encoding.colour.transfer
         try:
             container, stream = self._open_segment()

@@ -38,7 +38,7 @@ class LoopbackDevice:
 
     driver: str
     card: str
-    takes_pictures: bool
+    takes_images: bool
     browsers_see_it: bool
 
     @property
@@ -48,7 +48,7 @@ class LoopbackDevice:
 
 @dataclass(frozen=True)
 class LoopbackFormat:
-    """What the device agreed to take: YUYV pictures of this size, `line_bytes` per line."""
+    """What the device agreed to take: YUYV images of this size, `line_bytes` per line."""
 
     width: int
     height: int
@@ -87,7 +87,7 @@ def negotiate(ioctl: Ioctl, width: int, height: int) -> LoopbackFormat:
 
 
 class VirtualCameraSink:
-    """Writes each picture to a loopback device; the format is agreed on with the first one."""
+    """Writes each image to a loopback device; the format is agreed on with the first one."""
 
     def __init__(self, device: str = "") -> None:
         """`device` is a path such as /dev/video10; the first loopback device unless said. Raises
@@ -107,10 +107,10 @@ class VirtualCameraSink:
             found = device_from_ioctl(self._ioctl)
         except OSError:
             found = LoopbackDevice("", "", False, False)
-        if not found.takes_pictures:
+        if not found.takes_images:
             self.close()
             raise SinkError(
-                f"{path} is no virtual camera (it takes no pictures): load the module with: {MODPROBE}."
+                f"{path} is no virtual camera (it takes no images): load the module with: {MODPROBE}."
             )
 
     def write(self, translated: Frame, source: Frame) -> None:
@@ -120,10 +120,10 @@ class VirtualCameraSink:
                 self._format = negotiate(self._ioctl, width, height)
             data = yuyv_from_frame(translated, self._format)
             if os.write(self._descriptor, data) != len(data):
-                raise SinkError(f"{self.name} took only part of a picture: close the programs that read it.")
+                raise SinkError(f"{self.name} took only part of an image: close the programs that read it.")
         except OSError as error:
             raise SinkError(
-                f"{self.name} refuses the picture ({error.strerror}): close other programs that write to it."
+                f"{self.name} refuses the image ({error.strerror}): close other programs that write to it."
             ) from error
 
     def finish(self) -> None:
@@ -136,9 +136,9 @@ class VirtualCameraSink:
 
 
 def yuyv_from_frame(frame: Frame, agreed: LoopbackFormat) -> bytes:
-    """The picture, letterboxed into the agreed size, as YUYV lines of `line_bytes` each."""
-    picture = letterboxed(frame.pixels, agreed.height, agreed.width)
-    packed = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_YUY2).reshape(agreed.height, 2 * agreed.width)
+    """The image, letterboxed into the agreed size, as YUYV lines of `line_bytes` each."""
+    image = letterboxed(frame.pixels, agreed.height, agreed.width)
+    packed = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_YUY2).reshape(agreed.height, 2 * agreed.width)
     if agreed.line_bytes == 2 * agreed.width:
         return packed.tobytes()
     return b"".join(line.tobytes().ljust(agreed.line_bytes, b"\0") for line in packed)

@@ -72,10 +72,10 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
 
 
 def _open_path(uri: Uri, options: SourceOptions) -> Source:
-    from i2i_runtime.sources.images import PictureSource, names_pictures
+    from i2i_runtime.sources.images import ImageSource, names_images
 
-    if names_pictures(uri.location):
-        return PictureSource(uri.location, options)
+    if names_images(uri.location):
+        return ImageSource(uri.location, options)
     return _open_video(uri, options)
 
 

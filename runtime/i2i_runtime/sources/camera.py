@@ -60,7 +60,7 @@ class CameraSource:
             got, bgr = self._capture.read()
         captured_s = time.monotonic()
         if not got:
-            raise SourceError(f"{self.name} stopped delivering pictures: check its cable and start again.")
+            raise SourceError(f"{self.name} stopped delivering images: check its cable and start again.")
         frame = Frame(
             pixels=np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8),
             index=self._index,

@@ -1,4 +1,4 @@
-"""A folder or glob of pictures, in the order of their names."""
+"""A folder or glob of images, in the order of their names."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import ALPHA, Alpha
 from i2i_runtime.sources import SourceOptions
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
 )
 _EXIF = cv2.IMAGE_METADATA_EXIF
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"})
-ORIGIN = "picture"
-"""The key of `Frame.extra` under which the `PictureOrigin` of a frame stands."""
+ORIGIN = "image"
+"""The key of `Frame.extra` under which the `ImageOrigin` of a frame stands."""
 
 
 @dataclass(frozen=True)
-class PictureOrigin:
-    """What a picture file held beside 8-bit RGB.
+class ImageOrigin:
+    """What an image file held beside 8-bit RGB.
 
-    `icc` is the bytes of an RGB colour profile; `deep` says 16 bits per channel. `sources` are all pictures of the
+    `icc` is the bytes of an RGB colour profile; `deep` says 16 bits per channel. `sources` are all images of the
     input, of which none may be overwritten.
     """
 
@@ -44,19 +44,19 @@ class PictureOrigin:
     sources: Sequence[Path] = ()
 
 
-class PictureSource:
-    """Reads every picture that a folder or glob names, upright as its EXIF orientation says.
+class ImageSource:
+    """Reads every image that a folder or glob names, upright as its EXIF orientation says.
 
-    A picture that does not decode is left out and named in `losses`.
+    An image that does not decode is left out and named in `losses`.
     """
 
     live = False
 
     def __init__(self, location: str, options: SourceOptions) -> None:
         self.name = location
-        self._paths = picture_paths(location)
+        self._paths = image_paths(location)
         if not self._paths:
-            raise SourceError(f"{location} names no picture: {', '.join(sorted(PICTURE_SUFFIXES))} are read.")
+            raise SourceError(f"{location} names no image: {', '.join(sorted(IMAGE_SUFFIXES))} are read.")
         self.frame_count: int | None = len(self._paths)
         self._index = 0
         self._left_to_skip = options.skip
@@ -84,7 +84,7 @@ class PictureSource:
             index = self._index
             self._index += 1
             try:
-                pixels, origin = read_picture(self._paths[index])
+                pixels, origin = read_image(self._paths[index])
             except SourceError as error:
                 if len(self._paths) == 1:
                     raise
@@ -100,18 +100,18 @@ class PictureSource:
         self._index = len(self._paths)
 
 
-def names_pictures(location: str) -> bool:
-    """Whether a path is a picture, a folder or a glob of pictures."""
+def names_images(location: str) -> bool:
+    """Whether a path is an image, a folder or a glob of images."""
     path = Path(location)
     if path.is_dir():
-        return bool(picture_paths(location))
-    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return bool(image_paths(location))
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         return True
     return not path.exists() and glob.has_magic(location)
 
 
-def picture_paths(location: str) -> list[Path]:
-    """The pictures of a folder or glob, by name with numbers in order of their value (2 before 10)."""
+def image_paths(location: str) -> list[Path]:
+    """The images of a folder or glob, by name with numbers in order of their value (2 before 10)."""
     path = Path(location)
     if path.is_dir():
         found = list(path.iterdir())
@@ -119,11 +119,11 @@ def picture_paths(location: str) -> list[Path]:
         found = [path]
     else:
         found = [Path(name) for name in glob.glob(location, recursive=True)]
-    pictures = [file for file in found if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
-    return sorted(pictures, key=_natural)
+    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return sorted(images, key=_natural)
 
 
-def read_picture(path: Path) -> tuple[NDArray[np.uint8], PictureOrigin]:
+def read_image(path: Path) -> tuple[NDArray[np.uint8], ImageOrigin]:
     """`[H, W, 3] uint8 RGB` upright, and what else the file holds. Raises SourceError."""
     try:
         data = np.fromfile(path, np.uint8)
@@ -135,9 +135,9 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], PictureOrigin]:
             f"{path} cannot be read ({error.strerror}): see that it exists and is yours."
         ) from error
     except cv2.error as error:
-        raise SourceError(f"{path} is no picture that can be read ({error.err}).") from error
+        raise SourceError(f"{path} is no image that can be read ({error.err}).") from error
     if decoded is None or decoded.ndim != 3:
-        raise SourceError(f"{path} is damaged or no picture: save it again from a program that opens it.")
+        raise SourceError(f"{path} is damaged or no image: save it again from a program that opens it.")
     deep = decoded.dtype == np.uint16
     if not deep and decoded.dtype != np.uint8:
         raise SourceError(f"{path} holds {decoded.dtype} values: save it with 8 or 16 bits per channel.")
@@ -145,7 +145,7 @@ def read_picture(path: Path) -> tuple[NDArray[np.uint8], PictureOrigin]:
     alpha = _alpha(data, path, decoded.shape[:2], exif)
     narrow = np.asarray((decoded.astype(np.uint32) * 255 + 32767) // 65535, np.uint8) if deep else decoded
     rgb = np.asarray(cv2.cvtColor(narrow, cv2.COLOR_BGR2RGB), np.uint8)
-    return rgb, PictureOrigin(path, deep, alpha, _rgb_profile(kinds, metadata))
+    return rgb, ImageOrigin(path, deep, alpha, _rgb_profile(kinds, metadata))
 
 
 def _alpha(

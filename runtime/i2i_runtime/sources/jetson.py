@@ -42,7 +42,7 @@ def opencv_has_gstreamer() -> bool:
 
 
 class CsiSource:
-    """One CSI camera; pictures as the sensor's pipeline delivers them."""
+    """One CSI camera; images as the sensor's pipeline delivers them."""
 
     live = True
     frame_count: int | None = None
@@ -73,7 +73,7 @@ class CsiSource:
         captured_s = time.monotonic()
         if not taken:
             raise SourceError(
-                f"{self.name} stopped delivering pictures: check the ribbon cable and the sensor."
+                f"{self.name} stopped delivering images: check the ribbon cable and the sensor."
             )
         index, self._index = self._index, self._index + 1
         pixels = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

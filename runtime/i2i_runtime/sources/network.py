@@ -37,7 +37,7 @@ class StreamTimeouts:
 class StreamSource:
     """One connection to one network stream; ends or raises when the connection does.
 
-    RTSP goes over TCP: lost UDP packets are torn pictures. Decoding keeps no frames back (`low_delay`, slices
+    RTSP goes over TCP: lost UDP packets are torn images. Decoding keeps no frames back (`low_delay`, slices
     rather than frames in threads), because a threaded decoder would hold one frame per thread.
     """
 
@@ -47,7 +47,7 @@ class StreamSource:
     def __init__(
         self, uri: str, timeouts: StreamTimeouts | None = None, *, rtsp_transport: str = "tcp"
     ) -> None:
-        """Raises SourceError where nothing answers in time or the stream holds no picture."""
+        """Raises SourceError where nothing answers in time or the stream holds no image."""
         timeouts = timeouts or StreamTimeouts()
         if is_playlist(uri):
             timeouts = timeouts.for_playlist()
@@ -78,7 +78,7 @@ class StreamSource:
         self._began_s = float("-inf")
 
     def read(self) -> Frame | None:
-        """The next picture; None where the peer ended the stream. Raises SourceError after a loss or
+        """The next image; None where the peer ended the stream. Raises SourceError after a loss or
         `read_s`.
         """
         if self._closed:

@@ -1,4 +1,4 @@
-"""A live source that comes back: back-off with jitter, a watchdog, and a card while there is no picture."""
+"""A live source that comes back: back-off with jitter, a watchdog, and a card while there is no image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STUCK_LIMIT = 4
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a missing picture is waited for, in seconds.
+    """How long a missing image is waited for, in seconds.
 
     After `slate_after_s` the card is shown, every `slate_every_s`. A call into the source (open or read) that
     blocks for `stall_s` is given up and the source opened anew, even if the driver never returns; `stall_s`
@@ -43,9 +43,9 @@ class ReconnectingSource:
     """Wraps a live source that may be lost; reads never end and never block longer than `slate_after_s`.
 
     Opens it at once, so that a wrong address is refused in the caller's face; from then on every loss is
-    mended in the background. Pictures keep the size of the first one: a camera that comes back with another
+    mended in the background. Images keep the size of the first one: a camera that comes back with another
     size is letterboxed. `pts` counts microseconds since the start, by capture time; a gap in `index` is
-    pictures that nobody read in time.
+    images that nobody read in time.
     """
 
     live = True
@@ -59,7 +59,7 @@ class ReconnectingSource:
         patience: Patience | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """Raises SourceError where the first attempt brings no picture."""
+        """Raises SourceError where the first attempt brings no image."""
         self._open = open_source
         self._backoff = backoff or Backoff()
         self._patience = patience or Patience()
@@ -78,13 +78,13 @@ class ReconnectingSource:
         inner = self._open()
         self.name = inner.name
         self._start_s = self._heard_s = time.monotonic()
-        first = self._first_picture(inner)
+        first = self._first_image(inner)
         self._size = (first.pixels.shape[0], first.pixels.shape[1])
         self._box.put(first)
         self._feeder = self._start_feeder(inner)
 
     @staticmethod
-    def _first_picture(inner: Source) -> Frame:
+    def _first_image(inner: Source) -> Frame:
         try:
             first = inner.read()
         except SourceError:
@@ -92,16 +92,16 @@ class ReconnectingSource:
             raise
         if first is None:
             inner.close()
-            raise SourceError(f"{inner.name} answers but sends no picture: check that its sender is running.")
+            raise SourceError(f"{inner.name} answers but sends no image: check that its sender is running.")
         return first
 
     @property
     def dropped(self) -> int:
-        """Pictures that were replaced by a newer one before anybody read them."""
+        """Images that were replaced by a newer one before anybody read them."""
         return self._box.replaced
 
     def read(self) -> Frame | None:
-        """The newest picture, or a card (`extra["no_signal"]` holds the reason); None once closed."""
+        """The newest image, or a card (`extra["no_signal"]` holds the reason); None once closed."""
         self._give_up_if_stuck()
         silent_s = time.monotonic() - self._heard_s
         wait_s = max(self._patience.slate_every_s, self._patience.slate_after_s - silent_s)
@@ -150,7 +150,7 @@ class ReconnectingSource:
                 return f"{self.name} was given up"
 
     def _take(self, frame: Frame, turn: int) -> bool:
-        """Puts a picture into the box; False where this feeder has been replaced meanwhile."""
+        """Puts an image into the box; False where this feeder has been replaced meanwhile."""
         with self._lock:
             if self._turn != turn:
                 return False
@@ -212,11 +212,11 @@ class ReconnectingSource:
     def _slate(self) -> Frame:
         now_s = time.monotonic()
         reason = redact(self._reason or "the source is silent")
-        picture = draw_slate(*self._size, reason, now_s - self._heard_s)
-        return Frame(picture, 0, 0, _MICROSECOND, now_s, {NO_SIGNAL: reason})
+        image = draw_slate(*self._size, reason, now_s - self._heard_s)
+        return Frame(image, 0, 0, _MICROSECOND, now_s, {NO_SIGNAL: reason})
 
     def _stamped(self, frame: Frame) -> Frame:
-        """Number and time in this session's own order; the picture in the session's size."""
+        """Number and time in this session's own order; the image in the session's size."""
         index = self._delivered + self._box.replaced
         self._delivered += 1
         self._last_pts = max(self._last_pts + 1, round((frame.captured_s - self._start_s) * 1e6))

@@ -6,18 +6,18 @@ import time
 from collections.abc import Sequence
 from fractions import Fraction
 
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 
 
 class RecordedSource:
-    """Gives `frame_count` frames, going round the recorded pictures; waits to be read."""
+    """Gives `frame_count` frames, going round the recorded images; waits to be read."""
 
     name = "recorded"
     live = False
 
-    def __init__(self, pictures: Sequence[Picture], frame_count: int, rate: int = 30) -> None:
+    def __init__(self, images: Sequence[Image], frame_count: int, rate: int = 30) -> None:
         self.frame_count: int | None = frame_count
-        self._pictures = pictures
+        self._images = images
         self._left = frame_count
         self._index = 0
         self._time_base = Fraction(1, rate)
@@ -28,7 +28,7 @@ class RecordedSource:
         self._left -= 1
         index = self._index
         self._index += 1
-        pixels = self._pictures[index % len(self._pictures)]
+        pixels = self._images[index % len(self._images)]
         return Frame(pixels, index, index, self._time_base, time.monotonic())
 
     def close(self) -> None:

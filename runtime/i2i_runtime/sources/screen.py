@@ -1,4 +1,4 @@
-"""The picture on a screen of this machine, through mss."""
+"""The image on a screen of this machine, through mss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WHERE = re.compile(
 class ScreenSource:
     """`screen`, `screen:1` or `screen:1,X,Y,WIDTH,HEIGHT` (pixels from the screen's upper left corner).
 
-    Screen 0 is all screens together. At most `rate` pictures a second: a grab costs processor time.
+    Screen 0 is all screens together. At most `rate` images a second: a grab costs processor time.
     """
 
     live = True

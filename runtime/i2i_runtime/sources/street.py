@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 _EYE_M = 1.4
 _FAR_M = 130.0
@@ -59,17 +59,17 @@ class Street:
         self._sky = _sky(width, height, int(self._horizon))
         self._map_ground()
 
-    def draw(self, index: int) -> Picture:
+    def draw(self, index: int) -> Image:
         at_m = index * _STEP_M
-        picture = self._sky.copy()
-        self._draw_ground(picture, index)
+        image = self._sky.copy()
+        self._draw_ground(image, index)
         things = self._things(index, at_m)
         for z, thing in things:
             if thing.shadow is not None:
-                self._draw_shadow(picture, thing.shadow, z)
+                self._draw_shadow(image, thing.shadow, z)
         for z, thing in things:
-            self._draw_thing(picture, thing, z)
-        return picture
+            self._draw_thing(image, thing, z)
+        return image
 
     def _things(self, index: int, at_m: float) -> list[tuple[float, Thing]]:
         """All that stands in sight and its distance, the farthest first."""
@@ -114,16 +114,16 @@ class Street:
         fade = np.clip(self._lane_z / 90, 0, 1)[:, None]
         self._lane_colours = (np.array([228, 226, 216]) * (1 - fade) + _HAZE * fade).astype(np.uint8)
 
-    def _draw_ground(self, picture: Picture, index: int) -> None:
+    def _draw_ground(self, image: Image, index: int) -> None:
         rolled = np.roll(self._grain, -6 * index, axis=0)
         grain = cv2.remap(rolled, self._map, self._map_fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         tone = ((grain.astype(np.int16) - 128) * self._grain_gain) >> 6
-        ground = picture[self._ground_top :]
+        ground = image[self._ground_top :]
         ground[:] = cv2.add(self._ground, cv2.merge([tone, tone, tone]), dtype=cv2.CV_8U)
         dash = (self._lane_z + index * _STEP_M) % 9.0 < 3.6
         ground[self._lane[0][dash], self._lane[1][dash]] = self._lane_colours[dash]
 
-    def _draw_shadow(self, picture: Picture, shadow: tuple[float, float, float], z: float) -> None:
+    def _draw_shadow(self, image: Image, shadow: tuple[float, float, float], z: float) -> None:
         x, ahead_m, reach_m = shadow
         z += ahead_m
         if z < 2.5 or z > 60:
@@ -132,14 +132,14 @@ class Street:
         across = max(1, int(reach_m * self._focal / z))
         along = max(1, int(0.5 * self._focal * _EYE_M * reach_m / z**2))
         left, top = max(int(centre[0]) - across, 0), max(int(centre[1]) - along, 0)
-        patch = picture[top : max(int(centre[1]) + along, 0), left : max(int(centre[0]) + across, 0)]
+        patch = image[top : max(int(centre[1]) + along, 0), left : max(int(centre[0]) + across, 0)]
         if patch.size == 0:
             return
         mask = np.zeros(patch.shape[:2], np.uint8)
         cv2.ellipse(mask, (int(centre[0]) - left, int(centre[1]) - top), (across, along), 0, 0, 360, 1, -1)
         patch[mask > 0] = (patch[mask > 0] * 0.62).astype(np.uint8)
 
-    def _draw_thing(self, picture: Picture, thing: Thing, z: float) -> None:
+    def _draw_thing(self, image: Image, thing: Thing, z: float) -> None:
         if len(thing.quads):
             corners = thing.quads + np.array([0.0, 0.0, z])
             depths = corners[:, :, 2]
@@ -150,13 +150,13 @@ class Street:
                 points = pixels[4 * number : 4 * number + 4]
                 if not whole[number]:
                     points = self._fixed_point(_clip_near(corners[number]))
-                cv2.fillConvexPoly(picture, points, colours[number], cv2.LINE_AA, _SUBPIXEL)
+                cv2.fillConvexPoly(image, points, colours[number], cv2.LINE_AA, _SUBPIXEL)
         if len(thing.discs) and z > _NEAR_M:
             centres = self._fixed_point(thing.discs[:, :3] + np.array([0.0, 0.0, z])).tolist()
             radii = (thing.discs[:, 3] * self._focal / z * 2**_SUBPIXEL).round().astype(int).tolist()
             colours = _hazed(thing.disc_colours, np.full(len(radii), z)).tolist()
             for centre, radius, colour in zip(centres, radii, colours, strict=True):
-                cv2.circle(picture, centre, radius, colour, -1, cv2.LINE_AA, _SUBPIXEL)
+                cv2.circle(image, centre, radius, colour, -1, cv2.LINE_AA, _SUBPIXEL)
 
     def _fixed_point(self, points: NDArray[np.float64]) -> NDArray[np.int32]:
         pixels = np.clip(self._project(points), -8000, 16000) * 2**_SUBPIXEL
@@ -381,7 +381,7 @@ def _hazed(colours: NDArray[np.float64], depths_m: NDArray[np.float64]) -> NDArr
     return np.clip(colours * (1 - haze) + _HAZE * haze, 0, 255)
 
 
-def _sky(width: int, height: int, horizon: int) -> Picture:
+def _sky(width: int, height: int, horizon: int) -> Image:
     """A blue sky with soft clouds, haze at the horizon and a line of far hills."""
     ramp = np.linspace(0, 1, max(horizon, 1))[:, None, None] ** 1.3
     sky = (1 - ramp) * np.array([92, 148, 208]) + ramp * np.array([206, 222, 234])
@@ -392,13 +392,13 @@ def _sky(width: int, height: int, horizon: int) -> Picture:
         noise = dice.random((2**octave + 1, 3 * 2**octave)).astype(np.float32)
         clouds += cv2.resize(noise, (width, max(horizon, 1)), interpolation=cv2.INTER_CUBIC) / 2**octave
     cover = np.clip((clouds - 0.52) * 2.4, 0, 1)[..., None] * (1 - 0.6 * ramp.astype(np.float32))
-    picture = np.empty((height, width, 3), np.uint8)
-    picture[:] = (106, 128, 74)
-    picture[: sky.shape[0]] = np.clip(sky * (1 - cover) + 248 * cover, 0, 255)
+    image = np.empty((height, width, 3), np.uint8)
+    image[:] = (106, 128, 74)
+    image[: sky.shape[0]] = np.clip(sky * (1 - cover) + 248 * cover, 0, 255)
     across = np.arange(width)
     for lift, tone, waves in ((0.055, (168, 188, 196), 5.0), (0.03, (140, 164, 152), 9.0)):
         swell = np.sin(across / width * waves) + 0.5 * np.sin(across / width * waves * 2.3 + 1)
         crest = horizon - height * lift * (0.7 + 0.3 * swell)
         outline = np.concatenate([np.stack([across, crest], 1), [[width, horizon + 2], [0, horizon + 2]]])
-        cv2.fillPoly(picture, [outline.round().astype(np.int32)], tone)
-    return picture
+        cv2.fillPoly(image, [outline.round().astype(np.int32)], tone)
+    return image

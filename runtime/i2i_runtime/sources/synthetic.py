@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from i2i_runtime.errors import UsageError
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.sources import SourceOptions
 
 DEFAULT_FRAMES = 250
@@ -42,7 +42,7 @@ class SyntheticSource:
         self._index = DEFAULT_FRAMES
 
 
-def _drawer(scene: str, width: int, height: int) -> Callable[[int], Picture]:
+def _drawer(scene: str, width: int, height: int) -> Callable[[int], Image]:
     if scene == "bars":
         return lambda index: draw_bars(index, width, height)
     if scene == "street":
@@ -52,7 +52,7 @@ def _drawer(scene: str, width: int, height: int) -> Callable[[int], Picture]:
     raise UsageError(f"No scene is called {scene}: test://street and test://bars are there.")
 
 
-def draw_bars(index: int, width: int, height: int) -> Picture:
+def draw_bars(index: int, width: int, height: int) -> Image:
     """`[H, W, 3] uint8 RGB`: the eight bars of a test card, with a white line that walks one pixel per frame."""
     colours = [[255, 255, 255], [255, 255, 0], [0, 255, 255], [0, 255, 0]]
     colours += [[255, 0, 255], [255, 0, 0], [0, 0, 255], [0, 0, 0]]

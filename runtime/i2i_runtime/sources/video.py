@@ -17,24 +17,24 @@ import av.error
 import cv2
 
 from i2i_runtime.errors import SourceError
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.media.alpha import ALPHA, Alpha, alpha_of_frame
 from i2i_runtime.media.clip import CLIP, Clip
 from i2i_runtime.media.colour import FULL, LIMITED, Colour, ColourConverter
 from i2i_runtime.media.hdr import ToneMapper
 from i2i_runtime.sources import SourceOptions
 
-_Turned = TypeVar("_Turned", Picture, Alpha)
+_Turned = TypeVar("_Turned", Image, Alpha)
 
 _PATIENCE_S = 1.0
-# Degrees counter-clockwise of the display matrix -> what turns a stored picture upright.
+# Degrees counter-clockwise of the display matrix -> what turns a stored image upright.
 _UPRIGHT = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180}
 
 
 class VideoSource:
     """Decodes the first video stream of a file.
 
-    Pictures are delivered upright; `Frame.extra["clip"]` says how they were stored. Where the file is damaged, the
+    Images are delivered upright; `Frame.extra["clip"]` says how they were stored. Where the file is damaged, the
     frames that decode are delivered and `losses` tells of the others.
     """
 
@@ -43,10 +43,10 @@ class VideoSource:
     def __init__(self, path: Path, options: SourceOptions) -> None:
         self.name = str(path)
         if not path.is_file():
-            what = "is a folder without pictures" if path.is_dir() else "does not exist"
+            what = "is a folder without images" if path.is_dir() else "does not exist"
             if path.exists() and not path.is_dir():
                 what = "is a pipe or device, and a video is read more than once"
-            raise SourceError(f"{path} {what}: give a video file, a folder of pictures, a camera or a URI.")
+            raise SourceError(f"{path} {what}: give a video file, a folder of images, a camera or a URI.")
         try:
             self._container = av.open(path)
         except (av.error.FFmpegError, ValueError) as error:
@@ -212,7 +212,7 @@ class VideoSource:
 
 
 def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
-    """The stream's own, or where VP8 and VP9 carry alpha beside the pictures (WebM's AlphaMode) one that reads it."""
+    """The stream's own, or where VP8 and VP9 carry alpha beside the images (WebM's AlphaMode) one that reads it."""
     own = stream.codec_context
     with suppress(av.error.FFmpegError, ValueError):
         if stream.metadata.get("alpha_mode") == "1":
@@ -241,15 +241,15 @@ def pts_of_frame(frame: av.VideoFrame, last: int | None, pace: Fraction) -> int:
     return 0 if last is None else last + max(1, round(1 / pace))
 
 
-def upright_from_stored(picture: _Turned, rotation: int) -> _Turned:
-    """`[H, W, 3]` or `[H, W]` turned as a player turns it; the picture itself where nothing is to turn."""
+def upright_from_stored(image: _Turned, rotation: int) -> _Turned:
+    """`[H, W, 3]` or `[H, W]` turned as a player turns it; the image itself where nothing is to turn."""
     turn = _UPRIGHT.get(rotation)
-    return picture if turn is None else cast(_Turned, cv2.rotate(picture, turn))
+    return image if turn is None else cast(_Turned, cv2.rotate(image, turn))
 
 
-def stored_from_upright(picture: _Turned, rotation: int) -> _Turned:
+def stored_from_upright(image: _Turned, rotation: int) -> _Turned:
     """The reverse of `upright_from_stored`."""
-    return upright_from_stored(picture, rotation if rotation == 180 else -rotation)
+    return upright_from_stored(image, rotation if rotation == 180 else -rotation)
 
 
 def _seconds(frame: av.VideoFrame) -> str:

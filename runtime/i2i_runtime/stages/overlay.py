@@ -1,4 +1,4 @@
-"""The overlay: age of the picture, new frames per second, drops and engine time, drawn into the translated
+"""The overlay: age of the image, new frames per second, drops and engine time, drawn into the translated
 frame.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.live_stats import Figures, LiveFigures
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -36,16 +36,16 @@ def line_from_figures(figures: Figures) -> str:
     return line if figures.no_signal is None else f"NO SIGNAL   {line}"
 
 
-def draw_line(picture: Picture, line: str) -> Picture:
+def draw_line(image: Image, line: str) -> Image:
     """A copy of `[H, W, 3] uint8 RGB` with `line` at its lower edge: about 1/32 of the height, at least 10
     pixels.
 
-    A line that is too wide for the picture is made smaller; below 40 pixels of height nothing is drawn.
+    A line that is too wide for the image is made smaller; below 40 pixels of height nothing is drawn.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if height < 40:
-        return picture
-    drawn = picture.copy()
+        return image
+    drawn = image.copy()
     scale = max(10.0, height / 32) / 22
     (text_width, text_height), base = cv2.getTextSize(line, _FONT, scale, 1)
     if text_width > 0.96 * width:

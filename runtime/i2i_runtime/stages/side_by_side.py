@@ -1,4 +1,4 @@
-"""Source and translated picture side by side."""
+"""Source and translated image side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from i2i_runtime.frame import Frame
 
 
 class SideBySide:
-    """A stage that puts the source picture to the left of the translated one."""
+    """A stage that puts the source image to the left of the translated one."""
 
     def process(self, translated: Frame, source: Frame) -> Frame:
         return translated.with_pixels(np.concatenate([source.pixels, translated.pixels], axis=1))

@@ -1,7 +1,7 @@
-"""Steady pictures from an engine that looks at each frame alone.
+"""Steady images from an engine that looks at each frame alone.
 
 Two parts, for any engine: the source is held where it differs from what was shown by no more than noise, so
-that the engine sees a still picture where the scene is still; and the translated picture is blended with the
+that the engine sees a still image where the scene is still; and the translated image is blended with the
 last one, moved along the optical flow of the source (after Lai et al., "Learning Blind Video Temporal
 Consistency", ECCV 2018, whose warping error is also the measure). Where the flow does not explain the source,
 nothing is blended: no ghosts at occlusions, and a clean start after a cut.
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i2i_runtime.frame import Frame, Picture
+from i2i_runtime.frame import Frame, Image
 from i2i_runtime.media.no_signal import is_slate
 from i2i_runtime.sources import Source
 
@@ -32,13 +32,13 @@ class HeldSource:
     """A source whose pixels stay as they are until they differ by more than `noise` code values.
 
     The difference is averaged over 3x3 pixels, so that a grain does not count as motion. What is shown is
-    never further from the camera's picture than the noise allows.
+    never further from the camera's image than the noise allows.
     """
 
     def __init__(self, source: Source, noise: int = 6) -> None:
         self._source = source
         self._noise = noise
-        self._held: Picture | None = None
+        self._held: Image | None = None
         self.name = source.name
         self.live = source.live
         self.frame_count = source.frame_count
@@ -58,21 +58,21 @@ class HeldSource:
         self._source.close()
 
 
-def hold(held: Picture | None, picture: Picture, noise: int) -> Picture:
-    """`picture` where it moved away from `held`, `held` elsewhere; a new array, `[H, W, 3] uint8`."""
-    if held is None or held.shape != picture.shape:
-        return picture
-    difference = cv2.blur(cv2.absdiff(picture, held), (3, 3))
+def hold(held: Image | None, image: Image, noise: int) -> Image:
+    """`image` where it moved away from `held`, `held` elsewhere; a new array, `[H, W, 3] uint8`."""
+    if held is None or held.shape != image.shape:
+        return image
+    difference = cv2.blur(cv2.absdiff(image, held), (3, 3))
     still = cv2.inRange(difference, (0, 0, 0), (noise, noise, noise))
-    return np.asarray(cv2.copyTo(held, still, picture.copy()), np.uint8)
+    return np.asarray(cv2.copyTo(held, still, image.copy()), np.uint8)
 
 
 class Steadier:
     """A stage that blends each translated frame with the last one, moved along with the scene.
 
-    `strength` is the share of the last picture where the source is fully explained by its motion: 0 changes
-    nothing, towards 1 the pictures get calmer and softer. The flow (DIS, Kroeger et al. 2016) is computed on
-    grey pictures of 240 pixels width.
+    `strength` is the share of the last image where the source is fully explained by its motion: 0 changes
+    nothing, towards 1 the images get calmer and softer. The flow (DIS, Kroeger et al. 2016) is computed on
+    grey images of 240 pixels width.
     """
 
     def __init__(self, strength: float = 0.6) -> None:
@@ -80,8 +80,8 @@ class Steadier:
             raise ValueError("the strength must lie in [0, 1)")
         self._strength = strength
         self._engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._grey: Picture | None = None
-        self._shown: Picture | None = None
+        self._grey: Image | None = None
+        self._shown: Image | None = None
         self._grid: NDArray[np.float32] | None = None
         self.cuts = 0
 
@@ -107,10 +107,10 @@ class Steadier:
     def close(self) -> None:
         return
 
-    def _blended(self, pixels: Picture, shown: Picture, grey: Picture, before: Picture) -> Picture:
+    def _blended(self, pixels: Image, shown: Image, grey: Image, before: Image) -> Image:
         flow = _flow(self._engine, grey, before)
         flow[np.abs(flow).max(axis=2) < _STILL_PX] = (
-            0.0  # resampling a still picture again and again would blur it
+            0.0  # resampling a still image again and again would blur it
         )
         trust = _trust(grey, before, flow)
         if is_cut(grey, before, trust):
@@ -130,31 +130,31 @@ class Steadier:
         return self._grid
 
 
-def is_cut(grey: Picture, before: Picture, trust: NDArray[np.float32]) -> bool:
-    """Whether a new scene began: the pictures differ, and motion explains less than half of it."""
+def is_cut(grey: Image, before: Image, trust: NDArray[np.float32]) -> bool:
+    """Whether a new scene began: the images differ, and motion explains less than half of it."""
     change = float(cv2.absdiff(grey, before).mean())
     return change > _CUT_CHANGE and float(trust.mean()) < _CUT_EXPLAINED
 
 
-def _small_grey(picture: Picture) -> Picture:
+def _small_grey(image: Image) -> Image:
     """At most 240 pixels wide, by a power of two: whole blocks are averaged several times faster than
     parts of them.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     factor = 1 << max(0, math.ceil(math.log2(width / _FLOW_WIDTH)))
     size = (max(16, round(width / factor)), max(16, round(height / factor)))
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
-def _flow(engine: cv2.DISOpticalFlow, grey: Picture, before: Picture) -> NDArray[np.float32]:
+def _flow(engine: cv2.DISOpticalFlow, grey: Image, before: Image) -> NDArray[np.float32]:
     """`[h, w, 2] float32`: from each pixel of `grey` to where it was in `before`, in pixels."""
     start: Any = None  # no first guess; OpenCV's stubs ask for one
     return np.asarray(engine.calc(grey, before, start), np.float32)
 
 
-def _trust(grey: Picture, before: Picture, flow: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`[h, w] float32` in [0, 1]: 1 where the moved last picture equals this one, 0 from 16 code values
+def _trust(grey: Image, before: Image, flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`[h, w] float32` in [0, 1]: 1 where the moved last image equals this one, 0 from 16 code values
     apart.
     """
     where = flow + _positions(*grey.shape[:2])
@@ -166,9 +166,9 @@ def _trust(grey: Picture, before: Picture, flow: NDArray[np.float32]) -> NDArray
     return np.asarray(np.clip(1.25 - apart / 12.8, 0.0, 1.0) * inside, np.float32)
 
 
-def _moved(picture: NDArray[Any], where: NDArray[np.float32]) -> NDArray[Any]:
+def _moved(image: NDArray[Any], where: NDArray[np.float32]) -> NDArray[Any]:
     nothing: Any = None  # the position maps are one array of pairs; OpenCV's stubs know only two
-    return np.asarray(cv2.remap(picture, where, nothing, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    return np.asarray(cv2.remap(image, where, nothing, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _positions(height: int, width: int) -> NDArray[np.float32]:
@@ -178,10 +178,10 @@ def _positions(height: int, width: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class WarpingError:
-    """How much pictures change beyond what the source's motion explains, over all pairs of neighbours in a
+    """How much images change beyond what the source's motion explains, over all pairs of neighbours in a
     clip.
 
-    `mse` is the mean squared difference of colours in [0, 1] between a picture and its predecessor moved
+    `mse` is the mean squared difference of colours in [0, 1] between an image and its predecessor moved
     along the source's flow, over the pixels that both see (Lai et al. 2018, section 4); `rms_255` is its root
     in code values. Pairs across a cut are left out and counted.
     """
@@ -192,15 +192,15 @@ class WarpingError:
     cuts: int
 
 
-def warping_error(clip: Iterable[tuple[Picture, Picture]]) -> WarpingError:
-    """Measures `(source, shown)` pictures in order, all of one size.
+def warping_error(clip: Iterable[tuple[Image, Image]]) -> WarpingError:
+    """Measures `(source, shown)` images in order, all of one size.
 
     The flow is computed on the sources at full size, both ways (DIS, medium preset); a pixel counts as seen
     by both where the two agree (Sundaram, Brox and Keutzer 2010: |f + b|^2 <= 0.01 (|f|^2 + |b|^2) + 0.5).
     """
     engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     squares, pixels, pairs, cuts = 0.0, 0, 0, 0
-    last: tuple[Picture, Picture] | None = None
+    last: tuple[Image, Image] | None = None
     for source, shown in clip:
         grey = np.asarray(cv2.cvtColor(source, cv2.COLOR_RGB2GRAY), np.uint8)
         if last is not None:

@@ -103,7 +103,7 @@ class NetworkWriter:
     ) -> onnx.ModelProto:
         """Wraps a network on `[1, 3, H, W]` in [-1, 1] into the engine contract; a size may be a symbol.
 
-        With `float_end` the picture is written in float32, as half-precision engines do.
+        With `float_end` the image is written in float32, as half-precision engines do.
         """
         element = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
 
@@ -212,7 +212,7 @@ def sloped(spread: float = 0.0, width: int = 16) -> Any:
 
 
 def live(width: int = 16, stride: int = 4, pad: int = 4) -> Any:
-    """The trainer's real-time network: a gain and a bias per position, applied to the unshuffled picture."""
+    """The trainer's real-time network: a gain and a bias per position, applied to the unshuffled image."""
 
     def body(net: NetworkWriter, x: str) -> str:
         depth = 3 * stride**2

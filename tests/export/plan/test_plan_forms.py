@@ -182,7 +182,7 @@ def test_auto_notes_why_plugins_were_left_out(
         plan_from_onnx(engine_file, plugins="on")
 
 
-def test_a_plugin_form_with_another_picture_is_refused_with_the_table(
+def test_a_plugin_form_with_another_image_is_refused_with_the_table(
     engine_file: Path,
     fake: FakeBuilderTensorRT,
     clock: Callable[..., None],

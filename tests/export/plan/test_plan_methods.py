@@ -95,7 +95,7 @@ def exported(
 
 
 def check_ends(plan: bytes) -> None:
-    """The plan's own words on its pictures: bytes in, bytes out (CoGAN's generator reads no frame)."""
+    """The plan's own words on its images: bytes in, bytes out (CoGAN's generator reads no frame)."""
     text = plan.decode("latin1")
     ends = re.findall(
         r'^  tensor=\{ [^\n]*? name="(frame|translated)[.\d]*"[^\n]*? type=(\w+)', text, re.MULTILINE
@@ -121,7 +121,7 @@ def test_one_plan_serves_six_architectures_within_its_budget(exported: Exported)
 def test_the_same_engine_becomes_a_dynamic_plan(exported: Exported, rtx: Any) -> None:
     policy = exported.engine.metadata.size
     if policy.is_fixed:
-        pytest.skip(f"{exported.name} takes pictures of one size")
+        pytest.skip(f"{exported.name} takes images of one size")
     profile = profile_from_policy(policy)
     assert not profile.is_fixed
     model = exported.engine.to_proto()

@@ -86,8 +86,8 @@ def test_bytes_are_counted_per_launch_with_weights(network: Any, count: Count) -
     assert found is not None
     convolutions = [launch for launch in found.launches if launch.is_convolution]
     assert len(convolutions) == 2
-    picture, wide = 128 * 128 * 3 * 2, 128 * 128 * 64 * 2
-    assert convolutions[0].megabytes * 1e6 == pytest.approx(picture + wide, rel=0.25)
+    image, wide = 128 * 128 * 3 * 2, 128 * 128 * 64 * 2
+    assert convolutions[0].megabytes * 1e6 == pytest.approx(image + wide, rel=0.25)
     assert found.megabytes > found.convolution_megabytes
 
 
@@ -151,7 +151,7 @@ def test_the_real_time_network_stays_in_its_budget(network: Any, bodies: Any, co
 
 def test_rewrites_of_the_real_time_network_change_no_number(network: Any, bodies: Any) -> None:
     model = network(np.float32).engine(bodies["live"](), 64, 48)
-    # Behind the last pass the picture is rounded before it is shuffled, and nothing unrounded can be compared.
+    # Behind the last pass the image is rounded before it is shuffled, and nothing unrounded can be compared.
     leaner = rewritten(model, LIVE[:-1])
     assert leaner is not None
     operators = [node.op_type for node in leaner.graph.node]
@@ -188,7 +188,7 @@ def test_a_crop_moves_only_where_no_padding_was_seen(
 
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("size", [(64, 48), (160, 160)])
-def test_every_rewrite_gives_the_same_picture(
+def test_every_rewrite_gives_the_same_image(
     name: str, size: tuple[int, int], network: Any, bodies: Any
 ) -> None:
     bodies = [
@@ -218,11 +218,11 @@ def test_norms_with_weights_and_open_sizes_are_rewritten_too(network: Any) -> No
     def body(net: Any, x: str) -> str:
         return net("Tanh", net.norm(net.convolution(x, 3, 16, 3, pad=1), 16, affine=True))
 
-    def picture(net: Any, x: str) -> str:
+    def image(net: Any, x: str) -> str:
         return net.convolution(body(net, x), 16, 3, 3, pad=1)
 
     frame = np.random.default_rng(1).integers(0, 256, (1, 40, 24, 3), dtype=np.uint8)
-    model = network(np.float32).engine(picture, "H", "W")
+    model = network(np.float32).engine(image, "H", "W")
     leaner = rewritten(model, (NORMS,))
     assert leaner is not None
     assert "InstanceNormalization" not in {node.op_type for node in leaner.graph.node}
@@ -243,7 +243,7 @@ def test_statistics_hold_where_the_mean_is_far_from_zero(network: Any) -> None:
 
 
 @pytest.mark.parametrize("reflected", [False, True])
-def test_doubled_pictures_are_never_written(reflected: bool, network: Any, bodies: Any, count: Count) -> None:
+def test_doubled_images_are_never_written(reflected: bool, network: Any, bodies: Any, count: Count) -> None:
     model = network().engine(bodies["upsampler"](reflected=reflected), 128, 128)
     before, leaner = count(model), rewritten(model, (DOUBLINGS,))
     assert leaner is not None

@@ -90,7 +90,7 @@ def listed(network: PluginNetwork) -> str:
 def answers_of(
     nvidia_python: Path, network: PluginNetwork, pack: Path, sizes: dict[str, int], arch: str = "sm_87"
 ) -> dict[str, Any]:
-    """What each plugin answers to TensorRT's questions for one picture."""
+    """What each plugin answers to TensorRT's questions for one image."""
     extents = [str(sizes[letter]) for letter in "NCHW"]
     done = subprocess.run(
         [sys.executable, str(STUB / "drive_plugins.py"), str(nvidia_python), str(pack), arch, *extents],
@@ -126,13 +126,13 @@ def test_a_plugin_lives_through_a_whole_build(
         assert answer["shared"] == kernel.shared <= 48 * 1024
         assert answer["grid"] == [evaluate(axis, sizes) for axis in kernel.grid]
         assert answer["extra"] == list(kernel.int32_arguments(**sizes))
-        picture, splits = [1, 64, 24 + 2 * pad, 24 + 2 * pad], kernel.variant.splits
+        image, splits = [1, 64, 24 + 2 * pad, 24 + 2 * pad], kernel.variant.splits
         expected = {
             "norm_stats": ([[1, splits, 2, 64]], ["HWC8", "LINEAR"]),
             "norm_coefficients": ([[1, 3, 64]], ["LINEAR", "LINEAR"]),
-            "conv_norm": ([picture, [1, splits, 2, 64]], ["HWC8", "LINEAR", "LINEAR", "HWC8", "LINEAR"]),
+            "conv_norm": ([image, [1, splits, 2, 64]], ["HWC8", "LINEAR", "LINEAR", "HWC8", "LINEAR"]),
         }
-        shapes, formats = expected.get(kernel.op, ([picture], None))
+        shapes, formats = expected.get(kernel.op, ([image], None))
         assert answer["output_shapes"] == shapes
         assert formats is None or answer["formats"] == formats
         if formats is None:
@@ -170,7 +170,7 @@ def every_kernel(net: Any, x: str) -> str:
 
 @pytest.mark.parametrize("nvidia_python", ["11.4"], indirect=True)
 @pytest.mark.parametrize("convolutions", [False, True])
-def test_a_network_of_plugins_gives_the_same_picture(
+def test_a_network_of_plugins_gives_the_same_image(
     convolutions: bool, nvidia_python: Path, network: Any, pack: Path, tmp_path: Path
 ) -> None:
     """Grids as NVIDIA's Python answers them, kernels as Triton interprets them, against the network as it

@@ -162,7 +162,7 @@ GLib.MainLoop().run()
 
 @dataclass(frozen=True)
 class RtspServer:
-    """A GStreamer RTSP server: a red picture at `pattern`; what is pushed to `inbox` lands in `recording`."""
+    """A GStreamer RTSP server: a red image at `pattern`; what is pushed to `inbox` lands in `recording`."""
 
     pattern: str
     inbox: str
@@ -224,8 +224,8 @@ def paint() -> Callable[..., Frame]:
 
     def frame(index: int, colour: tuple[int, int, int], height: int = 180, width: int = 320) -> Frame:
         now_s = time.monotonic()
-        picture = np.full((height, width, 3), colour, np.uint8)
-        return Frame(picture, index, round(now_s * 1e6), Fraction(1, 1_000_000), now_s)
+        image = np.full((height, width, 3), colour, np.uint8)
+        return Frame(image, index, round(now_s * 1e6), Fraction(1, 1_000_000), now_s)
 
     return frame
 

@@ -65,7 +65,7 @@ def test_fake_virtual_camera_takes_the_size_asked_for() -> None:
     fake = FakeLoopback()
     device = virtualcam.device_from_ioctl(fake.ioctl)
     assert device.is_loopback
-    assert device.takes_pictures
+    assert device.takes_images
     assert device.browsers_see_it
     agreed = virtualcam.negotiate(fake.ioctl, 641, 360)
     assert (agreed.width, agreed.height, agreed.line_bytes) == (642, 360, 1284)

@@ -31,7 +31,7 @@ from i2i_runtime.web.auth import Access
 
 
 class Camera:
-    """Fifty pictures a second until it is closed; with `count`, it breaks after so many."""
+    """Fifty images a second until it is closed; with `count`, it breaks after so many."""
 
     live = True
     name = "camera"
@@ -87,7 +87,7 @@ def test_a_slow_output_and_a_deaf_server_hold_nobody_up(paint: Callable[..., Fra
         pipeline = Pipeline(
             camera, OnnxRuntimeEngine(engines.identity), [quick, slow, push], policy="freshest", stall_s=30.0
         )
-        with pytest.raises(SinkError, match="never took a picture"):
+        with pytest.raises(SinkError, match="never took an image"):
             pipeline.run()
     assert len(quick.taken) >= 3 * len(slow.taken)
     assert slow.taken
@@ -108,7 +108,7 @@ def test_one_translation_for_page_and_recording(
     seen = viewer.read()
     viewer.close()
     assert seen is not None
-    assert abs(int(seen.pixels[36, 64, 0]) - 55) < 8, "the engine inverted the picture"
+    assert abs(int(seen.pixels[36, 64, 0]) - 55) < 8, "the engine inverted the image"
     figures = json.loads(get(page.url, "/figures"))
     assert figures["engine_ms"] > 0
     text = get(metrics.url, "/metrics")

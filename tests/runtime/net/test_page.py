@@ -40,7 +40,7 @@ def served(paint: Callable[..., Frame], repeat: Callable[..., None]) -> Callable
         sink = MjpegSink(access or Access("127.0.0.1", 0))
 
         def write(number: int) -> None:
-            source = replace(paint(2 * number, BLUE), extra=extra)  # every second picture is missing
+            source = replace(paint(2 * number, BLUE), extra=extra)  # every second image is missing
             translated = replace(source, pixels=paint(0, RED).pixels, extra={**extra, ENGINE_MS: 12.5})
             sink.write(translated, source)
 
@@ -66,21 +66,21 @@ def test_the_page_in_a_browser(
 ) -> None:
     sink = served()
     browser.open(sink.url)
-    wait_until(lambda: browser.evaluate("pair && pair.width") == 640, "a picture is drawn")
+    wait_until(lambda: browser.evaluate("pair && pair.width") == 640, "an image is drawn")
     wait_until(
         lambda: browser.evaluate("document.getElementById('engine_ms').textContent") == "12.5", "figures"
     )
     assert float(browser.evaluate("document.getElementById('fps').textContent")) > 0
     box = browser.evaluate(
-        "(({x, y, width, height}) => [x, y, width, height])(picture.getBoundingClientRect())"
+        "(({x, y, width, height}) => [x, y, width, height])(image.getBoundingClientRect())"
     )
 
     def colour_at(part: float) -> np.ndarray:
-        picture = browser.screenshot()
-        return picture[round(box[1] + 0.25 * box[3]), round(box[0] + part * box[2])].astype(int)
+        image = browser.screenshot()
+        return image[round(box[1] + 0.25 * box[3]), round(box[0] + part * box[2])].astype(int)
 
     assert np.abs(colour_at(0.3) - BLUE).max() < 12, "left of the divider is the source"
-    assert np.abs(colour_at(0.7) - RED).max() < 12, "right of the divider is the translated picture"
+    assert np.abs(colour_at(0.7) - RED).max() < 12, "right of the divider is the translated image"
     browser.drag(box[0] + 0.5 * box[2], box[0] + 0.15 * box[2], box[1] + 0.5 * box[3])
     wait_until(lambda: browser.evaluate("divider") < 0.2, "the divider follows the pointer")
     assert np.abs(colour_at(0.3) - RED).max() < 12
@@ -107,7 +107,7 @@ def test_mjpeg_out_is_mjpeg_in(served: Callable[..., MjpegSink]) -> None:
     assert np.abs(frame.pixels.astype(int) - RED).mean() < 4
 
 
-def test_pictures_are_encoded_only_for_viewers_and_all_see_the_same_moment(
+def test_images_are_encoded_only_for_viewers_and_all_see_the_same_moment(
     served: Callable[..., MjpegSink], wait_until: Callable[..., None]
 ) -> None:
     sink = served()
@@ -183,7 +183,7 @@ def test_a_browser_with_a_token(
 ) -> None:
     sink = served(Access("127.0.0.1", 0, token=TOKEN))
     browser.open(f"{sink.url}?token={TOKEN}")
-    wait_until(lambda: browser.evaluate("pair && pair.width") == 640, "a picture is drawn")
+    wait_until(lambda: browser.evaluate("pair && pair.width") == 640, "an image is drawn")
     assert "token" not in browser.evaluate("location.href"), "the token leaves the address bar"
 
 
@@ -266,14 +266,14 @@ def test_the_pair_has_the_translated_size_whatever_the_source() -> None:
 @pytest.mark.parametrize(
     ("asked", "given"), [(None, 321), (1, 1), (100, 107), (160, 160), (161, 321), (900, 321)]
 )
-def test_pictures_are_shrunk_but_never_under_what_is_shown(asked: int | None, given: int) -> None:
+def test_images_are_shrunk_but_never_under_what_is_shown(asked: int | None, given: int) -> None:
     assert shrunk(np.zeros((181, 321, 3), np.uint8), asked).shape[1] == given
 
 
 def test_a_viewer_gets_no_more_than_it_shows_and_the_widest_decides(
     served: Callable[..., MjpegSink], wait_until: Callable[..., None]
 ) -> None:
-    sink = served()  # pictures of 320x180
+    sink = served()  # images of 320x180
     small = StreamSource(f"{sink.url}translated.mjpg?width=150")
     frame = small.read()
     assert frame is not None
@@ -289,7 +289,7 @@ def test_a_viewer_gets_no_more_than_it_shows_and_the_widest_decides(
 def test_the_page_takes_its_share_and_no_more() -> None:
     now, worked = [100.0], [7.0]
     allowance = Allowance(0.05, lambda: now[0], lambda: worked[0])
-    assert allowance.open, "the first picture is always made"
+    assert allowance.open, "the first image is always made"
     with allowance.spent():
         worked[0] += 0.004
         now[0] += 0.009  # others had the core meanwhile: that is not the page's doing

@@ -30,7 +30,7 @@ EAGER = Patience(slate_after_s=0.05, slate_every_s=0.02, stall_s=0.2)
 
 
 class Camera:
-    """Delivers `count` pictures as they are fetched, then acts as `ending` says: fail, end or hang."""
+    """Delivers `count` images as they are fetched, then acts as `ending` says: fail, end or hang."""
 
     live = True
 
@@ -115,7 +115,7 @@ def test_close_ends_a_waiting_read_although_the_driver_hangs(paint: Callable[...
 
 
 def test_a_source_that_never_answered_is_refused_at_once(paint: Callable[..., Frame]) -> None:
-    with pytest.raises(SourceError, match="answers but sends no picture"):
+    with pytest.raises(SourceError, match="answers but sends no image"):
         ReconnectingSource(lambda: Camera(paint, 0, "end"))
     with pytest.raises(SourceError, match="broke off"):
         ReconnectingSource(lambda: Camera(paint, 0, "fail"))
@@ -132,8 +132,8 @@ def test_another_size_after_the_loss_is_letterboxed(paint: Callable[..., Frame])
 
 
 def test_letterbox_stretches_nothing() -> None:
-    picture = np.full((100, 100, 3), 255, np.uint8)
-    boxed = letterboxed(picture, 50, 200)
+    image = np.full((100, 100, 3), 255, np.uint8)
+    boxed = letterboxed(image, 50, 200)
     columns = np.flatnonzero(boxed.any(axis=(0, 2)))
     assert columns.min() == 75
     assert columns.max() == 124

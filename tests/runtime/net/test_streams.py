@@ -27,7 +27,7 @@ QUICK = Backoff(first_s=0.05, limit_s=0.2)
 
 @pytest.fixture
 def pushing(paint: Callable[..., Frame], repeat: Callable[..., None]) -> Callable[[str], NetworkSink]:
-    """Pushes a green picture 25 times a second, in the background, until the test ends."""
+    """Pushes a green image 25 times a second, in the background, until the test ends."""
 
     def start(uri: str) -> NetworkSink:
         sink = NetworkSink(uri, backoff=QUICK)
@@ -51,8 +51,8 @@ def open_when_there(uri: str, deadline_s: float = 20.0) -> StreamSource:
     return StreamSource(uri)
 
 
-def assert_colour(picture: Any, colour: tuple[int, int, int]) -> None:
-    assert np.abs(picture.astype(int) - colour).mean() < 4.0
+def assert_colour(image: Any, colour: tuple[int, int, int]) -> None:
+    assert np.abs(image.astype(int) - colour).mean() < 4.0
 
 
 def test_rtmp_out_arrives_and_rtmp_in_reads_it(
@@ -80,9 +80,9 @@ def test_hls_in_at_its_own_pace(media_server: Any, pushing: Callable[[str], Netw
 def test_rtmp_from_ffmpeg(
     media_server: Any, ffmpeg: str, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    picture = "-re -f lavfi -i testsrc=size=320x180:rate=25"
+    image = "-re -f lavfi -i testsrc=size=320x180:rate=25"
     encoder = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 25 -f flv"
-    start([ffmpeg, *picture.split(), *encoder.split(), media_server.rtmp])
+    start([ffmpeg, *image.split(), *encoder.split(), media_server.rtmp])
     source = open_when_there(media_server.rtmp)
     first, second = source.read(), source.read()
     source.close()
@@ -106,7 +106,7 @@ def test_rtsp_out_arrives(
     for index in range(60):
         frame = paint(index, GREEN)
         sink.write(frame, frame)
-        wait_until(lambda wanted=index + 1: sink.sent + sink.dropped >= wanted, "the picture is taken")
+        wait_until(lambda wanted=index + 1: sink.sent + sink.dropped >= wanted, "the image is taken")
     sink.finish()
     sink.close()
     assert sink.outages == 0
@@ -161,7 +161,7 @@ def test_a_stream_that_nobody_took_is_not_finished(
     sink = NetworkSink(f"rtmp://127.0.0.1:{free_port()}/live/nobody", backoff=QUICK)
     frame = paint(0, GREEN)
     sink.write(frame, frame)
-    with pytest.raises(SinkError, match="never took a picture"):
+    with pytest.raises(SinkError, match="never took an image"):
         sink.finish()
     sink.close()
 

@@ -76,7 +76,7 @@ def cost() -> Callable[..., tuple[int, int]]:
 
 
 def make_batch(count: int, size: int) -> Batch:
-    """Random pictures, the same every time."""
+    """Random images, the same every time."""
     generator = torch.Generator().manual_seed(7)
     a, b = (torch.rand(count, 3, size, size, generator=generator) * 2 - 1 for _ in range(2))
     return Batch(a, b)
@@ -84,13 +84,13 @@ def make_batch(count: int, size: int) -> Batch:
 
 @pytest.fixture
 def batch() -> Callable[[int, int], Batch]:
-    """Makes a batch of random pictures: (count, size)."""
+    """Makes a batch of random images: (count, size)."""
     return make_batch
 
 
 @pytest.fixture
 def flat_batch() -> Callable[[float, float], Batch]:
-    """Makes a batch of one even picture per domain: (value of a, value of b)."""
+    """Makes a batch of one even image per domain: (value of a, value of b)."""
     return lambda a, b: Batch(torch.full((1, 3, 4, 4), a), torch.full((1, 3, 4, 4), b))
 
 

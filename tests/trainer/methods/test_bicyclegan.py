@@ -28,18 +28,18 @@ def make(**options: object) -> BicycleGAN:
 
 
 def test_networks_have_the_published_sizes(cost) -> None:
-    picture = (1, 3, 256, 256)
+    image = (1, 3, 256, 256)
     with torch.device("meta"):
         method = BicycleGAN(BicycleGANConfig())
     sizes = [
-        cost(method.generator, picture, (1, 8)),
-        cost(method.encoder, picture),
-        cost(method.disc_random, picture),
+        cost(method.generator, image, (1, 8)),
+        cost(method.encoder, image),
+        cost(method.disc_random, image),
     ]
     assert [round(p / 1e6, 2) for p, _ in sizes] == [54.79, 2.59, 3.46]
     assert [round(m / 1e9, 2) for _, m in sizes] == [6.31, 4.54, 3.34]
     assert sizes[2][0] == 3_458_978
-    maps = method.disc_encoded(torch.empty(picture, device="meta"))
+    maps = method.disc_encoded(torch.empty(image, device="meta"))
     assert [tuple(logits.shape[2:]) for logits in maps] == [(30, 30), (14, 14)]
 
 
@@ -55,25 +55,25 @@ def test_the_code_enters_the_layers_it_should(style_size, place) -> None:
 
 @pytest.mark.parametrize("place", ["all", "input"])
 @pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
-def test_style_changes_the_picture_and_dropout_does_not(place, upsampling) -> None:
+def test_style_changes_the_image_and_dropout_does_not(place, upsampling) -> None:
     inference = make(style_place=place, upsampling=upsampling).inference()
     assert inference.stride == 64
     assert inference.style_size == len(inference.default_style) == 8
     for height, width in ((64, 64), (64, 128)):
-        picture = torch.rand(1, 3, height, width) * 2 - 1
+        image = torch.rand(1, 3, height, width) * 2 - 1
         first, second = torch.randn(2, 1, 8).unbind()
         with torch.no_grad():
-            assert torch.equal(inference(picture, first), inference(picture, first))
-            assert not torch.equal(inference(picture, first), inference(picture, second))
-            assert torch.equal(inference(picture), inference(picture, torch.zeros(1, 8)))
+            assert torch.equal(inference(image, first), inference(image, first))
+            assert not torch.equal(inference(image, first), inference(image, second))
+            assert torch.equal(inference(image), inference(image, torch.zeros(1, 8)))
 
 
 def test_reference_style_is_the_mean(batch) -> None:
     method = make()
-    pictures = batch(2, 64).b
+    images = batch(2, 64).b
     encoder = method.inference().style_encoder()
     with torch.no_grad():
-        torch.testing.assert_close(encoder(pictures), method.encoder(pictures)[0], atol=0, rtol=0)
+        torch.testing.assert_close(encoder(images), method.encoder(images)[0], atol=0, rtol=0)
 
 
 def test_encoder_is_frozen_in_the_latent_step(record, batch) -> None:
@@ -103,9 +103,9 @@ def test_losses_by_hand(monkeypatch, listen, answer) -> None:
     seen: dict[str, list[float]] = {"encoded": [], "random": []}
 
     def judge(name):
-        def logits(picture):
-            seen[name].append(round(picture.mean().item(), 4))
-            return [picture.mean(), picture.mean() + 1]
+        def logits(image):
+            seen[name].append(round(image.mean().item(), 4))
+            return [image.mean(), image.mean() + 1]
 
         return logits
 
@@ -140,11 +140,11 @@ def test_conditional_discriminators_see_the_source(batch) -> None:
     method = make(conditional=True)
     assert isinstance(method.disc_random, Discriminator)
     assert method.disc_random.fine[0].in_channels == 6
-    pictures = batch(1, 64)
-    assert len(method.judge(method.disc_random, pictures.a, pictures.b)) == 2
+    images = batch(1, 64)
+    assert len(method.judge(method.disc_random, images.a, images.b)) == 2
 
 
-def test_encoder_for_smaller_pictures_has_fewer_blocks() -> None:
+def test_encoder_for_smaller_images_has_fewer_blocks() -> None:
     widths = [module.out_features for module in (Encoder(64, 4, 8).mean, Encoder(64, 3, 8).mean)]
     assert widths == [8, 8]
     assert Encoder(64, 4, 8).mean.in_features == Encoder(64, 3, 8).mean.in_features == 256

@@ -78,17 +78,17 @@ def test_projected_features_are_unit_vectors_of_the_same_places(method) -> None:
 
 
 def test_no_more_places_are_compared_than_there_are(method) -> None:
-    """A picture of 8 x 8 has 4 places in its smallest maps."""
+    """An image of 8 x 8 has 4 places in its smallest maps."""
     seen: list[int] = []
     method.projection.register_forward_pre_hook(lambda _, inputs: seen.extend(len(x) for x in inputs[1]))
-    picture = torch.rand(1, 3, 8, 8)
-    method.nce(picture, picture, mirrored=False)
+    image = torch.rand(1, 3, 8, 8)
+    method.nce(image, image, mirrored=False)
     assert seen[:5] == [16, 16, 16, 4, 4]
 
 
 @pytest.mark.parametrize(("config", "total"), [(TINY, 1 + 0.5 * (3 + 3)), (TINY_FAST, 1 + 10 * 3)])
 def test_losses_by_hand(answer, flat_batch, config, total) -> None:
-    """The discriminator says the picture, the generator answers 0, and every NCE is 3."""
+    """The discriminator says the image, the generator answers 0, and every NCE is 3."""
     method = (FastCUT if isinstance(config, FastCUTConfig) else CUT)(config)
     method.gen = answer(lambda x: 0 * x)
     method.disc = answer(lambda x: x)
@@ -101,17 +101,17 @@ def test_losses_by_hand(answer, flat_batch, config, total) -> None:
 def test_features_of_a_mirrored_translation_are_mirrored_back(method) -> None:
     method.gen.stages = lambda x: [x[:, :1], *(x.repeat(1, c, 1, 1)[:, :c] for c in (8, 16, 16, 16))]
     method.projection[0] = nn.Sequential(nn.Linear(1, 8))
-    picture = torch.rand(1, 3, 8, 8)
+    image = torch.rand(1, 3, 8, 8)
 
     def nce(translated: torch.Tensor, mirrored: bool) -> float:
         torch.manual_seed(0)
-        return method.nce(picture, translated, mirrored).item()
+        return method.nce(image, translated, mirrored).item()
 
-    assert nce(picture.flip(3), True) == nce(picture, False)
-    assert nce(picture.flip(3), False) != nce(picture, False)
+    assert nce(image.flip(3), True) == nce(image, False)
+    assert nce(image.flip(3), False) != nce(image, False)
 
 
-def test_fastcut_mirrors_half_of_the_pictures_and_cut_none(batch) -> None:
+def test_fastcut_mirrors_half_of_the_images_and_cut_none(batch) -> None:
     for kind, config in ((CUT, TINY), (FastCUT, TINY_FAST)):
         method = kind(config)
         seen: list[bool] = []
@@ -149,11 +149,11 @@ def test_initialisation() -> None:
 
 def test_inference_is_one_direction_at_any_multiple_of_4(method) -> None:
     assert method.directions() == ("a2b",)
-    picture = torch.rand(2, 3, 36, 64) * 2 - 1
-    torch.testing.assert_close(method.inference()(picture), method.gen(picture), rtol=0, atol=0)
+    image = torch.rand(2, 3, 36, 64) * 2 - 1
+    torch.testing.assert_close(method.inference()(image), method.gen(image), rtol=0, atol=0)
 
 
-def test_a_picture_too_small_for_the_discriminator_is_refused() -> None:
+def test_an_image_too_small_for_the_discriminator_is_refused() -> None:
     with pytest.raises(OptionError, match="--image-size 12"):
         replace(TINY, image_size=12)
     smallest = replace(TINY, image_size=16)

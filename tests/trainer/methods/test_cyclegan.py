@@ -20,7 +20,7 @@ def small(**options: object) -> CycleGAN:
     return CycleGAN(CycleGANConfig(**values))  # type: ignore[arg-type]
 
 
-def pictures(seed: int, count: int = 1) -> Tensor:
+def images(seed: int, count: int = 1) -> Tensor:
     return torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
@@ -59,12 +59,12 @@ def test_a_score_of_the_discriminator_sees_70_pixels() -> None:
     torch.manual_seed(0)
     # Instance norm sees the whole map, so the field of view is that of the convolutions alone.
     disc = nn.Sequential(*(layer for layer in PatchDiscriminator(4) if not isinstance(layer, InstanceNorm)))
-    picture = torch.rand(1, 3, 256, 256, requires_grad=True)
-    scores = disc(picture)
+    image = torch.rand(1, 3, 256, 256, requires_grad=True)
+    scores = disc(image)
     assert scores.shape == (1, 1, 30, 30)
     scores[0, 0, 15, 15].backward()
-    assert picture.grad is not None
-    seen = picture.grad[0].abs().sum(0) > 0
+    assert image.grad is not None
+    seen = image.grad[0].abs().sum(0) > 0
     assert (int(seen.any(1).sum()), int(seen.any(0).sum())) == (70, 70)
 
 
@@ -107,7 +107,7 @@ def test_losses_by_hand() -> None:
 def test_each_update_reaches_its_own_networks() -> None:
     method = small()
     update = Recorder(method)
-    method.step(Batch(pictures(0), pictures(1)), update)
+    method.step(Batch(images(0), images(1)), update)
     assert [networks for _, _, networks in update.calls] == [{"a2b", "b2a"}, {"disc_a", "disc_b"}]
     owned = {
         name: {id(p) for g in o.param_groups for p in g["params"]} for name, o in method.optimisers().items()
@@ -118,7 +118,7 @@ def test_each_update_reaches_its_own_networks() -> None:
 
 def test_identity_can_be_left_out() -> None:
     method = small(identity_weight=0.0)
-    assert "identity" not in method.step(Batch(pictures(0), pictures(1)), Recorder(method))
+    assert "identity" not in method.step(Batch(images(0), images(1)), Recorder(method))
 
 
 def test_pool_keeps_fifty_and_exchanges_half() -> None:
@@ -130,26 +130,26 @@ def test_pool_keeps_fifty_and_exchanges_half() -> None:
     out = pool.query(later)
     old = int((out != later).sum())
     assert 450 < old < 550
-    assert len(pool.pictures) == 50
+    assert len(pool.images) == 50
     assert ImagePool(0).query(first) is not first
     assert torch.equal(ImagePool(0).query(first), first)
 
 
 def test_both_directions_at_other_sizes() -> None:
     method = small()
-    picture = torch.zeros(2, 3, 36, 44)
+    image = torch.zeros(2, 3, 36, 44)
     for direction, network in (("a2b", method.a2b), ("b2a", method.b2a)):
         inference = method.inference(direction)
-        assert torch.equal(inference(picture), network(picture))
+        assert torch.equal(inference(image), network(image))
         assert inference.stride == 4
         # Training on must not change what was taken out.
-        before = inference(picture)
+        before = inference(image)
         nn.init.zeros_(next(network.parameters()))
-        assert torch.equal(inference(picture), before)
+        assert torch.equal(inference(image), before)
 
 
 def test_generator_keeps_the_range() -> None:
-    out = Generator(4, 1)(pictures(3) * 5)
+    out = Generator(4, 1)(images(3) * 5)
     assert float(out.detach().abs().max()) <= 1
 
 

@@ -81,7 +81,7 @@ def test_labels_of_the_target_are_never_read(record, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cogan", "unit"])
-def test_pictures_without_classes_are_refused(record, kind) -> None:
+def test_images_without_classes_are_refused(record, kind) -> None:
     method, batch = tiny(kind)
     with pytest.raises(DataError, match="--layout digits"):
         method.step(replace(batch, labels_a=None), record(method))
@@ -89,31 +89,31 @@ def test_pictures_without_classes_are_refused(record, kind) -> None:
 
 @pytest.mark.parametrize("kind", ["cogan", "unit"])
 def test_the_classifier_learns_the_source(record, kind) -> None:
-    """Pictures of two classes, bright and dark: a few steps are enough to tell them apart."""
+    """Images of two classes, bright and dark: a few steps are enough to tell them apart."""
     method, batch = tiny(kind)
     method.config = replace(method.config, lr=2e-3)
     labels = torch.tensor([0, 1, 0, 1])
-    pictures = (1 - 2 * labels.float()).view(4, 1, 1, 1).expand(-1, 3, *batch.a.shape[2:]).clone()
+    images = (1 - 2 * labels.float()).view(4, 1, 1, 1).expand(-1, 3, *batch.a.shape[2:]).clone()
     update = record(method)
     for _ in range(20):
-        method.step(Batch(pictures, batch.b, labels_a=labels), update)
+        method.step(Batch(images, batch.b, labels_a=labels), update)
     method.eval()
-    assert method.classify(pictures, "a").argmax(dim=1).tolist() == labels.tolist()
+    assert method.classify(images, "a").argmax(dim=1).tolist() == labels.tolist()
     assert method.classify(batch.b).shape == (4, 10)
 
 
 class Silent(nn.Module):
-    """A discriminator of logits 0: every cross entropy is known. Features are the pictures'."""
+    """A discriminator of logits 0: every cross entropy is known. Features are the images'."""
 
     def __init__(self) -> None:
         super().__init__()
         self.start_a = self.start_b = nn.Sequential()
 
-    def judge(self, *pictures: Tensor) -> Tensor:
-        return torch.zeros(sum(len(x) for x in pictures), 2)
+    def judge(self, *images: Tensor) -> Tensor:
+        return torch.zeros(sum(len(x) for x in images), 2)
 
-    def classify(self, pictures: Tensor, start: object = None) -> Tensor:
-        return torch.zeros(len(pictures), 10)
+    def classify(self, images: Tensor, start: object = None) -> Tensor:
+        return torch.zeros(len(images), 10)
 
     def features(self, a: Tensor, b: Tensor | None = None) -> Tensor:
         return a if b is None else torch.cat([a, b])
@@ -199,7 +199,7 @@ def test_half_of_the_target_digits_are_shown_in_negative(answer) -> None:
     seen: list[Tensor] = []
     method.gen.enc_b.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, :1]))
     method.step(Batch(batch.a, torch.ones(4, 3, 32, 32), batch.labels_a), lambda name, loss: None)
-    signs = [{x.item() for x in picture.unique()} for picture in seen[0]]
+    signs = [{x.item() for x in image.unique()} for image in seen[0]]
     assert all(sign in ({1.0}, {-1.0}) for sign in signs)
     for _ in range(4):
         method.step(Batch(batch.a, torch.ones(4, 3, 32, 32), batch.labels_a), lambda name, loss: None)
@@ -248,8 +248,8 @@ def test_inference_of_unit_digits_decodes_the_mean(direction) -> None:
     assert network.fixed_size == (32, 32)
     method.eval()
     made = method.translate(batch.a, batch.b.mean(dim=1, keepdim=True))
-    picture, expected = {"a2b": (batch.a, made.ab), "b2a": (batch.b, made.ba)}[direction]
-    torch.testing.assert_close(network(picture), expected.expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
+    image, expected = {"a2b": (batch.a, made.ab), "b2a": (batch.b, made.ba)}[direction]
+    torch.testing.assert_close(network(image), expected.expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
 
 
 def test_other_sizes_are_refused() -> None:

@@ -57,9 +57,9 @@ def test_teacher_is_no_part_of_the_students_checkpoint(tmp_path: Path) -> None:
     write_config(run, "distill", student.config)
     write_checkpoint(run, "distill", {f"model/{k}": v for k, v in student.state_dict().items()}, {})
     (tmp_path / "teacher").rename(tmp_path / "gone")
-    picture = torch.rand(1, 3, 32, 32)
+    image = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(
-        load_method(run).inference()(picture), student.student(picture).clamp(-1, 1), atol=1e-5, rtol=0
+        load_method(run).inference()(image), student.student(image).clamp(-1, 1), atol=1e-5, rtol=0
     )
 
 
@@ -69,9 +69,9 @@ def test_style_can_be_kept_as_an_input(tmp_path: Path) -> None:
     student = student_of(teacher, style_size=size)
     train(student, 2)
     network = student.inference()
-    picture = torch.rand(1, 3, 32, 32)
+    image = torch.rand(1, 3, 32, 32)
     assert network.style_size == size
-    assert not torch.equal(network(picture, torch.zeros(1, size)), network(picture, torch.ones(1, size) * 3))
+    assert not torch.equal(network(image, torch.zeros(1, size)), network(image, torch.ones(1, size) * 3))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_student_can_start_as_its_teacher(tmp_path: Path) -> None:
     teacher = save_run(tmp_path / "teacher", "realtime")
     student = student_of(teacher, start_as_teacher=True)
     student.optimisers()
-    picture = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(student.inference()(picture), load_method(teacher).inference()(picture))
+    image = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(student.inference()(image), load_method(teacher).inference()(image))
 
 
 @pytest.mark.parametrize(("name", "options"), [("realtime", {"trunk": 16}), ("cyclegan", {})])

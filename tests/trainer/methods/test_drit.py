@@ -96,14 +96,14 @@ def test_the_rhythm_survives_a_checkpoint(method, record, batch) -> None:
 
 
 def test_losses_by_hand(method, answer) -> None:
-    """Contents are doubled and halved pictures; attributes are means, added when decoding; all logits are 0."""
+    """Contents are doubled and halved images; attributes are means, added when decoding; all logits are 0."""
 
     class Encoder(nn.Module):
-        def encode(self, picture: torch.Tensor) -> Attribute:
-            return Attribute(picture.mean((1, 2, 3))[:, None], None)
+        def encode(self, image: torch.Tensor) -> Attribute:
+            return Attribute(image.mean((1, 2, 3))[:, None], None)
 
-        def forward(self, picture: torch.Tensor) -> torch.Tensor:
-            return self.encode(picture).mean
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.encode(image).mean
 
     for domain, factor in ((method.domain_a, 2.0), (method.domain_b, 0.5)):
         domain.content = answer(lambda x, factor=factor: factor * x)
@@ -114,13 +114,13 @@ def test_losses_by_hand(method, answer) -> None:
         method.discs[name] = answer(lambda x: [0 * x, 0 * x])
     method.content_disc = answer(lambda x: 0 * x)
     attributes = iter((0.1, 0.3))
-    method.draw_attribute = lambda picture: torch.full((1, 1), next(attributes))
+    method.draw_attribute = lambda image: torch.full((1, 1), next(attributes))
     method.eval()  # no noise
     method._content_moves = 2
     seen: list[tuple[str, float]] = []
     a, b = torch.full((2, 3, 4, 4), 0.4), torch.full((2, 3, 4, 4), 0.8)
     losses = method.step(Batch(a, b), lambda name, loss: seen.append((name, loss.item())))
-    # Contents: a 0.8, b 0.4. With the pictures' own attributes: b in a is 0.8, a in b is 1.6; their contents 1.6
+    # Contents: a 0.8, b 0.4. With the images' own attributes: b in a is 0.8, a in b is 1.6; their contents 1.6
     # and 0.8, so back again a is 0.8 + 0.8 (attribute of b in a) and b is 1.6 + 1.6.
     half = log(2)
     expected = {
@@ -168,20 +168,20 @@ def test_inference_takes_drawn_named_and_borrowed_attributes(concat, direction) 
     method = DRIT(replace(TINY, concat=concat)).train()
     nn.init.normal_(method.domain_a.decoder.mlp[-1].weight) if not concat else None
     network = method.inference(direction)
-    picture = torch.rand(2, 3, 36, 64) * 2 - 1
-    plain = network(picture)
-    assert plain.shape == picture.shape
-    torch.testing.assert_close(network(picture, torch.zeros(2, 2)), plain, rtol=0, atol=0)
-    assert not torch.equal(network(picture, torch.full((2, 2), 5.0)), plain)
+    image = torch.rand(2, 3, 36, 64) * 2 - 1
+    plain = network(image)
+    assert plain.shape == image.shape
+    torch.testing.assert_close(network(image, torch.zeros(2, 2)), plain, rtol=0, atol=0)
+    assert not torch.equal(network(image, torch.full((2, 2), 5.0)), plain)
     source, target = {
         "a2b": (method.domain_a, method.domain_b),
         "b2a": (method.domain_b, method.domain_a),
     }[direction]
     method.eval()
-    borrowed = network.style_encoder()(picture)
-    torch.testing.assert_close(borrowed, target.attribute.encode(picture).mean)
-    expected = method.decode(target, method.content(source, picture), borrowed)
-    torch.testing.assert_close(network(picture, borrowed), expected)
+    borrowed = network.style_encoder()(image)
+    torch.testing.assert_close(borrowed, target.attribute.encode(image).mean)
+    expected = method.decode(target, method.content(source, image), borrowed)
+    torch.testing.assert_close(network(image, borrowed), expected)
     assert len(network.presets["style-1"]) == network.style_size == 2
 
 

@@ -74,12 +74,12 @@ def test_pyramid_is_the_filter_with_decimation_and_zero_insertion() -> None:
 
 
 def test_pyramid_joins_what_it_split() -> None:
-    picture = torch.rand(1, 3, 32, 64)
+    image = torch.rand(1, 3, 32, 64)
     pyramid = Pyramid()
-    bands, low = pyramid.split(picture, 3)
+    bands, low = pyramid.split(image, 3)
     assert [tuple(band.shape[2:]) for band in bands] == [(32, 64), (16, 32), (8, 16)]
     assert low.shape == (1, 3, 4, 8)
-    torch.testing.assert_close(pyramid.join(bands, low), picture, atol=1e-6, rtol=0)
+    torch.testing.assert_close(pyramid.join(bands, low), image, atol=1e-6, rtol=0)
 
 
 class Add(nn.Module):
@@ -143,9 +143,9 @@ def test_inference_goes_from_signed_to_signed_range(answer) -> None:
     inference = method.inference()
     assert inference.stride == 8
     for size in ((32, 32), (24, 48)):
-        picture = torch.rand(2, 3, *size) * 2 - 1
-        expected = (method.generator(picture / 2 + 0.5) * 2 - 1).clamp(-1, 1)
-        torch.testing.assert_close(inference(picture), expected.detach(), atol=1e-6, rtol=0)
+        image = torch.rand(2, 3, *size) * 2 - 1
+        expected = (method.generator(image / 2 + 0.5) * 2 - 1).clamp(-1, 1)
+        torch.testing.assert_close(inference(image), expected.detach(), atol=1e-6, rtol=0)
     inference.generator = answer(lambda x: x * 3)
     assert inference(torch.ones(1, 3, 8, 8)).max() == 1
 
@@ -162,12 +162,12 @@ def test_critic_gives_one_value_of_any_size() -> None:
 
 
 def test_turning_keeps_every_pixel(batch) -> None:
-    pictures = batch(1, 32).a
+    images = batch(1, 32).a
     method = make()
     torch.manual_seed(3)
-    turned = [method.turned(pictures) for _ in range(20)]
-    assert len({tuple(picture.flatten().tolist()) for picture in turned}) == 4
-    assert torch.equal(turned[0].flatten().sort().values, pictures.flatten().sort().values)
+    turned = [method.turned(images) for _ in range(20)]
+    assert len({tuple(image.flatten().tolist()) for image in turned}) == 4
+    assert torch.equal(turned[0].flatten().sort().values, images.flatten().sort().values)
 
 
 def test_options_that_cannot_be_are_refused() -> None:

@@ -59,14 +59,14 @@ def test_discriminators_learn_first_and_alone(method, record, batch) -> None:
 
 
 def test_losses_by_hand(method, answer, flat_batch) -> None:
-    """Styles are one number, added to the content; contents of a are doubled pictures, those of b halved ones."""
+    """Styles are one number, added to the content; contents of a are doubled images, those of b halved ones."""
     for domain, factor in ((method.domain_a, 2.0), (method.domain_b, 0.5)):
         domain.content = answer(lambda x, factor=factor: factor * x)
         domain.style = answer(lambda x: x.mean((1, 2, 3))[:, None])
         domain.mlp = answer(lambda style: style)
         domain.decoder = answer(lambda content, style: content + style[..., None, None])
     method.disc_a = method.disc_b = answer(lambda x: [x, 2 * x])
-    method.draw_style = lambda picture: torch.full((1, 1), 0.1)
+    method.draw_style = lambda image: torch.full((1, 1), 0.1)
     seen: list[float] = []
     losses = method.step(flat_batch(0.4, 0.8), lambda name, loss: seen.append(loss.item()))
     # Contents: a 0.8, b 0.4. Translations: a in b 0.9, b in a 0.5. Their contents: 0.45 and 1.0.
@@ -87,7 +87,7 @@ def test_styles_are_drawn_anew_for_each_update(method, batch) -> None:
     torch.manual_seed(1)
     drawn: list[torch.Tensor] = []
     draw = method.draw_style
-    method.draw_style = lambda picture: drawn.append(draw(picture)) or drawn[-1]
+    method.draw_style = lambda image: drawn.append(draw(image)) or drawn[-1]
     method.step(batch(2, 64), lambda name, loss: None)
     assert len({tuple(style.flatten().tolist()) for style in drawn}) == 4
 
@@ -106,38 +106,38 @@ def test_initialisation() -> None:
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
 def test_inference_takes_drawn_named_and_borrowed_styles(method, direction) -> None:
     network = method.inference(direction)
-    picture = torch.rand(2, 3, 36, 64) * 2 - 1
-    plain = network(picture)
-    assert plain.shape == picture.shape
+    image = torch.rand(2, 3, 36, 64) * 2 - 1
+    plain = network(image)
+    assert plain.shape == image.shape
     assert network.style_size == 8
-    torch.testing.assert_close(network(picture, torch.zeros(2, 8)), plain)
-    named = network(picture, torch.tensor([network.presets["style-1"]]).expand(2, -1))
+    torch.testing.assert_close(network(image, torch.zeros(2, 8)), plain)
+    named = network(image, torch.tensor([network.presets["style-1"]]).expand(2, -1))
     assert (named - plain).abs().mean() > 1e-3
     source, target = {
         "a2b": (method.domain_a, method.domain_b),
         "b2a": (method.domain_b, method.domain_a),
     }[direction]
-    borrowed = network.style_encoder()(picture)
-    torch.testing.assert_close(borrowed, target.style(picture))
-    torch.testing.assert_close(network(picture, borrowed), target.decode(source.content(picture), borrowed))
+    borrowed = network.style_encoder()(image)
+    torch.testing.assert_close(borrowed, target.style(image))
+    torch.testing.assert_close(network(image, borrowed), target.decode(source.content(image), borrowed))
 
 
-def test_each_picture_of_a_batch_has_its_own_style(method) -> None:
+def test_each_image_of_a_batch_has_its_own_style(method) -> None:
     network = method.inference()
-    picture = torch.rand(2, 3, 32, 32) * 2 - 1
+    image = torch.rand(2, 3, 32, 32) * 2 - 1
     styles = torch.randn(2, 8)
-    together = network(picture, styles)
-    alone = torch.cat([network(picture[i : i + 1], styles[i : i + 1]) for i in range(2)])
+    together = network(image, styles)
+    alone = torch.cat([network(image[i : i + 1], styles[i : i + 1]) for i in range(2)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("size", "options"), [(16, {"disc_layers": 2, "disc_scales": 1}), (32, {})])
-def test_a_picture_too_small_for_the_style_or_the_coarsest_scale_is_refused(size, options) -> None:
+def test_an_image_too_small_for_the_style_or_the_coarsest_scale_is_refused(size, options) -> None:
     with pytest.raises(OptionError, match=f"--image-size {size}"):
         MUNITConfig(image_size=size, **options)
 
 
-def test_the_smallest_picture_of_the_discriminators_is_served(method) -> None:
+def test_the_smallest_image_of_the_discriminators_is_served(method) -> None:
     smallest = method.disc_a.smallest_side(4, 2)
     maps = method.disc_a(torch.rand(1, 3, smallest, smallest))
     assert [x.shape[2:] for x in maps] == [(2, 2), (1, 1)]

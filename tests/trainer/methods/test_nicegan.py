@@ -64,28 +64,28 @@ def test_encoders_learn_with_the_discriminators_alone(method, record, batch) -> 
 
 def test_gradients_reach_a_generator_through_the_frozen_encoder(method, batch) -> None:
     method.discriminator_b.requires_grad_(False)
-    pictures = batch(1, 64)
-    translated = method.generator_ab(method.discriminator_a.encoder(pictures.a)[0])
+    images = batch(1, 64)
+    translated = method.generator_ab(method.discriminator_a.encoder(images.a)[0])
     again = method.generator_ba(method.discriminator_b.encoder(translated)[0])
-    (again - pictures.a).abs().mean().backward()
+    (again - images.a).abs().mean().backward()
     assert method.generator_ab.exit[-2].weight.grad.abs().sum() > 0
 
 
 def test_losses_by_hand(method, record, answer, flat_batch) -> None:
-    # Codes are the pictures themselves; every discriminator says 0.5, 0.25 and 2; a = 0.5, b = -0.25.
-    def judge(picture):
-        half = picture.mean() * 0
-        return Verdict(half + 0.5, half + 0.25, half + 2.0), picture
+    # Codes are the images themselves; every discriminator says 0.5, 0.25 and 2; a = 0.5, b = -0.25.
+    def judge(image):
+        half = image.mean() * 0
+        return Verdict(half + 0.5, half + 0.25, half + 2.0), image
 
     for name in ("discriminator_a", "discriminator_b"):
         setattr(method, name, answer(judge))
-        getattr(method, name).encoder = answer(lambda picture: (picture, None))
+        getattr(method, name).encoder = answer(lambda image: (image, None))
     method.generator_ab = answer(lambda code: 2.0 * code)
     method.generator_ba = answer(lambda code: 0.25 * code)
-    pictures = flat_batch(0.5, -0.25)
+    images = flat_batch(0.5, -0.25)
     # Real to 1: 0.25 + 0.5625 + 1; fake to 0: 0.25 + 0.0625 + 4; two domains.
-    assert method.discriminator_loss(pictures).item() == pytest.approx(2 * (1.8125 + 4.3125))
-    terms = method.generator_terms(pictures)
+    assert method.discriminator_loss(images).item() == pytest.approx(2 * (1.8125 + 4.3125))
+    terms = method.generator_terms(images)
     assert terms["gan"].item() == pytest.approx(2 * 1.8125)
     # a to 1.0 to 0.25; b to -0.0625 to -0.125.
     assert terms["cycle"].item() == pytest.approx(0.25 + 0.125)
@@ -115,17 +115,17 @@ def test_folded_network_equals_the_trained_one(method, record, batch, direction,
     method.eval()
     source = {"a2b": method.discriminator_a, "b2a": method.discriminator_b}[direction]
     generator = {"a2b": method.generator_ab, "b2a": method.generator_ba}[direction]
-    picture = torch.rand(2, 3, *size) * 2 - 1
+    image = torch.rand(2, 3, *size) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(folded(picture), generator(source.encoder(picture)[0]), atol=2e-5, rtol=0)
+        torch.testing.assert_close(folded(image), generator(source.encoder(image)[0]), atol=2e-5, rtol=0)
 
 
 def test_inference_keeps_what_it_was_made_of(method, record, batch) -> None:
-    picture = torch.rand(1, 3, 64, 64) * 2 - 1
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
     inference = method.inference("a2b")
-    before = inference(picture)
+    before = inference(image)
     method.step(batch(1, 64), record(method))
-    torch.testing.assert_close(inference(picture), before, atol=0, rtol=0)
+    torch.testing.assert_close(inference(image), before, atol=0, rtol=0)
     method.step(batch(1, 64), record(method))  # the trained networks still work after a fold
 
 
@@ -135,7 +135,7 @@ def test_full_variant_is_tied_to_its_size() -> None:
     assert NICEGAN(TINY).inference("a2b").fixed_size is None
 
 
-def test_a_picture_too_small_for_the_depth_is_refused() -> None:
+def test_an_image_too_small_for_the_depth_is_refused() -> None:
     with pytest.raises(OptionError, match="--depth 7 needs"):
         NICEGANConfig(image_size=64, load_size=64)
     with pytest.raises(OptionError, match="--depth is 4"):

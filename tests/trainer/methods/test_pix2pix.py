@@ -68,7 +68,7 @@ def test_initialisation_is_normal() -> None:
     assert gammas.std().item() == pytest.approx(0.02, rel=0.15)
 
 
-def test_instance_mode_is_the_training_mode_batch_norm_of_one_picture(record, batch) -> None:
+def test_instance_mode_is_the_training_mode_batch_norm_of_one_image(record, batch) -> None:
     method = make(batch_norm="instance")
     method.step(batch(2, 64), record(method))
     inference = method.inference()
@@ -77,9 +77,9 @@ def test_instance_mode_is_the_training_mode_batch_norm_of_one_picture(record, ba
         if isinstance(layer, nn.Dropout):
             layer.eval()
     for size in ((64, 64), (64, 128)):
-        picture = torch.rand(1, 3, *size) * 2 - 1
+        image = torch.rand(1, 3, *size) * 2 - 1
         with torch.no_grad():
-            torch.testing.assert_close(inference(picture), method.generator(picture), atol=1e-5, rtol=0)
+            torch.testing.assert_close(inference(image), method.generator(image), atol=1e-5, rtol=0)
 
 
 def test_running_mode_is_the_evaluation_mode(record, batch) -> None:
@@ -87,11 +87,11 @@ def test_running_mode_is_the_evaluation_mode(record, batch) -> None:
     method.step(batch(2, 64), record(method))
     inference = method.inference()
     assert inference.notes["batch norm"] == "running"
-    picture = torch.rand(2, 3, 64, 64) * 2 - 1
+    image = torch.rand(2, 3, 64, 64) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(inference(picture), method.eval().generator(picture), atol=0, rtol=0)
-        own = make().inference()(picture)
-    assert not torch.allclose(own, inference(picture), atol=1e-3)
+        torch.testing.assert_close(inference(image), method.eval().generator(image), atol=0, rtol=0)
+        own = make().inference()(image)
+    assert not torch.allclose(own, inference(image), atol=1e-3)
 
 
 def test_inference_normalises_as_training_did() -> None:

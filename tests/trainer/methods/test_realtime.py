@@ -31,13 +31,13 @@ def test_phases_are_bilinear_upsampling_in_unshuffled_layout(factor: int) -> Non
 
 def test_generator_keeps_the_size_and_starts_close_to_the_identity() -> None:
     torch.manual_seed(0)
-    picture = torch.rand(1, 3, 32, 48) * 2 - 1
-    translated = Generator(width=8, trunk=8, blocks=2)(picture)
-    assert translated.shape == picture.shape
-    assert (translated - picture).abs().mean() < 0.1
+    image = torch.rand(1, 3, 32, 48) * 2 - 1
+    translated = Generator(width=8, trunk=8, blocks=2)(image)
+    assert translated.shape == image.shape
+    assert (translated - image).abs().mean() < 0.1
 
 
-def test_an_even_picture_stays_even() -> None:
+def test_an_even_image_stays_even() -> None:
     torch.manual_seed(0)
     generator = Generator(width=8, trunk=8, blocks=1, pad=8)
     nn.init.normal_(generator.change.weight, std=1.0)
@@ -50,18 +50,18 @@ def test_context_sees_the_scene_around_and_adds_nothing_at_first() -> None:
     near, far = Generator(width=8, trunk=8, blocks=1), Generator(width=8, trunk=8, blocks=1, context=2)
     assert (near.stride, far.stride) == (8, 32)
     far.load_state_dict(near.state_dict(), strict=False)
-    picture = torch.rand(1, 3, 256, 256) * 2 - 1
-    torch.testing.assert_close(far(picture), near(picture))
+    image = torch.rand(1, 3, 256, 256) * 2 - 1
+    torch.testing.assert_close(far(image), near(image))
 
     for generator in (near, far):
         for name, weights in generator.named_parameters():
             if "blocks" in name or "up" in name:
                 nn.init.normal_(weights, std=0.1)
-    elsewhere = picture.clone()
+    elsewhere = image.clone()
     elsewhere[:, :, :, 192:] = 1.0
     corner = np.s_[:, :, :64, :64]
-    assert torch.equal(near(elsewhere)[corner], near(picture)[corner])
-    assert not torch.equal(far(elsewhere)[corner], far(picture)[corner])
+    assert torch.equal(near(elsewhere)[corner], near(image)[corner])
+    assert not torch.equal(far(elsewhere)[corner], far(image)[corner])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_inference_is_a_copy_and_clamps() -> None:
     network = method.inference("b2a")
     with torch.no_grad():
         method.b2a.change.bias.fill_(9.0)  # type: ignore[union-attr]
-    picture = torch.ones(1, 3, 16, 16)
+    image = torch.ones(1, 3, 16, 16)
     assert network.stride == 8
-    assert network(picture).abs().max() <= 1
-    assert method.inference("b2a")(picture).min() == 1
+    assert network(image).abs().max() <= 1
+    assert method.inference("b2a")(image).min() == 1

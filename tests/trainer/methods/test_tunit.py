@@ -18,8 +18,8 @@ from i2i_trainer.methods.tunit import (
     Discriminator,
     Generator,
     GuidingNetwork,
+    Images,
     JudgingBlock,
-    Pictures,
     TUNITConfig,
     class_loss,
 )
@@ -53,15 +53,15 @@ def make(**options: object) -> TUNIT:
 def test_networks_have_the_published_sizes(cost, size, width, generator, guide, disc) -> None:
     config = TUNITConfig(image_size=size, load_size=size)
     assert config.generator_width == width
-    picture = (1, 3, size, size)
+    image = (1, 3, size, size)
     with torch.device("meta"):
         networks = Generator(width, config.downs, 128), GuidingNetwork(64, 128, 10)
         discriminator = Discriminator(size, width, 10)
     discriminator.forward = discriminator.body.forward
     sizes = [
-        cost(networks[0], picture, (1, 128)),
-        cost(networks[1], picture),
-        cost(discriminator, picture),
+        cost(networks[0], image, (1, 128)),
+        cost(networks[1], image),
+        cost(discriminator, image),
     ]
     assert [(round(p / 1e6, 2), round(m / 1e9, 2)) for p, m in sizes] == [generator, guide, disc]
     assert networks[0].decoder.mlp.layers[-1].out_features == {128: 4992, 256: 5056}[size]
@@ -142,7 +142,7 @@ def test_half_precision_keeps_the_mutual_information(listen, batch) -> None:
 
 
 def test_generator_losses_by_hand(answer) -> None:
-    # Two pictures, 0.5 and -0.5, each the other's reference; the style is the mean, twice; content is the picture.
+    # Two images, 0.5 and -0.5, each the other's reference; the style is the mean, twice; content is the image.
     method = make(style_size=2, queue=1)
     method.guide = answer(lambda x: (x.mean(dim=(1, 2, 3))[:, None].repeat(1, 2), None))
     method.slow_guide = method.guide
@@ -152,7 +152,7 @@ def test_generator_losses_by_hand(answer) -> None:
     method.queue = torch.tensor([[0.1, 0.1]])
     x = torch.tensor([0.5, -0.5])[:, None, None, None].expand(2, 3, 4, 4)
     terms = method.generator_terms(
-        Pictures(x, torch.tensor([1, 0]), torch.tensor([-1, -1])), torch.tensor([0, 2])
+        Images(x, torch.tensor([1, 0]), torch.tensor([-1, -1])), torch.tensor([0, 2])
     )
     # Translations: 0.25 - 0.5 = -0.25 judged as class 2, and 0.25 as class 0; themselves: 0.75 and -0.75.
     assert terms["gan"].item() == pytest.approx(
@@ -168,7 +168,7 @@ def test_generator_losses_by_hand(answer) -> None:
 
 
 def test_discriminator_loss_by_hand(listen, answer) -> None:
-    # One picture per folder, 0.5 twice. The chosen logit is 0.02 times the sum of 48 numbers, plus the class, 1.
+    # One image per folder, 0.5 twice. The chosen logit is 0.02 times the sum of 48 numbers, plus the class, 1.
     method = make(style_size=2, separated_steps=0, training="separate")
     method.guide = answer(lambda x: (torch.zeros(len(x), 2), torch.tensor([[0.0, 1.0, 0.0]] * len(x))))
     method.slow_guide = method.guide
@@ -176,8 +176,8 @@ def test_discriminator_loss_by_hand(listen, answer) -> None:
     method.generator.content = answer(lambda x: x)
     method.generator.decoder = answer(lambda c, _: c)
     method.disc = answer(lambda x, y: 0.02 * x.sum(dim=(1, 2, 3)) + y)
-    picture = torch.full((1, 3, 4, 4), 0.5)
-    method.step(Batch(picture, picture), listen)
+    image = torch.full((1, 3, 4, 4), 0.5)
+    method.step(Batch(image, image), listen)
     real, fake = 0.02 * 48 * 0.5 + 1, 0.02 * 48 * 0.25 + 1
     judged = max(0.0, 1 - real) + max(0.0, 1 + fake)
     assert listen.losses[0] == pytest.approx(judged + 10 * 48 * 0.02**2, rel=1e-5)
@@ -185,9 +185,9 @@ def test_discriminator_loss_by_hand(listen, answer) -> None:
 
 def test_discriminator_picks_the_logit_of_the_class() -> None:
     discriminator = Discriminator(32, 4, 3)
-    picture = torch.rand(2, 3, 32, 32)
-    every = discriminator.body(picture).flatten(1)
-    chosen = discriminator(picture, torch.tensor([2, 0]))
+    image = torch.rand(2, 3, 32, 32)
+    every = discriminator.body(image).flatten(1)
+    chosen = discriminator(image, torch.tensor([2, 0]))
     assert torch.equal(chosen, torch.stack([every[0, 2], every[1, 0]]))
 
 
@@ -231,8 +231,8 @@ def test_queue_keeps_the_newest_and_survives_a_restart(record, batch) -> None:
 
 
 def test_labels_teach_the_classes_where_they_are_known(record, batch) -> None:
-    pictures = batch(2, 32)
-    labelled = Batch(pictures.a, pictures.b, torch.tensor([0, -1]), torch.tensor([-1, 2]))
+    images = batch(2, 32)
+    labelled = Batch(images.a, images.b, torch.tensor([0, -1]), torch.tensor([-1, 2]))
     method = make(semi_supervised=True)
     assert method.pooled(labelled).labels.tolist() == [0, -1, -1, 2]
     assert "classes" in method.step(labelled, record(method))
@@ -262,15 +262,15 @@ def test_inference_takes_a_reference(batch) -> None:
     method = make(image_size=64, load_size=64)
     inference = method.inference("a2b")
     assert inference.stride == 4
-    pictures = batch(2, 64)
-    style = inference.style_encoder()(pictures.b)
+    images = batch(2, 64)
+    style = inference.style_encoder()(images.b)
     method.slow_guide.eval()
     with torch.no_grad():
-        torch.testing.assert_close(style, method.slow_guide(pictures.b)[0], atol=0, rtol=0)
+        torch.testing.assert_close(style, method.slow_guide(images.b)[0], atol=0, rtol=0)
         for size in ((64, 64), (48, 96)):
-            picture = torch.rand(2, 3, *size) * 2 - 1
-            expected = method.generator(picture, style)
-            torch.testing.assert_close(inference(picture, style), expected, atol=1e-6, rtol=0)
+            image = torch.rand(2, 3, *size) * 2 - 1
+            expected = method.generator(image, style)
+            torch.testing.assert_close(inference(image, style), expected, atol=1e-6, rtol=0)
 
 
 def test_content_has_sixteen_positions_a_side() -> None:

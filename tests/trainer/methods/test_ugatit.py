@@ -30,13 +30,13 @@ def test_generator_has_the_published_size(cost, side, millions, giga) -> None:
 
 
 def test_discriminators_have_the_published_sizes_and_maps(cost) -> None:
-    picture = (1, 3, 256, 256)
+    image = (1, 3, 256, 256)
     with torch.device("meta"):
         pair = DiscriminatorPair(UGATITConfig())
-        overall, local = pair.overall(torch.empty(picture)), pair.local(torch.empty(picture))
+        overall, local = pair.overall(torch.empty(image)), pair.local(torch.empty(image))
     assert overall.patches.shape[2:] == (6, 6)
     assert local.patches.shape[2:] == (30, 30)
-    sizes = [cost(network, picture) for network in (pair.overall, pair.local)]
+    sizes = [cost(network, image) for network in (pair.overall, pair.local)]
     assert [(round(p / 1e6, 2), round(m / 1e9, 2)) for p, m in sizes] == [(53.13, 4.25), (3.29, 3.65)]
 
 
@@ -65,11 +65,11 @@ def test_losses_by_hand(method, answer, flat_batch) -> None:
         setattr(method, name, answer(lambda _: tuple(torch.tensor(x) for x in (0.5, 0.25, 2.0, 1.0))))
     method.generator_ab = answer(lambda x: (2.0 * x, torch.tensor([[1.0, 1.0]])))
     method.generator_ba = answer(lambda x: (0.25 * x, torch.tensor([[3.0, 3.0]])))
-    pictures = flat_batch(0.5, -0.25)
+    images = flat_batch(0.5, -0.25)
     real = 0.25 + 0.5625 + 1.0 + 0.0
     fake = 0.25 + 0.0625 + 4.0 + 1.0
-    assert method.discriminator_loss(pictures).item() == pytest.approx(2 * (real + fake))
-    terms = method.generator_terms(pictures)
+    assert method.discriminator_loss(images).item() == pytest.approx(2 * (real + fake))
+    terms = method.generator_terms(images)
     assert terms["gan"].item() == pytest.approx(2 * real)
     assert terms["cycle"].item() == pytest.approx(0.25 + 0.125)
     assert terms["identity"].item() == pytest.approx(0.375 + 0.25)
@@ -83,11 +83,9 @@ def test_losses_by_hand(method, answer, flat_batch) -> None:
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
 def test_one_direction_is_its_generator(method, direction, size) -> None:
     trained = {"a2b": method.generator_ab, "b2a": method.generator_ba}[direction]
-    picture = torch.rand(2, 3, *size) * 2 - 1
+    image = torch.rand(2, 3, *size) * 2 - 1
     with torch.no_grad():
-        torch.testing.assert_close(
-            method.inference(direction)(picture), trained(picture)[0], atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(method.inference(direction)(image), trained(image)[0], atol=1e-5, rtol=0)
 
 
 def test_attention_can_be_folded_into_one_convolution(method) -> None:

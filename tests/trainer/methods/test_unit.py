@@ -95,7 +95,7 @@ def softplus(x: float) -> float:
 
 
 def by_hand(config: UNITConfig, answer) -> UNIT:
-    """Encoders that double and treble, decoders that halve and quarter, discriminators that say the picture."""
+    """Encoders that double and treble, decoders that halve and quarter, discriminators that say the image."""
     method = UNIT(config).eval()
     for name, factor in {
         "enc_a": 2,
@@ -140,7 +140,7 @@ def test_losses_of_the_current_network_by_hand(answer, flat_batch) -> None:
     assert seen == pytest.approx([disc, gen + 10 * 0.2 + 10 * 0.3 + 0.01 * losses["kl"].item()])
 
 
-def test_the_perceptual_distance_is_between_a_picture_and_its_translation(answer, flat_batch) -> None:
+def test_the_perceptual_distance_is_between_an_image_and_its_translation(answer, flat_batch) -> None:
     method = by_hand(TINY, answer)
     plain: list[float] = []
     method.step(flat_batch(0.4, 0.8), lambda name, loss: plain.append(loss.item()))
@@ -194,13 +194,13 @@ def test_inference_has_neither_noise_nor_dropout_and_takes_any_multiple_of_4(con
     torch.manual_seed(0)
     method = UNIT(config).train()
     network = method.inference(direction)
-    picture = torch.rand(2, 3, 36, 64) * 2 - 1
-    translated = network(picture)
-    assert translated.shape == picture.shape
-    torch.testing.assert_close(network(picture), translated, rtol=0, atol=0)
+    image = torch.rand(2, 3, 36, 64) * 2 - 1
+    translated = network(image)
+    assert translated.shape == image.shape
+    torch.testing.assert_close(network(image), translated, rtol=0, atol=0)
     encoder, decoder = {"a2b": ("enc_a", "dec_b"), "b2a": ("enc_b", "dec_a")}[direction]
     method.eval()
-    expected = method.decode(getattr(method, decoder), method.encode(getattr(method, encoder), picture))
+    expected = method.decode(getattr(method, decoder), method.encode(getattr(method, encoder), image))
     torch.testing.assert_close(translated, expected)
 
 

@@ -1,4 +1,4 @@
-"""BicycleGAN: many translations of one picture from pairs; the code and the translation must tell each other.
+"""BicycleGAN: many translations of one image from pairs; the code and the translation must tell each other.
 
 Zhu, Zhang, Pathak, Darrell, Efros, Wang, Shechtman: Toward Multimodal Image-to-Image Translation, NeurIPS 2017.
 cVAE-GAN goes B -> code -> B; cLR-GAN goes code -> B -> code; BicycleGAN does both.
@@ -34,7 +34,7 @@ from i2i_trainer.unet import UNet, Upsampling, check_unet_size
 
 @dataclass(frozen=True, kw_only=True)
 class BicycleGANConfig(TrainConfig):
-    """Learn many translations of one picture from pairs; lengths are those of facades (400 pairs, 400 epochs)."""
+    """Learn many translations of one image from pairs; lengths are those of facades (400 pairs, 400 epochs)."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
@@ -73,7 +73,7 @@ class BicycleGANConfig(TrainConfig):
     width: int = 64
     """Channels of the first layer of the U-Net."""
     downs: int = 8
-    """Halvings of the U-Net: 8 for pictures of 256 pixels, 7 for 128."""
+    """Halvings of the U-Net: 8 for images of 256 pixels, 7 for 128."""
     upsampling: Upsampling = "transposed"
     dropout: bool = True
     """Dropout in the inner layers while training; never in the exported network."""
@@ -90,7 +90,7 @@ class BicycleGANConfig(TrainConfig):
     latent_weight: float = 0.5
     """Weight of the L1 distance of a drawn code to the one read off its translation."""
     kl_weight: float = 0.01
-    """Weight of the KL divergence, which is summed over pictures and dimensions."""
+    """Weight of the KL divergence, which is summed over images and dimensions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +102,7 @@ class BicycleGANConfig(TrainConfig):
 
 
 class Encoder(nn.Module):
-    """E_ResNet: picture `[N, 3, S, S]` -> mean and log variance of its code, `[N, style_size]` each.
+    """E_ResNet: image `[N, 3, S, S]` -> mean and log variance of its code, `[N, style_size]` each.
 
     Halves until 8 positions are left at the size it was made for (`halvings` blocks after the first layer).
     """
@@ -120,8 +120,8 @@ class Encoder(nn.Module):
         self.mean = nn.Linear(widths[-1], style_size)
         self.log_variance = nn.Linear(widths[-1], style_size)
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.body(picture)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(image)
         return self.mean(features), self.log_variance(features)
 
 
@@ -134,8 +134,8 @@ class Discriminator(nn.Module):
         self.downsample = AverageDownsample()
         self.coarse = PatchDiscriminator(channels, width=width // 2, layers=layers)
 
-    def forward(self, picture: Tensor) -> list[Tensor]:
-        return [self.fine(picture), self.coarse(self.downsample(picture))]
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [self.fine(image), self.coarse(self.downsample(image))]
 
 
 class BicycleGAN(Method):
@@ -145,7 +145,7 @@ class BicycleGAN(Method):
     both discriminators. In cLR-GAN alone nothing else would teach the encoder, so the latent term does.
     """
 
-    summary = "Paired, one direction, many translations of one picture by a style code."
+    summary = "Paired, one direction, many translations of one image by a style code."
     paired = True
     config: BicycleGANConfig
 
@@ -257,9 +257,9 @@ class BicycleGAN(Method):
         update(name, loss)
         return loss
 
-    def draw_style(self, pictures: Tensor) -> Tensor:
-        """One code per picture from N(0, I)."""
-        return torch.randn(len(pictures), self.config.style_size, device=pictures.device)
+    def draw_style(self, images: Tensor) -> Tensor:
+        """One code per image from N(0, I)."""
+        return torch.randn(len(images), self.config.style_size, device=images.device)
 
     def weights(self) -> dict[str, float]:
         """Weight of every term of the generator's loss."""

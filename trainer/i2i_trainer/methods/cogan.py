@@ -1,7 +1,7 @@
 """CoGAN on digits: one generator draws the same digit in two domains, so labels of one serve the other.
 
 Liu, Tuzel: Coupled Generative Adversarial Networks, NIPS 2016; the 28 x 28 networks for unsupervised domain
-adaptation. It draws pairs from noise and translates no picture.
+adaptation. It draws pairs from noise and translates no image.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CoGANConfig(TrainConfig):
     """Channels of the discriminator's first layer."""
     gan_weight: float = 1.0
     feature_weight: float = 0.01
-    """Weight of the squared distance between the features of the two pictures of a drawn pair."""
+    """Weight of the squared distance between the features of the two images of a drawn pair."""
     class_weight: float = 10.0
     """Weight of the digits' cross entropy on the labelled domain."""
 
@@ -62,13 +62,13 @@ class CoGANConfig(TrainConfig):
             raise OptionError(f"--width {self.width} must be a multiple of 8: cogan halves it three times.")
 
 
-def grey(pictures: Tensor) -> Tensor:
-    """Pictures `[N, 3, H, W] in [-1, 1]` as the networks take them: `[N, 1, H, W] in [0, 1]`."""
-    return (pictures.mean(dim=1, keepdim=True) + 1) / 2
+def grey(images: Tensor) -> Tensor:
+    """Images `[N, 3, H, W] in [-1, 1]` as the networks take them: `[N, 1, H, W] in [0, 1]`."""
+    return (images.mean(dim=1, keepdim=True) + 1) / 2
 
 
 def shown(digits: Tensor) -> Tensor:
-    """The networks' `[N, 1, H, W] in [0, 1]` as pictures `[N, 3, H, W] in [-1, 1]`."""
+    """The networks' `[N, 1, H, W] in [0, 1]` as images `[N, 3, H, W] in [-1, 1]`."""
     return (2 * digits - 1).expand(-1, 3, -1, -1)
 
 
@@ -142,7 +142,7 @@ class Discriminator(nn.Module):
 
 
 class CoGANInference(Inference):
-    """Draws the target's digit of a noise vector; the frame gives the number of pictures and nothing else."""
+    """Draws the target's digit of a noise vector; the frame gives the number of images and nothing else."""
 
     def __init__(self, shared: nn.Module, end: nn.Module, noise_size: int) -> None:
         super().__init__()
@@ -154,9 +154,9 @@ class CoGANInference(Inference):
         self.presets = normal_presets(noise_size)
         self.notes = {"input": "the digit is drawn from the style alone"}
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
-            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
+            style = image.new_tensor(self.default_style).expand(len(image), -1)
         return shown(self.end(self.shared(style[..., None, None])))
 
 
@@ -178,9 +178,9 @@ class CoGAN(Method):
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"disc": adam(self.config, self.disc), "gen": adam(self.config, self.gen)}
 
-    def draw_noise(self, pictures: Tensor) -> Tensor:
-        """One noise vector per picture from N(0, I)."""
-        return torch.randn(len(pictures), self.config.noise_size, device=pictures.device)
+    def draw_noise(self, images: Tensor) -> Tensor:
+        """One noise vector per image from N(0, I)."""
+        return torch.randn(len(images), self.config.noise_size, device=images.device)
 
     def step(self, batch: Batch, update: Update) -> Losses:
         if batch.labels_a is None:
@@ -211,9 +211,9 @@ class CoGAN(Method):
         return detached(losses)
 
     @torch.no_grad()
-    def classify(self, pictures: Tensor, domain: str = "b") -> Tensor:
-        """Logits `[N, 10]` for pictures `[N, 3, 28, 28] in [-1, 1]` of a domain."""
-        return self.disc.classify(grey(pictures), self.disc.start_b if domain == "b" else self.disc.start_a)
+    def classify(self, images: Tensor, domain: str = "b") -> Tensor:
+        """Logits `[N, 10]` for images `[N, 3, 28, 28] in [-1, 1]` of a domain."""
+        return self.disc.classify(grey(images), self.disc.start_b if domain == "b" else self.disc.start_a)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:

@@ -67,13 +67,13 @@ class CUTConfig(TrainConfig):
     """Downsampling layers of the discriminator; 3 gives the 70x70 PatchGAN."""
     gan_weight: float = 1.0
     nce_weight: float = 1.0
-    """Weight of PatchNCE between a picture and its translation."""
+    """Weight of PatchNCE between an image and its translation."""
     identity_nce: bool = True
-    """Average it with PatchNCE between a target picture and its own translation."""
+    """Average it with PatchNCE between a target image and its own translation."""
     flip_equivariance: bool = False
-    """Translate mirrored pictures half of the time and compare the mirrored features."""
+    """Translate mirrored images half of the time and compare the mirrored features."""
     patches: int = 256
-    """Places per layer and picture that are compared."""
+    """Places per layer and image that are compared."""
     temperature: float = 0.07
     feature_size: int = 256
     """Length of the compared features."""
@@ -133,13 +133,13 @@ class Generator(nn.Module):
             nn.Tanh(),
         )
 
-    def stages(self, picture: Tensor) -> list[Tensor]:
+    def stages(self, image: Tensor) -> list[Tensor]:
         """The encoder's maps that PatchNCE compares, up to the fifth residual block.
 
-        The padded picture, both widening convolutions before their norm, the first and the fifth block.
+        The padded image, both widening convolutions before their norm, the first and the fifth block.
         """
-        x = F.pad(picture, (3, 3, 3, 3), mode="reflect")
-        wide1 = self.widen1(F.relu(self.norm(self.start(picture))))
+        x = F.pad(image, (3, 3, 3, 3), mode="reflect")
+        wide1 = self.widen1(F.relu(self.norm(self.start(image))))
         wide2 = self.widen2(self.shrink(F.relu(self.norm1(wide1))))
         maps = [x, wide1, wide2]
         x = self.shrink(F.relu(self.norm2(wide2)))
@@ -149,8 +149,8 @@ class Generator(nn.Module):
                 maps.append(x)
         return maps
 
-    def forward(self, picture: Tensor) -> Tensor:
-        x = self.stages(picture)[-1]
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stages(image)[-1]
         for block in self.blocks[SMALLEST_BLOCKS:]:
             x = block(x)
         translated: Tensor = self.up(x)
@@ -176,14 +176,14 @@ class Projection(nn.ModuleList):
 
 
 class CUTInference(Inference):
-    """The generator: picture `[N, 3, H, W]` in [-1, 1] -> translated, H and W multiples of 4."""
+    """The generator: image `[N, 3, H, W]` in [-1, 1] -> translated, H and W multiples of 4."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = deepcopy(generator)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.generator(picture)
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        translated: Tensor = self.generator(image)
         return translated
 
 
@@ -225,9 +225,9 @@ class CUT(Method):
         return detached(losses)
 
     def nce(self, source: Tensor, translated: Tensor, mirrored: bool) -> Tensor:
-        """PatchNCE between a picture and its translation, mean over the compared maps.
+        """PatchNCE between an image and its translation, mean over the compared maps.
 
-        `mirrored`: the translation is that of the mirrored picture, so its features are mirrored back.
+        `mirrored`: the translation is that of the mirrored image, so its features are mirrored back.
         """
         queries = self.gen.stages(translated)
         keys = self.gen.stages(source)

@@ -1,4 +1,4 @@
-"""CycleGAN: two generators, two discriminators, and the demand that there and back again is the same picture.
+"""CycleGAN: two generators, two discriminators, and the demand that there and back again is the same image.
 
 Zhu, Park, Isola, Efros: Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017.
 """
@@ -22,7 +22,7 @@ from i2i_trainer.steps import adam
 
 @dataclass(frozen=True, kw_only=True)
 class CycleGANConfig(TrainConfig):
-    """Learn a translation in both directions from two folders of unrelated pictures."""
+    """Learn a translation in both directions from two folders of unrelated images."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
@@ -46,7 +46,7 @@ class CycleGANConfig(TrainConfig):
     width: int = 64
     """Channels of the generators' first layer."""
     blocks: int = 9
-    """Residual blocks of a generator: 9, or 6 for pictures of 128 pixels."""
+    """Residual blocks of a generator: 9, or 6 for images of 128 pixels."""
     disc_width: int = 64
     """Channels of the discriminators' first layer."""
     disc_layers: int = 3
@@ -138,39 +138,39 @@ def init_normal(module: nn.Module) -> None:
 
 
 class ImagePool:
-    """History of translations: once full, half of the queries exchange a new picture for a stored one."""
+    """History of translations: once full, half of the queries exchange a new image for a stored one."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.pictures: list[Tensor] = []
+        self.images: list[Tensor] = []
 
-    def query(self, pictures: Tensor) -> Tensor:
-        """Pictures `[N, 3, H, W]` for the discriminator: the new ones, some replaced by old ones."""
+    def query(self, images: Tensor) -> Tensor:
+        """Images `[N, 3, H, W]` for the discriminator: the new ones, some replaced by old ones."""
         if self.size == 0:
-            return pictures.detach()
+            return images.detach()
         out = []
-        for picture in pictures.detach():
-            if len(self.pictures) < self.size:
-                self.pictures.append(picture)
-                out.append(picture)
+        for image in images.detach():
+            if len(self.images) < self.size:
+                self.images.append(image)
+                out.append(image)
             elif torch.rand(()).item() < 0.5:
                 slot = int(torch.randint(self.size, ()).item())
-                out.append(self.pictures[slot])
-                self.pictures[slot] = picture
+                out.append(self.images[slot])
+                self.images[slot] = image
             else:
-                out.append(picture)
+                out.append(image)
         return torch.stack(out)
 
 
 class CycleGANInference(Inference):
-    """One generator: picture `[N, 3, H, W]` in [-1, 1] -> translated, H and W multiples of 4."""
+    """One generator: image `[N, 3, H, W]` in [-1, 1] -> translated, H and W multiples of 4."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.generator(picture)
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        translated: Tensor = self.generator(image)
         return translated
 
 
@@ -250,11 +250,11 @@ class CycleGAN(Method):
 
     def extra_state(self) -> dict[str, Tensor]:
         pools = {"pool_a": self.pool_a, "pool_b": self.pool_b}
-        return {name: torch.stack(pool.pictures) for name, pool in pools.items() if pool.pictures}
+        return {name: torch.stack(pool.images) for name, pool in pools.items() if pool.images}
 
     def load_extra_state(self, state: dict[str, Tensor]) -> None:
-        self.pool_a.pictures = list(state["pool_a"]) if "pool_a" in state else []
-        self.pool_b.pictures = list(state["pool_b"]) if "pool_b" in state else []
+        self.pool_a.images = list(state["pool_a"]) if "pool_a" in state else []
+        self.pool_b.images = list(state["pool_b"]) if "pool_b" in state else []
 
 
 def _squares(scores: Tensor, target: float) -> Tensor:

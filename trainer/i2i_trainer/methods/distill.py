@@ -1,8 +1,8 @@
 """Distillation: a real-time generator learns to do what a trained method does.
 
-The student is the generator of the method `realtime`. It learns from pictures of the source domain alone, which the
-teacher translates on the fly: absolute difference to the teacher's picture, the same on the discriminator's features,
-the adversarial loss against real pictures of the target domain, and steadiness under camera motion and noise, so that
+The student is the generator of the method `realtime`. It learns from images of the source domain alone, which the
+teacher translates on the fly: absolute difference to the teacher's image, the same on the discriminator's features,
+the adversarial loss against real images of the target domain, and steadiness under camera motion and noise, so that
 the student flickers less than its teacher. The terms are those of GAN Compression (Li et al., CVPR 2020), with the
 discriminator's features in place of the teacher's: teacher and student share no layer that could be compared.
 """
@@ -122,16 +122,16 @@ class Distill(Method):
         self.disc.requires_grad_(True)
         return detached(losses)
 
-    def _style(self, pictures: Tensor) -> Tensor | None:
+    def _style(self, images: Tensor) -> Tensor | None:
         size = self.config.style_size
-        return torch.randn(len(pictures), size, device=pictures.device) if size else None
+        return torch.randn(len(images), size, device=images.device) if size else None
 
-    def _teacher_style(self, pictures: Tensor, style: Tensor | None) -> Tensor | None:
+    def _teacher_style(self, images: Tensor, style: Tensor | None) -> Tensor | None:
         teacher = self._teacher[0]
         if style is not None or not teacher.style_size:
             return style
-        code = torch.tensor(self.config.teacher_style or teacher.default_style, device=pictures.device)
-        return code.expand(len(pictures), -1)
+        code = torch.tensor(self.config.teacher_style or teacher.default_style, device=images.device)
+        return code.expand(len(images), -1)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from i2i_trainer.styles import normal_presets
 
 @dataclass(frozen=True, kw_only=True)
 class DRITConfig(TrainConfig):
-    """Learn many translations of one picture in both directions by taking content and attributes apart."""
+    """Learn many translations of one image in both directions by taking content and attributes apart."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
@@ -129,7 +129,7 @@ def content_encoder(width: int) -> nn.Sequential:
 
 
 class Attribute(NamedTuple):
-    """A picture's attribute `[N, S]`: mean and logarithm of the variance, which is None without concatenation."""
+    """An image's attribute `[N, S]`: mean and logarithm of the variance, which is None without concatenation."""
 
     mean: Tensor
     log_variance: Tensor | None
@@ -142,7 +142,7 @@ class Attribute(NamedTuple):
 
 
 class AttributeEncoder(nn.Module):
-    """Picture `[N, 3, H, W]` -> attribute; no norm, which would erase it."""
+    """Image `[N, 3, H, W]` -> attribute; no norm, which would erase it."""
 
     def __init__(self, width: int, size: int, concat: bool) -> None:
         super().__init__()
@@ -160,14 +160,14 @@ class AttributeEncoder(nn.Module):
         self.mean = nn.Linear(4 * w, size)
         self.log_variance = nn.Linear(4 * w, size) if concat else None
 
-    def encode(self, picture: Tensor) -> Attribute:
-        """Mean and variance of the picture's attribute."""
-        features = self.features(picture)
+    def encode(self, image: Tensor) -> Attribute:
+        """Mean and variance of the image's attribute."""
+        features = self.features(image)
         return Attribute(self.mean(features), self.log_variance(features) if self.log_variance else None)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """The mean, which is what a reference picture gives."""
-        return self.encode(picture).mean
+    def forward(self, image: Tensor) -> Tensor:
+        """The mean, which is what a reference image gives."""
+        return self.encode(image).mean
 
 
 def beside(features: Tensor, attribute: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def doubling(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class ConcatDecoder(nn.Module):
-    """Content and attribute -> picture; the attribute stands beside the input of every stage."""
+    """Content and attribute -> image; the attribute stands beside the input of every stage."""
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()
@@ -197,8 +197,8 @@ class ConcatDecoder(nn.Module):
     def forward(self, content: Tensor, attribute: Tensor) -> Tensor:
         x = self.blocks(beside(content, attribute))
         x = self.up2(beside(self.up1(beside(x, attribute)), attribute))
-        picture: Tensor = self.end(beside(x, attribute))
-        return picture
+        image: Tensor = self.end(beside(x, attribute))
+        return image
 
 
 class MixingBlock(nn.Module):
@@ -220,7 +220,7 @@ class MixingBlock(nn.Module):
 
 
 class MixingDecoder(nn.Module):
-    """Content and attribute -> picture; the attribute is mixed into four residual blocks."""
+    """Content and attribute -> image; the attribute is mixed into four residual blocks."""
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()
@@ -236,8 +236,8 @@ class MixingDecoder(nn.Module):
     def forward(self, content: Tensor, attribute: Tensor) -> Tensor:
         for block, features in zip(self.blocks, self.mlp(attribute).chunk(4, dim=1), strict=True):
             content = block(content, features)
-        picture: Tensor = self.end(content)
-        return picture
+        image: Tensor = self.end(content)
+        return image
 
 
 def content_discriminator(width: int, halvings: int) -> nn.Sequential:
@@ -272,10 +272,10 @@ class DRITInference(Inference):
         self.default_style = (0.0,) * size
         self.presets = normal_presets(size)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
-            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
-        translated: Tensor = self.decoder(self.encoder(picture), style)
+            style = image.new_tensor(self.default_style).expand(len(image), -1)
+        translated: Tensor = self.decoder(self.encoder(image), style)
         return translated
 
     def style_encoder(self) -> nn.Module:
@@ -291,12 +291,12 @@ class SharedStart(nn.Module):
         self.decoder = decoder
 
     def forward(self, content: Tensor, attribute: Tensor) -> Tensor:
-        picture: Tensor = self.decoder(self.shared(content), attribute)
-        return picture
+        image: Tensor = self.decoder(self.shared(content), attribute)
+        return image
 
 
 class Encoded(NamedTuple):
-    """Both pictures' contents and attributes, and a drawn sample of each attribute."""
+    """Both images' contents and attributes, and a drawn sample of each attribute."""
 
     content_a: Tensor
     content_b: Tensor
@@ -307,10 +307,10 @@ class Encoded(NamedTuple):
 
 
 class DRIT(Method):
-    """Networks `domain_a`, `domain_b`, `enc_shared`, `dec_shared`, four picture discriminators and one of contents.
+    """Networks `domain_a`, `domain_b`, `enc_shared`, `dec_shared`, four image discriminators and one of contents.
 
     Optimisers `content_disc`, `disc` and `gen`. Every step moves the content discriminator; every third one then
-    the picture discriminators and twice the encoders and decoders: once for everything that needs the encoded
+    the image discriminators and twice the encoders and decoders: once for everything that needs the encoded
     attributes, once, the attribute encoders left alone, for what needs drawn ones.
     """
 
@@ -361,19 +361,19 @@ class DRIT(Method):
             "dec_shared": self.dec_shared,
         }
 
-    def content(self, domain: Domain, picture: Tensor) -> Tensor:
-        """A picture's content code; noise from N(0, 1) is added in training only."""
-        code: Tensor = self.enc_shared(domain.content(picture))
+    def content(self, domain: Domain, image: Tensor) -> Tensor:
+        """An image's content code; noise from N(0, 1) is added in training only."""
+        code: Tensor = self.enc_shared(domain.content(image))
         return code + torch.randn_like(code) if self.training else code
 
     def decode(self, domain: Domain, content: Tensor, attribute: Tensor) -> Tensor:
-        """Content and attribute `[N, S]` as a picture of the domain."""
-        picture: Tensor = domain.decoder(self.dec_shared(content), attribute)
-        return picture
+        """Content and attribute `[N, S]` as an image of the domain."""
+        image: Tensor = domain.decoder(self.dec_shared(content), attribute)
+        return image
 
-    def draw_attribute(self, picture: Tensor) -> Tensor:
-        """One attribute per picture from N(0, I)."""
-        return torch.randn(len(picture), self.config.attribute_size, device=picture.device)
+    def draw_attribute(self, image: Tensor) -> Tensor:
+        """One attribute per image from N(0, I)."""
+        return torch.randn(len(image), self.config.attribute_size, device=image.device)
 
     def _encode(self, a: Tensor, b: Tensor) -> Encoded:
         attribute_a, attribute_b = self.domain_a.attribute.encode(a), self.domain_b.attribute.encode(b)
@@ -392,7 +392,7 @@ class DRIT(Method):
         losses = self._judge_contents(a, b, update)
         if moves_all:
             drawn = self.draw_attribute(a)
-            losses |= self._judge_pictures(a, b, real_a, real_b, drawn, update)
+            losses |= self._judge_images(a, b, real_a, real_b, drawn, update)
             with frozen(self.discs, self.content_disc):
                 losses |= self._generate_encoded(a, b, update)
                 with frozen(self.domain_a.attribute, self.domain_b.attribute):
@@ -416,7 +416,7 @@ class DRIT(Method):
             "drawn_b": self.decode(self.domain_b, code.content_a, drawn),
         }
 
-    def _judge_pictures(
+    def _judge_images(
         self, a: Tensor, b: Tensor, real_a: Tensor, real_b: Tensor, drawn: Tensor, update: Update
     ) -> Losses:
         reals = {"encoded_a": a, "encoded_b": b, "drawn_a": real_a, "drawn_b": real_b}

@@ -1,7 +1,7 @@
-"""LPTN: translate the small low-frequency picture, and only adjust the fine bands of its Laplacian pyramid.
+"""LPTN: translate the small low-frequency image, and only adjust the fine bands of its Laplacian pyramid.
 
 Liang, Zeng, Zhang: High-Resolution Photorealistic Image Translation in Real-Time: A Laplacian Pyramid Translation
-Network, CVPR 2021. Its networks see pictures in [0, 1]; outside they are in [-1, 1] as everywhere.
+Network, CVPR 2021. Its networks see images in [0, 1]; outside they are in [-1, 1] as everywhere.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LPTNConfig(TrainConfig):
     width: int = 64
     """Channels of the residual blocks."""
     critic_size: int = 256
-    """Side in pixels that the discriminator resizes pictures to."""
+    """Side in pixels that the discriminator resizes images to."""
     critic_width: int = 16
     """Channels of its first layer."""
     content_weight: float = 1000.0
@@ -90,7 +90,7 @@ class Pyramid(nn.Module):
     """Halving and doubling with the 5x5 binomial filter, reflecting at the border; any number of channels.
 
     Doubling is zero insertion and four times the filter. An output pixel meets only 3 or 2 of the taps per axis,
-    so all four phases are one 3x3 convolution of the small picture: reflected before its first pixel, repeated
+    so all four phases are one 3x3 convolution of the small image: reflected before its first pixel, repeated
     after its last, it gives the same numbers.
     """
 
@@ -116,17 +116,17 @@ class Pyramid(nn.Module):
         padded = F.pad(F.pad(x, (1, 0, 1, 0), mode="reflect"), (0, 1, 0, 1), mode="replicate")
         return F.pixel_shuffle(F.conv2d(padded, self.phases.to(x.dtype), groups=self.channels), 2)
 
-    def split(self, picture: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
+    def split(self, image: Tensor, levels: int) -> tuple[list[Tensor], Tensor]:
         """The bands from the finest to the coarsest, and what is left at 1 / 2^levels."""
         bands = []
         for _ in range(levels):
-            smaller = self.shrink(picture)
-            bands.append(picture - self.grow(smaller))
-            picture = smaller
-        return bands, picture
+            smaller = self.shrink(image)
+            bands.append(image - self.grow(smaller))
+            image = smaller
+        return bands, image
 
     def join(self, bands: list[Tensor], low: Tensor) -> Tensor:
-        """The picture that `split` took apart."""
+        """The image that `split` took apart."""
         for band in reversed(bands):
             low = self.grow(low) + band
         return low
@@ -152,7 +152,7 @@ def zero_conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
 
 
 class LowBranch(nn.Module):
-    """The coarse picture `[N, 3, h, w]` -> tanh(x + f(x)). Its instance norm sees the whole coarse picture."""
+    """The coarse image `[N, 3, h, w]` -> tanh(x + f(x)). Its instance norm sees the whole coarse image."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ def nearest_double(x: Tensor) -> Tensor:
 
 
 class Generator(nn.Module):
-    """Picture `[N, 3, H, W] in [0, 1]` -> the translated one, not clamped; H and W multiples of `2 ** levels`."""
+    """Image `[N, 3, H, W] in [0, 1]` -> the translated one, not clamped; H and W multiples of `2 ** levels`."""
 
     def __init__(self, width: int, levels: int, variant: Variant) -> None:
         super().__init__()
@@ -223,14 +223,14 @@ class Generator(nn.Module):
         self.low = LowBranch(width)
         self.high = HighBranch(width, levels, variant)
 
-    def forward(self, picture: Tensor) -> Tensor:
-        bands, low = self.pyramid.split(picture, self.levels)
+    def forward(self, image: Tensor) -> Tensor:
+        bands, low = self.pyramid.split(image, self.levels)
         translated_low = self.low(low)
         return self.pyramid.join(self.high(bands, low, translated_low), translated_low)
 
 
 class Critic(nn.Module):
-    """Picture `[N, 3, H, W]`, resized to `size` x `size` -> one value `[N, 1, 1, 1]`."""
+    """Image `[N, 3, H, W]`, resized to `size` x `size` -> one value `[N, 1, 1, 1]`."""
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()
@@ -247,20 +247,20 @@ class Critic(nn.Module):
             ]
         self.body = nn.Sequential(*layers, conv(8 * width, 1, size // 32, pad=0, padding="zeros"))
 
-    def forward(self, picture: Tensor) -> Tensor:
-        resized = F.interpolate(picture, (self.size, self.size), mode="bilinear", align_corners=False)
+    def forward(self, image: Tensor) -> Tensor:
+        resized = F.interpolate(image, (self.size, self.size), mode="bilinear", align_corners=False)
         value: Tensor = self.body(resized)
         return value
 
 
-def unit_range(picture: Tensor) -> Tensor:
+def unit_range(image: Tensor) -> Tensor:
     """[-1, 1] to [0, 1]."""
-    return picture * 0.5 + 0.5
+    return image * 0.5 + 0.5
 
 
-def signed_range(picture: Tensor) -> Tensor:
+def signed_range(image: Tensor) -> Tensor:
     """[0, 1] to [-1, 1], what lies outside clamped."""
-    return (picture * 2 - 1).clamp(-1, 1)
+    return (image * 2 - 1).clamp(-1, 1)
 
 
 class LPTN(Method):
@@ -282,7 +282,7 @@ class LPTN(Method):
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
-        a, b = (self.turned(unit_range(pictures)) for pictures in (batch.a, batch.b))
+        a, b = (self.turned(unit_range(images)) for images in (batch.a, batch.b))
         translated = self.generator(a)
         with frozen(self.critic):
             content = F.mse_loss(translated, a)
@@ -295,11 +295,11 @@ class LPTN(Method):
         update("critic", config.gan_weight * distance + config.penalty_weight * penalty)
         return detached({"content": content, "gan": gan, "critic": distance, "penalty": penalty})
 
-    def turned(self, pictures: Tensor) -> Tensor:
+    def turned(self, images: Tensor) -> Tensor:
         """The batch, turned by 0, 90, 180 or 270 degrees."""
         if not self.config.turn:
-            return pictures
-        return torch.rot90(pictures, int(torch.randint(4, ()).item()), dims=(2, 3))
+            return images
+        return torch.rot90(images, int(torch.randint(4, ()).item()), dims=(2, 3))
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
@@ -321,5 +321,5 @@ class LPTNInference(Inference):
         self.stride = 2**generator.levels
         self.eval().requires_grad_(False)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        return signed_range(self.generator(unit_range(picture)))
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        return signed_range(self.generator(unit_range(image)))

@@ -37,7 +37,7 @@ from i2i_trainer.styles import normal_presets
 
 @dataclass(frozen=True, kw_only=True)
 class MUNITConfig(TrainConfig):
-    """Learn many translations of one picture in both directions: content stays, style is drawn or borrowed."""
+    """Learn many translations of one image in both directions: content stays, style is drawn or borrowed."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
@@ -76,11 +76,11 @@ class MUNITConfig(TrainConfig):
     style_weight: float = 1.0
     """Weight of the L1 distance between a drawn style and the one read off the translation."""
     content_weight: float = 1.0
-    """Weight of the L1 distance between a picture's content and its translation's."""
+    """Weight of the L1 distance between an image's content and its translation's."""
     cycle_weight: float = 10.0
     """Weight of the L1 distance after going there and back; 10 for scenes, 0 for edges to shoes."""
     perceptual_weight: float = 0.0
-    """Weight of the VGG16 distance between a picture and its translation; 1 for street scenes."""
+    """Weight of the VGG16 distance between an image and its translation; 1 for street scenes."""
     perceptual_weights: Path | None = None
     """Safetensors file of torchvision's VGG16, needed with `perceptual_weight`."""
 
@@ -126,8 +126,8 @@ class Decoder(nn.Module):
     def forward(self, content: Tensor, affines: list[ScaleShift]) -> Tensor:
         for block, first, second in zip(self.blocks, affines[0::2], affines[1::2], strict=True):
             content = block(content, first, second)
-        picture: Tensor = self.up(content)
-        return picture
+        image: Tensor = self.up(content)
+        return image
 
 
 class Domain(nn.Module):
@@ -144,9 +144,9 @@ class Domain(nn.Module):
         init_kaiming(self)
 
     def decode(self, content: Tensor, style: Tensor) -> Tensor:
-        """Content and style `[N, style_size]` as a picture of this domain."""
-        picture: Tensor = self.decoder(content, self.mlp(style))
-        return picture
+        """Content and style `[N, style_size]` as an image of this domain."""
+        image: Tensor = self.decoder(content, self.mlp(style))
+        return image
 
 
 class MUNITInference(Inference):
@@ -162,10 +162,10 @@ class MUNITInference(Inference):
         self.default_style = (0.0,) * style_size
         self.presets = normal_presets(style_size)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
-            style = picture.new_tensor(self.default_style).expand(len(picture), -1)
-        translated: Tensor = self.decoder(self.content(picture), self.mlp(style))
+            style = image.new_tensor(self.default_style).expand(len(image), -1)
+        translated: Tensor = self.decoder(self.content(image), self.mlp(style))
         return translated
 
     def style_encoder(self) -> nn.Module:
@@ -197,9 +197,9 @@ class MUNIT(Method):
             "gen": adam(self.config, self.domain_a, self.domain_b),
         }
 
-    def draw_style(self, picture: Tensor) -> Tensor:
-        """One style per picture from N(0, I)."""
-        return torch.randn(len(picture), self.config.style_size, device=picture.device)
+    def draw_style(self, image: Tensor) -> Tensor:
+        """One style per image from N(0, I)."""
+        return torch.randn(len(image), self.config.style_size, device=image.device)
 
     def step(self, batch: Batch, update: Update) -> Losses:
         losses = self._discriminate(batch, update)

@@ -1,8 +1,8 @@
 """NICE-GAN: the discriminator's first layers are the encoder, and only the discriminator's loss teaches them.
 
 Chen, Huang, Huang, Sun, Huang: Reusing Discriminators for Encoding: Towards Unsupervised Image-to-Image
-Translation, CVPR 2020. D_a judges pictures of domain a and its trunk encodes them; G_ab turns the trunk's
-code of a picture of a into a picture of b.
+Translation, CVPR 2020. D_a judges images of domain a and its trunk encodes them; G_ab turns the trunk's
+code of an image of a into an image of b.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class NICEGANConfig(TrainConfig):
     variant: Literal["light", "full"] = "light"
     """`full` takes scale and shift from every position, which ties the network to --image-size."""
     depth: int = 7
-    """Layers of the discriminator, 5 or more; fewer suit small pictures and small memories."""
+    """Layers of the discriminator, 5 or more; fewer suit small images and small memories."""
     gan_weight: float = 1.0
     cycle_weight: float = 10.0
     reconstruction_weight: float = 10.0
-    """Weight of the L1 distance of a picture to itself, encoded and decoded in its own domain."""
+    """Weight of the L1 distance of an image to itself, encoded and decoded in its own domain."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,7 +78,7 @@ class NICEGANConfig(TrainConfig):
 
 
 class Verdict(NamedTuple):
-    """What a discriminator says of a picture: logits `[N, 1, h, w]` twice and `[N, 1]`."""
+    """What a discriminator says of an image: logits `[N, 1, h, w]` twice and `[N, 1]`."""
 
     local: Tensor
     overall: Tensor
@@ -86,7 +86,7 @@ class Verdict(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """The discriminator's trunk: picture `[N, 3, H, W]` -> code `[N, 2 width, H/4, W/4]`, logit `[N, 1]`.
+    """The discriminator's trunk: image `[N, 3, H, W]` -> code `[N, 2 width, H/4, W/4]`, logit `[N, 1]`.
 
     One classifier sees averages and largest values side by side; its weight before spectral norm weighs the
     channels. `strength` starts at 0: the attention is off at first.
@@ -110,8 +110,8 @@ class Encoder(nn.Module):
         average, largest = raw_weight(self.classifier).chunk(2, dim=1)
         return average, largest
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.trunk(picture)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(image)
         logit = self.classifier(torch.cat(pooled(features), dim=1))
         attended = self.mix(twice_weighted(features, *self.channel_weights()))
         return F.leaky_relu(self.strength * attended + features, 0.2), logit
@@ -143,9 +143,9 @@ class Discriminator(nn.Module):
         last = judging_layer(widths[-1], 2 * widths[-1], stride=1)
         self.overall = nn.Sequential(*downwards, last, verdict_layer(2 * widths[-1]))
 
-    def forward(self, picture: Tensor) -> tuple[Verdict, Tensor]:
-        """The verdict, and the code of the picture."""
-        code, logit = self.encoder(picture)
+    def forward(self, image: Tensor) -> tuple[Verdict, Tensor]:
+        """The verdict, and the code of the image."""
+        code, logit = self.encoder(image)
         middle = self.middle(code)
         return Verdict(self.local(middle), self.overall(middle), logit), code
 
@@ -167,7 +167,7 @@ class Upsampling(nn.Sequential):
 
 
 class Generator(nn.Module):
-    """Code `[N, 2 width, H/4, W/4]` of the source domain -> picture `[N, 3, H, W]` of the target domain."""
+    """Code `[N, 2 width, H/4, W/4]` of the source domain -> image `[N, 3, H, W]` of the target domain."""
 
     def __init__(self, width: int, blocks: int, side: int | None) -> None:
         super().__init__()
@@ -189,8 +189,8 @@ class Generator(nn.Module):
         modulation = self.modulation(x)
         for block in self.blocks:
             x = block(x, modulation, modulation)
-        picture: Tensor = self.exit(x)
-        return picture
+        image: Tensor = self.exit(x)
+        return image
 
 
 class NICEGAN(Method):
@@ -237,9 +237,9 @@ class NICEGAN(Method):
         real_a, code_a = self.discriminator_a(batch.a)
         real_b, code_b = self.discriminator_b(batch.b)
         with torch.no_grad():
-            picture_ab, picture_ba = self.generator_ab(code_a), self.generator_ba(code_b)
-        fake_a, _ = self.discriminator_a(picture_ba)
-        fake_b, _ = self.discriminator_b(picture_ab)
+            image_ab, image_ba = self.generator_ab(code_a), self.generator_ba(code_b)
+        fake_a, _ = self.discriminator_a(image_ba)
+        fake_b, _ = self.discriminator_b(image_ab)
         judged = lsgan(real_a, 1) + lsgan(fake_a, 0) + lsgan(real_b, 1) + lsgan(fake_b, 0)
         return self.config.gan_weight * judged
 
@@ -249,12 +249,12 @@ class NICEGAN(Method):
         code_b, _ = self.discriminator_b.encoder(batch.b)
         fake_a, code_ba = self.discriminator_a(self.generator_ba(code_b))
         fake_b, code_ab = self.discriminator_b(self.generator_ab(code_a))
-        picture_aba, picture_bab = self.generator_ba(code_ab), self.generator_ab(code_ba)
-        picture_aa, picture_bb = self.generator_ba(code_a), self.generator_ab(code_b)
+        image_aba, image_bab = self.generator_ba(code_ab), self.generator_ab(code_ba)
+        image_aa, image_bb = self.generator_ba(code_a), self.generator_ab(code_b)
         return {
             "gan": lsgan(fake_a, 1) + lsgan(fake_b, 1),
-            "cycle": F.l1_loss(picture_aba, batch.a) + F.l1_loss(picture_bab, batch.b),
-            "reconstruction": F.l1_loss(picture_aa, batch.a) + F.l1_loss(picture_bb, batch.b),
+            "cycle": F.l1_loss(image_aba, batch.a) + F.l1_loss(image_bab, batch.b),
+            "reconstruction": F.l1_loss(image_aa, batch.a) + F.l1_loss(image_bb, batch.b),
         }
 
     def weights(self) -> dict[str, float]:
@@ -268,14 +268,14 @@ class NICEGAN(Method):
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         a_to_b, b_to_a = self.inference("a2b"), self.inference("b2a")
-        picture_ab, picture_ba = a_to_b(batch.a), b_to_a(batch.b)
+        image_ab, image_ba = a_to_b(batch.a), b_to_a(batch.b)
         return {
             "a": batch.a,
-            "a to b": picture_ab,
-            "a to b to a": b_to_a(picture_ab),
+            "a to b": image_ab,
+            "a to b to a": b_to_a(image_ab),
             "b": batch.b,
-            "b to a": picture_ba,
-            "b to a to b": a_to_b(picture_ba),
+            "b to a": image_ba,
+            "b to a to b": a_to_b(image_ba),
         }
 
     def directions(self) -> tuple[str, ...]:
@@ -309,6 +309,6 @@ class NICEGANInference(Inference):
         self.notes = {"spectral norm": "folded", "attention": "folded into one 1x1 convolution"}
         self.eval().requires_grad_(False)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.generator(self.encoder(picture))
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        translated: Tensor = self.generator(self.encoder(image))
         return translated

@@ -53,13 +53,13 @@ class Pix2PixConfig(TrainConfig):
     width: int = 64
     """Channels of the first layer of the U-Net."""
     downs: int = 8
-    """Halvings of the U-Net: 8 for pictures of 256 pixels, 7 for 128."""
+    """Halvings of the U-Net: 8 for images of 256 pixels, 7 for 128."""
     disc_width: int = 64
     disc_layers: int = 3
     """Layers of stride 2 of the discriminator; 3 gives the 70x70 PatchGAN."""
     l1_weight: float = 100.0
     batch_norm: BatchNorm = "auto"
-    """Statistics of the exported network: each picture's own, as the paper tests, or the training's running ones;
+    """Statistics of the exported network: each image's own, as the paper tests, or the training's running ones;
     `auto` takes those that it was trained with: its own where --batch is 1, else the running ones."""
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class Pix2Pix(Method):
 
 
 class Pix2PixInference(Inference):
-    """The U-Net without dropout; its batch norms take each picture's own statistics or the running ones."""
+    """The U-Net without dropout; its batch norms take each image's own statistics or the running ones."""
 
     def __init__(self, generator: UNet, downs: int, batch_norm: Literal["instance", "running"]) -> None:
         super().__init__()
@@ -137,8 +137,8 @@ class Pix2PixInference(Inference):
         self.notes = {"batch norm": batch_norm, "dropout": "off"}
         self.eval().requires_grad_(False)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.generator(picture)
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        translated: Tensor = self.generator(image)
         return translated
 
 

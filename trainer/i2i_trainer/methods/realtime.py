@@ -1,14 +1,14 @@
 """Real-time translation: generators that predict, at a quarter of the resolution, what to do to every pixel.
 
-The generator never redraws the picture. It reads it through a pixel unshuffle, thinks at 1/4 and 1/8 of the
-size without any norm, and returns a gain and a bias per colour that vary smoothly over the picture; the output is
+The generator never redraws the image. It reads it through a pixel unshuffle, thinks at 1/4 and 1/8 of the
+size without any norm, and returns a gain and a bias per colour that vary smoothly over the image; the output is
 `gain * source + bias`. Edges therefore stay where they are, nothing depends on statistics of the whole frame (a
 frequent cause of flicker), and the cost is about 6 kMAC per pixel, a hundredth of a ResNet-9. The idea of applying
 a low-resolution prediction at full resolution is that of bilateral learning (Gharbi et al.: Deep Bilateral Learning
 for Real-Time Image Enhancement, SIGGRAPH 2017), here in the layout that convolution libraries run fastest.
 
 Training is CycleGAN's game (least squares, cycle consistency, no identity by default) with discriminators at three
-scales, and one more demand: what a moved camera sees must get the moved translation. Where some pictures have a
+scales, and one more demand: what a moved camera sees must get the moved translation. Where some images have a
 known counterpart (`--pairs`), they join every batch and their translations are compared with it.
 """
 
@@ -62,17 +62,17 @@ class GeneratorConfig(TrainConfig):
     context: int = 0
     """Further halvings below the residual blocks, so that a decision sees the scene around it: sky from wall."""
     pad: int = 8
-    """Positions of repeated border added once, so that the zero padding inside does not tint the picture's edge."""
+    """Positions of repeated border added once, so that the zero padding inside does not tint the image's edge."""
     disc_width: int = 32
     """Channels of the discriminators' first layer."""
     disc_lr_share: float = 1.0
     """Learning rate of the discriminators, as a share of `lr`; above 1 they keep up with a generator that changes the
     tint of everything at once."""
     steady_weight: float = 2.0
-    """Weight of the difference between what a moved camera's picture becomes and the moved translation; 0 leaves
+    """Weight of the difference between what a moved camera's image becomes and the moved translation; 0 leaves
     it out."""
     steady_noise: float = 0.02
-    """Standard deviation of the noise added to the moved picture, in units of [-1, 1]."""
+    """Standard deviation of the noise added to the moved image, in units of [-1, 1]."""
 
     load_size: int = 360
     batch: int = 2
@@ -241,8 +241,8 @@ class Generator(nn.Module):
             assert self.change.bias is not None
             self.change.bias[:3] = 1.0
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        positions = F.pixel_unshuffle(picture, self.unshuffle)
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        positions = F.pixel_unshuffle(image, self.unshuffle)
         padded = F.pad(positions, (self.pad,) * 4, mode="replicate")
         fine = F.relu(self.fine(F.relu(self.read(padded))))
         coarse = F.relu(self.down(fine))
@@ -264,7 +264,7 @@ class Generator(nn.Module):
 
 
 class RealtimeInference(Inference):
-    """One generator, clamped: picture `[N, 3, H, W]` (and style) in [-1, 1] -> translated in [-1, 1]."""
+    """One generator, clamped: image `[N, 3, H, W]` (and style) in [-1, 1] -> translated in [-1, 1]."""
 
     def __init__(self, generator: Generator, style_size: int = 0) -> None:
         super().__init__()
@@ -273,8 +273,8 @@ class RealtimeInference(Inference):
         self.style_size = style_size
         self.default_style = (0.0,) * style_size
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.generator(picture, style)
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        translated: Tensor = self.generator(image, style)
         return translated.clamp(-1, 1)
 
 

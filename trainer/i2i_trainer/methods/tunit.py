@@ -1,7 +1,7 @@
 """TUNIT: translation without any labels; a guiding network finds the domains while it learns their styles.
 
 Baek, Choi, Uh, Yoo, Shim: Rethinking the Truly Unsupervised Image-to-Image Translation, ICCV 2021. The guiding
-network gives a picture its pseudo-domain (one of K) and its style; the generator puts one picture's content into
+network gives an image its pseudo-domain (one of K) and its style; the generator puts one image's content into
 another's style; the discriminator judges it by the output of the reference's pseudo-domain.
 """
 
@@ -47,7 +47,7 @@ VGG11 = (64, 0, 128, 0, 256, 256, 0, 512, 512, 0, 512, 512, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class TUNITConfig(TrainConfig):
-    """Learn to translate within one set of unlabelled pictures; both folders of a layout are one set."""
+    """Learn to translate within one set of unlabelled images; both folders of a layout are one set."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
@@ -69,7 +69,7 @@ class TUNITConfig(TrainConfig):
 
     load_size: int = 256
     batch: int = 8
-    """Pictures per folder and step; both folders together give the 16 of the paper (32 at 128 pixels)."""
+    """Images per folder and step; both folders together give the 16 of the paper (32 at 128 pixels)."""
     steps: int = 200_000
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -92,21 +92,21 @@ class TUNITConfig(TrainConfig):
     separated_steps: int = 65_000
     """Steps in which the guiding network learns alone."""
     semi_supervised: bool = False
-    """Learn the domains of pictures that have a label (0 or more) from it; 35000 `separated_steps` then suffice."""
+    """Learn the domains of images that have a label (0 or more) from it; 35000 `separated_steps` then suffice."""
     queue: int = 1024
     """Past styles that serve as negatives."""
     momentum: float = 0.999
     """Of the guiding network's slow copy, which makes the positives and is the one exported."""
     contrast_weight: float = 1.0
     clustering_weight: float = 5.0
-    """Weight of the mutual information between the classes of a picture and of its augmentation."""
+    """Weight of the mutual information between the classes of an image and of its augmentation."""
     joint_guide_weight: float = 0.1
     """Factor on the guiding network's own losses once all learn together."""
     gan_weight: float = 1.0
     penalty_weight: float = 10.0
-    """Weight of the R1 penalty on real pictures."""
+    """Weight of the R1 penalty on real images."""
     image_weight: float = 0.1
-    """Weight of the L1 distance of a picture to itself, decoded with its own style."""
+    """Weight of the L1 distance of an image to itself, decoded with its own style."""
     style_weight: float = 0.01
     """Weight of telling the translation's style from those of the queue."""
 
@@ -119,7 +119,7 @@ class TUNITConfig(TrainConfig):
         if self.classes < 2:
             raise OptionError(f"--classes is {self.classes} but tunit needs at least 2 pseudo-domains.")
         if self.batch < 2:
-            raise OptionError(f"--batch is {self.batch} but tunit compares pictures: use at least 2.")
+            raise OptionError(f"--batch is {self.batch} but tunit compares images: use at least 2.")
 
     @property
     def downs(self) -> int:
@@ -133,7 +133,7 @@ class TUNITConfig(TrainConfig):
 
 
 class Decoder(nn.Module):
-    """Content `[N, C, h, w]` and style `[N, style_size]` -> picture; every norm but the last layer's is adaptive."""
+    """Content `[N, C, h, w]` and style `[N, style_size]` -> image; every norm but the last layer's is adaptive."""
 
     def __init__(self, width: int, downs: int, style_size: int) -> None:
         super().__init__()
@@ -154,25 +154,25 @@ class Decoder(nn.Module):
             x = block(x, affine[2 * index], affine[2 * index + 1])
         for layer, norm, (scale, shift) in zip(self.ups, self.norms, affine[4:], strict=True):
             x = torch.relu(norm(layer(self.upsample(x)), scale, shift))
-        picture: Tensor = self.exit(x)
-        return picture
+        image: Tensor = self.exit(x)
+        return image
 
 
 class Generator(nn.Module):
-    """Content of one picture, style of another; sizes are multiples of `2 ** downs`."""
+    """Content of one image, style of another; sizes are multiples of `2 ** downs`."""
 
     def __init__(self, width: int, downs: int, style_size: int) -> None:
         super().__init__()
         self.content = content_encoder(width, downs=downs, blocks=2, residual_scale=RESIDUAL_SCALE)
         self.decoder = Decoder(width, downs, style_size)
 
-    def forward(self, picture: Tensor, style: Tensor) -> Tensor:
-        translated: Tensor = self.decoder(self.content(picture), style)
+    def forward(self, image: Tensor, style: Tensor) -> Tensor:
+        translated: Tensor = self.decoder(self.content(image), style)
         return translated
 
 
 class GuidingNetwork(nn.Module):
-    """Picture `[N, 3, S, S]` -> style `[N, style_size]` and class logits `[N, K]`: VGG11 with batch norm, pooled."""
+    """Image `[N, 3, S, S]` -> style `[N, style_size]` and class logits `[N, K]`: VGG11 with batch norm, pooled."""
 
     def __init__(self, width: int, style_size: int, classes: int) -> None:
         super().__init__()
@@ -199,8 +199,8 @@ class GuidingNetwork(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.features(picture)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.features(image)
         return self.style(features), self.classes(features)
 
 
@@ -223,7 +223,7 @@ class JudgingBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Picture `[N, 3, S, S]` and class `[N] int64` -> that class's logit `[N]`."""
+    """Image `[N, 3, S, S]` and class `[N] int64` -> that class's logit `[N]`."""
 
     def __init__(self, image_size: int, width: int, classes: int) -> None:
         super().__init__()
@@ -240,27 +240,27 @@ class Discriminator(nn.Module):
             conv(width, classes, 1),
         )
 
-    def forward(self, picture: Tensor, label: Tensor) -> Tensor:
-        logits: Tensor = self.body(picture).flatten(1)
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        logits: Tensor = self.body(image).flatten(1)
         return logits.gather(1, label[:, None]).squeeze(1)
 
 
-class Pictures(NamedTuple):
-    """One step's set: pictures `[N, 3, S, S]`, the index of each one's reference, labels `[N]`, -1 where unknown."""
+class Images(NamedTuple):
+    """One step's set: images `[N, 3, S, S]`, the index of each one's reference, labels `[N]`, -1 where unknown."""
 
-    pictures: Tensor
+    images: Tensor
     references: Tensor
     labels: Tensor
 
 
 class TUNIT(Method):
-    """One network for every direction: the content of one picture in the style of another.
+    """One network for every direction: the content of one image in the style of another.
 
     First the guiding network learns alone. Then, per step: its own losses, the discriminator, and the generator,
     whose loss teaches the guiding network too (joint); or the guiding network stays as it is (separate).
     """
 
-    summary = "One set of pictures without labels: finds K domains, translates into a reference's style."
+    summary = "One set of images without labels: finds K domains, translates into a reference's style."
     config: TUNITConfig
     styles: Tensor
     seen: Tensor
@@ -275,7 +275,7 @@ class TUNIT(Method):
         self.slow_guide = deepcopy(self.guide).requires_grad_(False)
         self.disc = Discriminator(config.image_size, config.disc_width or width, config.classes)
         self.augment = Augmentation(config.image_size)
-        # Average style of every pseudo-domain, then of the two folders, and how many pictures each has seen.
+        # Average style of every pseudo-domain, then of the two folders, and how many images each has seen.
         self.register_buffer("styles", torch.zeros(config.classes + 2, config.style_size))
         self.register_buffer("seen", torch.zeros(config.classes + 2))
         self.queue = torch.empty(0, config.style_size)
@@ -286,7 +286,7 @@ class TUNIT(Method):
             return
         if domains.labels_a is None or max(domains.labels_a) < 0:
             raise DataError(
-                f"--semi-supervised learns from labels and {self.config.data} has none: make a folder of pictures "
+                f"--semi-supervised learns from labels and {self.config.data} has none: make a folder of images "
                 "per class and add --layout class-folders, or leave --semi-supervised away."
             )
         if len(domains.classes) > self.config.classes:
@@ -314,31 +314,31 @@ class TUNIT(Method):
 
     def step(self, batch: Batch, update: Update) -> Losses:
         stage = self.stage()
-        pictures = self.pooled(batch)
+        images = self.pooled(batch)
         losses: Losses = {}
         if stage != "separate":
             factor = 1.0 if stage == "guide" else self.config.joint_guide_weight
-            losses |= self._learn_domains(pictures, update, factor)
+            losses |= self._learn_domains(images, update, factor)
         if stage != "guide":
-            self._average_styles(pictures)
+            self._average_styles(images)
             with nullcontext() if stage == "joint" else at_rest(self.guide):
-                losses |= self._learn_translation(pictures, update)
+                losses |= self._learn_translation(images, update)
         self.calls += 1
         return detached(losses)
 
-    def pooled(self, batch: Batch) -> Pictures:
-        """Both folders as one set, with a random reference for each picture."""
-        pictures = torch.cat([batch.a, batch.b])
-        labels = torch.full((len(pictures),), -1, device=pictures.device)
+    def pooled(self, batch: Batch) -> Images:
+        """Both folders as one set, with a random reference for each image."""
+        images = torch.cat([batch.a, batch.b])
+        labels = torch.full((len(images),), -1, device=images.device)
         if self.config.semi_supervised and batch.labels_a is not None and batch.labels_b is not None:
             labels = torch.cat([batch.labels_a, batch.labels_b])
-        return Pictures(pictures, torch.randperm(len(pictures)).to(pictures.device), labels)
+        return Images(images, torch.randperm(len(images)).to(images.device), labels)
 
-    def _learn_domains(self, batch: Pictures, update: Update, factor: float) -> Losses:
+    def _learn_domains(self, batch: Images, update: Update, factor: float) -> Losses:
         """The guiding network's own losses; its slow copy and the queue follow."""
         config = self.config
-        changed = self.augment(batch.pictures)
-        style, logits = self.guide(batch.pictures)
+        changed = self.augment(batch.images)
+        style, logits = self.guide(batch.images)
         changed_logits = self.guide(changed)[1]
         with torch.no_grad():
             keys = self.slow_guide(changed)[0].float()
@@ -361,10 +361,10 @@ class TUNIT(Method):
         for slow, fast in zip(self.slow_guide.parameters(), self.guide.parameters(), strict=True):
             slow.lerp_(fast, 1 - self.config.momentum)
 
-    def _learn_translation(self, batch: Pictures, update: Update) -> Losses:
+    def _learn_translation(self, batch: Images, update: Update) -> Losses:
         """Discriminator, then generator; where it may learn, the guiding network moves with the generator."""
         config = self.config
-        x, references = batch.pictures, batch.references
+        x, references = batch.images, batch.references
         with torch.no_grad():
             style, logits = self.guide(x)
             fake = self.generator(x, style[references])
@@ -382,9 +382,9 @@ class TUNIT(Method):
             update("gen", weighted_sum(terms, self.weights()))
         return {"disc": judged, "penalty": penalty, **terms}
 
-    def generator_terms(self, batch: Pictures, labels: Tensor) -> dict[str, Tensor]:
-        """Unweighted losses of the generator by name; `labels` are the pseudo-domains of the pictures."""
-        x, references = batch.pictures, batch.references
+    def generator_terms(self, batch: Images, labels: Tensor) -> dict[str, Tensor]:
+        """Unweighted losses of the generator by name; `labels` are the pseudo-domains of the images."""
+        x, references = batch.images, batch.references
         style, _ = self.guide(x)
         content = self.generator.content(x)
         fake = self.generator.decoder(content, style[references])
@@ -408,10 +408,10 @@ class TUNIT(Method):
         }
 
     @torch.no_grad()
-    def _average_styles(self, batch: Pictures) -> None:
+    def _average_styles(self, batch: Images) -> None:
         """Moves the average styles: a plain mean at first, then an exponential one."""
         with at_rest(self.slow_guide):
-            style, logits = self.slow_guide(batch.pictures)
+            style, logits = self.slow_guide(batch.images)
         folder = torch.arange(len(style), device=style.device) >= len(style) // 2
         groups = [F.one_hot(logits.argmax(1), self.config.classes), F.one_hot(folder.long(), 2)]
         members = torch.cat(groups, dim=1).to(self.styles)
@@ -449,10 +449,10 @@ class TUNIT(Method):
         return inference
 
     @torch.no_grad()
-    def cluster(self, pictures: Tensor) -> Tensor:
-        """Pseudo-domain `[N] int64` of pictures `[N, 3, S, S]`, by the slow copy of the guiding network."""
+    def cluster(self, images: Tensor) -> Tensor:
+        """Pseudo-domain `[N] int64` of images `[N, 3, S, S]`, by the slow copy of the guiding network."""
         with at_rest(self.slow_guide):
-            logits: Tensor = self.slow_guide(pictures)[1]
+            logits: Tensor = self.slow_guide(images)[1]
         return logits.argmax(1)
 
     def ema_modules(self) -> dict[str, nn.Module]:
@@ -469,7 +469,7 @@ class TUNIT(Method):
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy over the pictures whose label is known, 0 where none is."""
+    """Cross entropy over the images whose label is known, 0 where none is."""
     total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
     return total / (labels >= 0).sum().clamp_min(1)
 

@@ -54,14 +54,14 @@ class UGATITConfig(TrainConfig):
     variant: Literal["light", "full"] = "light"
     """`full` takes scale and shift from every position, which ties the network to --image-size."""
     global_depth: int = 7
-    """Layers of the discriminator that sees the whole picture; fewer suit small pictures."""
+    """Layers of the discriminator that sees the whole image; fewer suit small images."""
     local_depth: int = 5
     """Layers of the discriminator that sees patches."""
     gan_weight: float = 1.0
     cycle_weight: float = 10.0
     identity_weight: float = 10.0
     attention_weight: float = 1000.0
-    """Weight of the generators' attention logits: a picture to translate to 1, one to keep to 0."""
+    """Weight of the generators' attention logits: an image to translate to 1, one to keep to 0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,7 +79,7 @@ class UGATITConfig(TrainConfig):
 
 
 class Generator(nn.Module):
-    """Picture `[N, 3, H, W]` -> translated picture and attention logits `[N, 2]`."""
+    """Image `[N, 3, H, W]` -> translated image and attention logits `[N, 2]`."""
 
     def __init__(self, width: int, blocks: int, side: int | None) -> None:
         super().__init__()
@@ -108,8 +108,8 @@ class Generator(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
-        attended, logits = self.attention(self.encoder(picture))
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        attended, logits = self.attention(self.encoder(image))
         x = torch.relu(attended)
         modulation = self.modulation(x)
         for block in self.blocks:
@@ -124,7 +124,7 @@ class Generator(nn.Module):
 
 
 class Verdict(NamedTuple):
-    """What a discriminator says of a picture: patch logits `[N, 1, h, w]` and attention logits `[N, 2]`."""
+    """What a discriminator says of an image: patch logits `[N, 1, h, w]` and attention logits `[N, 2]`."""
 
     patches: Tensor
     attention: Tensor
@@ -144,8 +144,8 @@ class Discriminator(nn.Module):
         self.attention = PairedAttention(widths[-1], normalised=True)
         self.head = verdict_layer(widths[-1])
 
-    def forward(self, picture: Tensor) -> Verdict:
-        attended, logits = self.attention(self.trunk(picture))
+    def forward(self, image: Tensor) -> Verdict:
+        attended, logits = self.attention(self.trunk(image))
         return Verdict(self.head(F.leaky_relu(attended, 0.2)), logits)
 
 
@@ -157,9 +157,9 @@ class DiscriminatorPair(nn.Module):
         self.overall = Discriminator(config.width, config.global_depth)
         self.local = Discriminator(config.width, config.local_depth)
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        """All four logits of a picture."""
-        return (*self.overall(picture), *self.local(picture))
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """All four logits of an image."""
+        return (*self.overall(image), *self.local(image))
 
 
 class UGATIT(Method):
@@ -196,27 +196,27 @@ class UGATIT(Method):
     def discriminator_loss(self, batch: Batch) -> Tensor:
         """Real to 1 and translated to 0: image and attention logits of all four discriminators."""
         with torch.no_grad():
-            picture_ab, picture_ba = self.generator_ab(batch.a)[0], self.generator_ba(batch.b)[0]
+            image_ab, image_ba = self.generator_ab(batch.a)[0], self.generator_ba(batch.b)[0]
         judged = (
             lsgan(self.discriminator_a(batch.a), 1)
-            + lsgan(self.discriminator_a(picture_ba), 0)
+            + lsgan(self.discriminator_a(image_ba), 0)
             + lsgan(self.discriminator_b(batch.b), 1)
-            + lsgan(self.discriminator_b(picture_ab), 0)
+            + lsgan(self.discriminator_b(image_ab), 0)
         )
         return self.config.gan_weight * judged
 
     def generator_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted losses of the generators by name."""
-        picture_ab, translating_a = self.generator_ab(batch.a)
-        picture_ba, translating_b = self.generator_ba(batch.b)
-        picture_aba, _ = self.generator_ba(picture_ab)
-        picture_bab, _ = self.generator_ab(picture_ba)
-        picture_aa, keeping_a = self.generator_ba(batch.a)
-        picture_bb, keeping_b = self.generator_ab(batch.b)
+        image_ab, translating_a = self.generator_ab(batch.a)
+        image_ba, translating_b = self.generator_ba(batch.b)
+        image_aba, _ = self.generator_ba(image_ab)
+        image_bab, _ = self.generator_ab(image_ba)
+        image_aa, keeping_a = self.generator_ba(batch.a)
+        image_bb, keeping_b = self.generator_ab(batch.b)
         return {
-            "gan": lsgan(self.discriminator_a(picture_ba), 1) + lsgan(self.discriminator_b(picture_ab), 1),
-            "cycle": F.l1_loss(picture_aba, batch.a) + F.l1_loss(picture_bab, batch.b),
-            "identity": F.l1_loss(picture_aa, batch.a) + F.l1_loss(picture_bb, batch.b),
+            "gan": lsgan(self.discriminator_a(image_ba), 1) + lsgan(self.discriminator_b(image_ab), 1),
+            "cycle": F.l1_loss(image_aba, batch.a) + F.l1_loss(image_bab, batch.b),
+            "identity": F.l1_loss(image_aa, batch.a) + F.l1_loss(image_bb, batch.b),
             "attention": nsgan([translating_a, translating_b], 1) + nsgan([keeping_a, keeping_b], 0),
         }
 
@@ -231,15 +231,15 @@ class UGATIT(Method):
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        picture_ab, _ = self.generator_ab(batch.a)
-        picture_ba, _ = self.generator_ba(batch.b)
+        image_ab, _ = self.generator_ab(batch.a)
+        image_ba, _ = self.generator_ba(batch.b)
         return {
             "a": batch.a,
-            "a to b": picture_ab,
-            "a to b to a": self.generator_ba(picture_ab)[0],
+            "a to b": image_ab,
+            "a to b to a": self.generator_ba(image_ab)[0],
             "b": batch.b,
-            "b to a": picture_ba,
-            "b to a to b": self.generator_ab(picture_ba)[0],
+            "b to a": image_ba,
+            "b to a to b": self.generator_ab(image_ba)[0],
         }
 
     def directions(self) -> tuple[str, ...]:
@@ -264,6 +264,6 @@ class UGATITInference(Inference):
         self.notes = {"attention": "folded into one 1x1 convolution"}
         self.eval().requires_grad_(False)
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.generator(picture)[0]
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        translated: Tensor = self.generator(image)[0]
         return translated

@@ -1,4 +1,4 @@
-"""UNIT: two autoencoders over one latent space, so that one domain's code decodes as the other's picture.
+"""UNIT: two autoencoders over one latent space, so that one domain's code decodes as the other's image.
 
 Liu, Breuel, Kautz: Unsupervised Image-to-Image Translation Networks, NIPS 2017. Two networks go by the name:
 the `paper` one shares the blocks around the code between the domains, the `current` one (that of MUNIT's code)
@@ -107,7 +107,7 @@ class UNITConfig(TrainConfig):
     kl_weight: float = 0.1
     """Weight of the code's mean square; 0 leaves it out."""
     perceptual_weight: float = 0.0
-    """Weight of the VGG16 distance between a picture and its translation; 1 for street scenes (`current`)."""
+    """Weight of the VGG16 distance between an image and its translation; 1 for street scenes (`current`)."""
     perceptual_weights: Path | None = None
     """Safetensors file of torchvision's VGG16, needed with `perceptual_weight`."""
 
@@ -148,7 +148,7 @@ def paper_encoder(config: UNITConfig) -> nn.Sequential:
 
 
 def paper_decoder(config: UNITConfig) -> nn.Sequential:
-    """One domain's own layers after the shared ones: the code back to a picture in [-1, 1]."""
+    """One domain's own layers after the shared ones: the code back to an image in [-1, 1]."""
     w = config.width
     return nn.Sequential(
         *res_blocks(config, config.blocks - config.share_blocks),
@@ -228,7 +228,7 @@ def discriminator_trunk(config: UNITConfig) -> nn.Sequential:
 
 
 class Code(NamedTuple):
-    """A picture in the latent space: the encoder's features, and the noised code that the decoders see."""
+    """An image in the latent space: the encoder's features, and the noised code that the decoders see."""
 
     features: Tensor
     noised: Tensor
@@ -241,8 +241,8 @@ class UNITInference(Inference):
         super().__init__()
         self.parts = nn.Sequential(*(deepcopy(part) for part in parts))
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        translated: Tensor = self.parts(picture)
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        translated: Tensor = self.parts(image)
         return translated
 
 
@@ -282,18 +282,18 @@ class UNIT(Method):
             "gen": adam(self.config, *self._generators()),
         }
 
-    def encode(self, encoder: nn.Module, picture: Tensor) -> Code:
-        """The picture's code; noise from N(0, 1) is added in training only."""
-        features: Tensor = self.enc_shared(encoder(picture))
+    def encode(self, encoder: nn.Module, image: Tensor) -> Code:
+        """The image's code; noise from N(0, 1) is added in training only."""
+        features: Tensor = self.enc_shared(encoder(image))
         return Code(features, features + torch.randn_like(features) if self.training else features)
 
     def decode(self, decoder: nn.Module, code: Code) -> Tensor:
-        """The noised code as a picture in [-1, 1]."""
-        picture: Tensor = decoder(self.dec_shared(code.noised))
-        return picture
+        """The noised code as an image in [-1, 1]."""
+        image: Tensor = decoder(self.dec_shared(code.noised))
+        return image
 
-    def _adversarial(self, disc: nn.Module, picture: Tensor, target: float) -> Tensor:
-        judged = self.disc_shared(disc(picture))
+    def _adversarial(self, disc: nn.Module, image: Tensor, target: float) -> Tensor:
+        judged = self.disc_shared(disc(image))
         maps = judged if isinstance(judged, list) else [judged]
         return nsgan(maps, target) if self.config.gan == "nsgan" else lsgan(maps, target)
 

@@ -72,17 +72,17 @@ class UNITDigitsConfig(TrainConfig):
             raise OptionError(f"--channels is {self.channels} but a domain has 1 or 3 of them.")
 
 
-def with_channels(pictures: Tensor, channels: int) -> Tensor:
-    """Pictures `[N, 3, H, W]` as `[N, channels, H, W]`: grey where one is asked for."""
-    return pictures if channels == 3 else pictures.mean(dim=1, keepdim=True)
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Images `[N, 3, H, W]` as `[N, channels, H, W]`: grey where one is asked for."""
+    return images if channels == 3 else images.mean(dim=1, keepdim=True)
 
 
-def with_coordinates(pictures: Tensor) -> Tensor:
+def with_coordinates(images: Tensor) -> Tensor:
     """Two channels more: row and column of every pixel, from -1 to just below 1."""
-    axis = (torch.arange(SIDE, device=pictures.device, dtype=pictures.dtype) - SIDE // 2) / (SIDE // 2)
+    axis = (torch.arange(SIDE, device=images.device, dtype=images.dtype) - SIDE // 2) / (SIDE // 2)
     rows, columns = torch.meshgrid(axis, axis, indexing="ij")
-    coordinates = torch.stack([rows, columns]).expand(len(pictures), -1, -1, -1)
-    return torch.cat([pictures, coordinates], dim=1)
+    coordinates = torch.stack([rows, columns]).expand(len(images), -1, -1, -1)
+    return torch.cat([images, coordinates], dim=1)
 
 
 def unit(layer: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
@@ -199,8 +199,8 @@ class UNITDigitsInference(Inference):
         )
         self.decoder = nn.Sequential(deepcopy(generator.dec_shared), deepcopy(decoder))
 
-    def forward(self, picture: Tensor, style: Tensor | None = None) -> Tensor:
-        digits = with_coordinates(with_channels(picture, self.channels))
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        digits = with_coordinates(with_channels(image, self.channels))
         translated: Tensor = self.decoder(self.encoder(digits))
         return translated.expand(-1, 3, -1, -1)
 
@@ -285,13 +285,13 @@ class UNITDigits(Method):
         return losses
 
     @torch.no_grad()
-    def classify(self, pictures: Tensor, domain: str = "b") -> Tensor:
-        """Logits `[N, 10]` for pictures `[N, 3, 32, 32] in [-1, 1]` of a domain."""
+    def classify(self, images: Tensor, domain: str = "b") -> Tensor:
+        """Logits `[N, 10]` for images `[N, 3, 32, 32] in [-1, 1]` of a domain."""
         start, channels = {
             "a": (self.disc.start_a, self.config.channels[0]),
             "b": (self.disc.start_b, self.config.channels[1]),
         }[domain]
-        return self.disc.classify(start(with_channels(pictures, channels)))
+        return self.disc.classify(start(with_channels(images, channels)))
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:

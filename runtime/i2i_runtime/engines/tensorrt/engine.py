@@ -18,7 +18,7 @@ from i2i_runtime.engines.tensorrt.fit import rebuilt, why_unfit
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX, PlanManifest, read_manifest, sidecar_path
 from i2i_runtime.engines.tensorrt.slot import FrameSlot, LoadedPlan
 from i2i_runtime.errors import EngineError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata
 
 SLOTS = 2
@@ -54,9 +54,9 @@ class TensorRTEngine:
             self._free.put(slot)
         plan.save_cache()
 
-    def infer(self, picture: Picture, style: NDArray[np.float32] | None = None) -> Picture:
-        height, width = picture.shape[:2]
-        padded = contract.pad(picture, *contract.padded_size(self.metadata.size, height, width))
+    def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
+        height, width = image.shape[:2]
+        padded = contract.pad(image, *contract.padded_size(self.metadata.size, height, width))
         inputs: Mapping[str, NDArray[np.float32]] = {}
         if style is not None:
             contract.check_style(self.metadata, style)

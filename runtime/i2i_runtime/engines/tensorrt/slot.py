@@ -2,7 +2,7 @@
 copy out.
 
 Several slots let one frame copy while another computes. A captured graph freezes shapes, addresses and
-context, so each slot owns all three and captures again when the picture's size changes.
+context, so each slot owns all three and captures again when the image's size changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from i2i_runtime.engines.tensorrt.api import (
 from i2i_runtime.engines.tensorrt.cuda import Device, PinnedBuffer
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX
 from i2i_runtime.errors import EngineError
-from i2i_runtime.frame import Picture
+from i2i_runtime.frame import Image
 
 FRAME, TRANSLATED = "frame", "translated"
 
@@ -187,16 +187,16 @@ class FrameSlot:
             self._graph = self._device.end_capture(self._stream)
         self._size = (height, width)
 
-    def translate(self, picture: Picture, inputs: Mapping[str, NDArray[np.float32]]) -> Picture:
+    def translate(self, image: Image, inputs: Mapping[str, NDArray[np.float32]]) -> Image:
         """`[H, W, 3] uint8` into the same, as a view of the slot's memory that the next frame overwrites.
 
         `inputs` replaces defaults (`style`).
         """
         self._device.make_current()
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         if self._size != (height, width):
             self.prepare(height, width)
-        self._tensors[FRAME].host.array[:] = picture.reshape(-1)
+        self._tensors[FRAME].host.array[:] = image.reshape(-1)
         for name, default in self._defaults.items():
             self._fill(name, inputs.get(name, default))
         self.run()

@@ -1,21 +1,21 @@
 "use strict";
 // One JPEG holds source and translated of the same moment, so the two sides of the divider never disagree.
 const $ = (id) => document.getElementById(id);
-const picture = $("picture"), pen = picture.getContext("2d");
+const image = $("image"), pen = image.getContext("2d");
 let divider = 0.5, pair = null, asked = 0, watching = new AbortController();
 
-// How many pixels wide one picture is on this screen: more would be encoded, sent and thrown away.
-const shownWidth = () => Math.round(picture.clientWidth * devicePixelRatio);
+// How many pixels wide one image is on this screen: more would be encoded, sent and thrown away.
+const shownWidth = () => Math.round(image.clientWidth * devicePixelRatio);
 new ResizeObserver(() => {
   const width = shownWidth();
   if (width > asked || width < asked / 2) watching.abort();
-}).observe(picture);
+}).observe(image);
 
 function draw() {
   if (!pair) return;
   const width = pair.width / 2, height = pair.height;
-  if (picture.width !== width || picture.height !== height) {
-    Object.assign(picture, { width, height });
+  if (image.width !== width || image.height !== height) {
+    Object.assign(image, { width, height });
     $("stage").style.setProperty("--shape", width / height);  // no taller than the window
   }
   const edge = Math.round(divider * width);
@@ -31,13 +31,13 @@ function draw() {
 
 function moveDivider(to) {
   divider = Math.min(1, Math.max(0, to));
-  picture.setAttribute("aria-valuenow", Math.round(100 * divider));
+  image.setAttribute("aria-valuenow", Math.round(100 * divider));
   draw();
 }
-const fromPointer = (event) => moveDivider((event.clientX - picture.getBoundingClientRect().left) / picture.clientWidth);
-picture.addEventListener("pointerdown", (event) => { picture.setPointerCapture(event.pointerId); fromPointer(event); });
-picture.addEventListener("pointermove", (event) => { if (event.buttons) fromPointer(event); });
-picture.addEventListener("keydown", (event) => {
+const fromPointer = (event) => moveDivider((event.clientX - image.getBoundingClientRect().left) / image.clientWidth);
+image.addEventListener("pointerdown", (event) => { image.setPointerCapture(event.pointerId); fromPointer(event); });
+image.addEventListener("pointermove", (event) => { if (event.buttons) fromPointer(event); });
+image.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: -0.02, ArrowRight: 0.02, Home: -1, End: 1 }[event.key];
   if (step) { event.preventDefault(); moveDivider(divider + step); }
 });

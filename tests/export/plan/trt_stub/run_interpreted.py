@@ -23,7 +23,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from i2i_export.plugins.lowering import DOMAIN, PICTURES, PluginKernel
+from i2i_export.plugins.lowering import DOMAIN, IMAGES, PluginKernel
 from i2i_kernels.kind import Kind
 from i2i_kernels.pack.recipes import Variant, recipe
 
@@ -42,19 +42,19 @@ def plugin_class(kernel: PluginKernel, answers: dict[str, Any]) -> type:
         given: dict[str, Any] = dict.fromkeys(plan.absent)
         for argument, array in zip(inputs, arrays, strict=True):
             tensor = torch.from_numpy(array.copy())
-            if argument.name in PICTURES:
+            if argument.name in IMAGES:
                 tensor = tensor.permute(0, 2, 3, 1).contiguous()
             given[argument.name] = tensor
         given |= {argument.name: value for argument, value in zip(integers, answer["extra"], strict=True)}
         for argument, shape in zip(outputs, answer["output_shapes"], strict=True):
-            is_picture = argument.name in PICTURES
-            extents = [shape[0], *shape[2:], shape[1]] if is_picture else shape
+            is_image = argument.name in IMAGES
+            extents = [shape[0], *shape[2:], shape[1]] if is_image else shape
             given[argument.name] = torch.zeros(extents, dtype=getattr(torch, argument.dtype))
         function[tuple(answer["grid"])](**given, **plan.constants)
         results = []
         for argument in outputs:
             result = given[argument.name]
-            results.append(result.permute(0, 3, 1, 2) if argument.name in PICTURES else result)
+            results.append(result.permute(0, 3, 1, 2) if argument.name in IMAGES else result)
         return tuple(result.contiguous().numpy() for result in results)
 
     return type(kernel.name, (OpRun,), {"op_domain": DOMAIN, "_run": run})
