@@ -8,10 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from i2i_runtime.frame import Frame
-from i2i_runtime.media.no_signal import NO_SIGNAL
-
-ENGINE_MS = "engine_ms"
-"""Key in `Frame.extra` of translated frames: how long the engine took."""
 
 _WINDOW_S = 2.0
 
@@ -48,7 +44,7 @@ class LiveFigures:
         skipped = 0 if self._last_index is None else max(0, source.index - self._last_index - 1)
         fresh = self._last_index is None or source.index > self._last_index
         self._last_index = source.index
-        no_signal = source.extra.get(NO_SIGNAL)
+        no_signal = source.no_signal
         if fresh and no_signal is None:
             self._times.append(now_s)
         while self._times and self._times[0] < now_s - _WINDOW_S:
@@ -59,7 +55,7 @@ class LiveFigures:
             fps=(len(self._times) - 1) / span_s if span_s > 0 and len(self._times) > 1 else 0.0,
             frames=before.frames + (no_signal is None),
             dropped=before.dropped + skipped,
-            engine_ms=float(translated.extra.get(ENGINE_MS, before.engine_ms)),
-            no_signal=None if no_signal is None else str(no_signal),
+            engine_ms=before.engine_ms if translated.engine_ms is None else translated.engine_ms,
+            no_signal=no_signal,
         )
         return self.latest

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError
 from i2i_runtime.frame import Frame
-from i2i_runtime.live_stats import ENGINE_MS
-from i2i_runtime.media.no_signal import is_slate
 from i2i_runtime.queues import Aborted, Channel, Turnstile
 from i2i_runtime.sinks import Resumable, Sink
 from i2i_runtime.sources import Skipping, Source
@@ -221,7 +219,7 @@ class Pipeline:
             if self._source.live and last_index is not None:
                 self.dropped_by_source += max(0, frame.index - last_index - 1)
             last_index = frame.index
-            self.frames_in += not is_slate(frame)
+            self.frames_in += not frame.is_slate
             self._inbox.put(frame)
         self._inbox.close()
 
@@ -240,14 +238,14 @@ class Pipeline:
             began_s = time.monotonic()
             waited_s = began_s - source.captured_s
             delivery = None
-            if is_slate(source):
+            if source.is_slate:
                 delivery = Delivery(source, source, 0.0)
             elif self._max_staleness_s is None or waited_s <= self._max_staleness_s:
                 with self._timed("infer", "the engine"):
                     pixels = self._engine.infer(source.pixels, self._style)
                 self.latencies["wait"].add(waited_s * 1000)
                 infer_ms = (time.monotonic() - began_s) * 1000
-                translated = replace(source, pixels=pixels, extra={**source.extra, ENGINE_MS: infer_ms})
+                translated = replace(source, pixels=pixels, engine_ms=infer_ms)
                 delivery = Delivery(translated, source, infer_ms)
             self._turnstile.wait(ticket)
             if delivery is None:
@@ -278,7 +276,7 @@ class Pipeline:
         while (taken := queue.get()) is not None:
             delivery = taken[1]
             age_ms = (time.monotonic() - delivery.source.captured_s) * 1000
-            counted = sink is self._sinks[0] and not is_slate(delivery.source)
+            counted = sink is self._sinks[0] and not delivery.source.is_slate
             if counted:
                 self.age_ms = age_ms
                 self.latencies["age"].add(age_ms)

@@ -51,9 +51,9 @@ def _style_from_image(image: Path, size: int, encoder: str | None, engine_path: 
         )
     import onnxruntime
 
-    from i2i_runtime.sources.images import read_image
+    from i2i_runtime.media.images import read_image
 
-    pixels, _ = read_image(image)
+    pixels = read_image(image).pixels
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (code,) = session.run(["style"], {"frame": pixels[None]})

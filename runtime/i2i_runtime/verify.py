@@ -20,8 +20,8 @@ import tyro
 from i2i_runtime.errors import SourceError
 from i2i_runtime.media.alpha import alpha_of_frame
 from i2i_runtime.media.colour import is_rgb
-from i2i_runtime.sinks.remux import is_timecode, timecode_of
-from i2i_runtime.sources.video import decoder_of, keep_times, pts_of_frame
+from i2i_runtime.media.decode import decoder_of, disable_generated_pts, pts_of_frame
+from i2i_runtime.media.timecode import is_timecode, timecode_of
 from i2i_runtime.uri import parse_uri
 
 # Written by the container itself, so never the same.
@@ -165,7 +165,7 @@ def _film(container: av.container.InputContainer) -> _Film:
     images = container.streams.video[0]
     decoder = decoder_of(images)
     decoder.thread_type = "AUTO"
-    keep_times(container)
+    disable_generated_pts(container)
     tick = images.time_base or Fraction(1, 1000)
     pace = (images.average_rate or images.guessed_rate or Fraction(30)) * tick
     pts: list[int] = []

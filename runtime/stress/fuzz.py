@@ -266,9 +266,9 @@ def fuzz_uri(rng: random.Random, folder: Path) -> None:
 
 def fuzz_names(rng: random.Random, folder: Path) -> None:
     """Images whose sources have hostile names, into a folder."""
+    from i2i_runtime.media.images import ImageOrigin
     from i2i_runtime.sinks import SinkOptions
     from i2i_runtime.sinks.images import ImageSink
-    from i2i_runtime.sources.images import ORIGIN, ImageOrigin
 
     inside = folder / "out"
     parts = ["..", "/", "a", ".png", "\\", " ", ".", "é", "x" * 245, "\n", "-", "~", ".partial", "%00"]
@@ -276,8 +276,8 @@ def fuzz_names(rng: random.Random, folder: Path) -> None:
     if not Path(name).name.strip("."):
         return  # no file can be called that
     image = np.zeros((4, 4, 3), np.uint8)
-    origin = ImageOrigin(Path(name), deep=False, alpha=None, icc=None)
-    frame = Frame(image, 0, 0, Fraction(1, 25), 0.0, {ORIGIN: origin})
+    origin = ImageOrigin(Path(name), deep=False, icc=None)
+    frame = Frame(image, 0, 0, Fraction(1, 25), 0.0, origin=origin)
     before = _files(folder)
     try:
         sink = ImageSink(inside, SinkOptions())

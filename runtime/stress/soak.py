@@ -32,7 +32,6 @@ from i2i_runtime.backoff import Backoff
 from i2i_runtime.engines import Engine, open_engine
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.machine import describe_machine
-from i2i_runtime.media.no_signal import is_slate
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks.mjpeg import MjpegSink
@@ -205,14 +204,14 @@ class Losses:
         )
         away_s, cards, before = [], 0, sample(0.0, [])
         for _ in range(self.count):
-            while is_slate(_read(source)):
+            while _read(source).is_slate:
                 pass
             server.close()
-            while not is_slate(_read(source)):
+            while not _read(source).is_slate:
                 pass
             server = _ImageServer(port)
             back_s = time.monotonic()
-            while is_slate(_read(source)):
+            while _read(source).is_slate:
                 cards += 1
             away_s.append(time.monotonic() - back_s)
         after = sample(0.0, [])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from i2i_runtime.cli.stream import StreamOptions, stream
-from i2i_runtime.media.alpha import ALPHA, alpha_bits, alpha_of_frame, put_alpha
+from i2i_runtime.media.alpha import alpha_bits, alpha_of_frame, put_alpha
 from i2i_runtime.sources import open_source
 from i2i_runtime.verify import compare_files
 
@@ -65,7 +65,7 @@ def alphas_of(path: Path | str) -> list[np.ndarray]:
     source = open_source(str(path))
     alphas = []
     while (frame := source.read()) is not None:
-        alpha = frame.extra[ALPHA]
+        alpha = frame.alpha
         alphas.append(alpha / np.iinfo(alpha.dtype).max)
     source.close()
     return alphas

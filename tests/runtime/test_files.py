@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.errors import I2IError, SinkError, SourceError, UsageError
-from i2i_runtime.media.clip import CLIP
 from i2i_runtime.media.colour import Colour, ColourConverter
 from i2i_runtime.sources import SourceOptions, open_source
 from i2i_runtime.verify import compare_files, run_verify
@@ -134,7 +133,7 @@ def test_rotation_is_kept_and_the_engine_sees_it_upright(
     frame = source.read()
     assert frame is not None
     assert frame.pixels.shape[:2] == ((64, 96) if rotation == 180 else (96, 64))
-    assert frame.extra[CLIP].rotation % 360 == rotation % 360
+    assert frame.clip.rotation % 360 == rotation % 360
     source.close()
     assert run(engines.identity, clip, tmp_path / "out.mp4") == 0
     assert disagreements(clip, tmp_path / "out.mp4") == []
@@ -158,7 +157,7 @@ def test_upright_means_upright(make_clip: Callable[..., Path]) -> None:
     frame = source.read()
     source.close()
     assert frame is not None
-    assert frame.extra[CLIP].rotation == 90
+    assert frame.clip.rotation == 90
     assert frame.pixels[:20].mean() > 240
     assert frame.pixels[40:].mean() < 15
 

@@ -101,7 +101,7 @@ def test_images_are_the_engines(fake_source: Any) -> None:
     Pipeline(fake_source(5), FakeEngine(), [Pairs()]).run()
     for translated, source in seen:
         np.testing.assert_array_equal(translated.pixels, 255 - source.pixels)
-        assert translated.extra["engine_ms"] >= 0
+        assert translated.engine_ms >= 0
 
 
 def test_freshest_shows_the_newest_and_counts_the_rest(fake_source: Any) -> None:

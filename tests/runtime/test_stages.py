@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from i2i_runtime.frame import Frame, Image
-from i2i_runtime.live_stats import ENGINE_MS, LiveFigures
-from i2i_runtime.media.no_signal import NO_SIGNAL
+from i2i_runtime.live_stats import LiveFigures
 from i2i_runtime.stages.overlay import Hud, draw_line
 from i2i_runtime.stages.temporal import Steadier, hold, warping_error
 
@@ -134,12 +133,12 @@ def test_figures_count_new_frames_and_not_cards() -> None:
     figures, image = LiveFigures(), np.zeros((40, 40, 3), np.uint8)
     for index in (0, 1, 4, 5):
         source = frame_of(image, index, age_s=0.25)
-        figures.observe(replace(source, extra={ENGINE_MS: 7.0}), source)
+        figures.observe(replace(source, engine_ms=7.0), source)
     assert (figures.latest.frames, figures.latest.dropped) == (4, 2)
     assert figures.latest.engine_ms == 7.0
     assert figures.latest.age_ms >= 250
     assert figures.latest.fps > 0
-    card = replace(frame_of(image, 6), extra={NO_SIGNAL: "cable"})
+    card = replace(frame_of(image, 6), no_signal="cable")
     assert figures.observe(card, card).no_signal == "cable"
     assert figures.latest.frames == 4
 
@@ -153,7 +152,7 @@ def test_repeats_are_no_new_frames() -> None:
 
 def test_the_overlay_shows_the_missing_signal() -> None:
     image = np.full((360, 640, 3), 200, np.uint8)
-    card = replace(frame_of(image), extra={NO_SIGNAL: "cable"})
+    card = replace(frame_of(image), no_signal="cable")
     assert not np.array_equal(
         Hud().process(card, card).pixels, Hud().process(frame_of(image), frame_of(image)).pixels
     )

@@ -165,10 +165,10 @@ def main() -> None:
 def stream(options: StreamOptions) -> int:
     """Does what the options say and returns the exit code. Raises I2IError and KeyboardInterrupt."""
     from i2i_runtime.job import clips_of, is_whole, translate, translate_folder
+    from i2i_runtime.media.images import names_images
     from i2i_runtime.progress import ProgressLine
     from i2i_runtime.report import write_json
     from i2i_runtime.sources import SourceOptions
-    from i2i_runtime.sources.images import names_images
 
     input_text = checked_input(options)
     size = parse_size(options.size)

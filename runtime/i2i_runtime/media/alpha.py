@@ -1,22 +1,14 @@
-"""The alpha channel of a source image: engines never see it, outputs that can hold it get it back unchanged."""
+"""The alpha channel of a source image: engines never see it, outputs that can hold it get it unchanged."""
 
 from __future__ import annotations
-
-from typing import TypeAlias
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from i2i_runtime.frame import Frame
 from i2i_runtime.media.colour import plane_rows
-
-ALPHA = "alpha"
-"""The key of `Frame.extra` under which a source puts the `Alpha` of an image that has one."""
-
-Alpha: TypeAlias = "NDArray[np.uint8] | NDArray[np.uint16]"
-"""`[H, W]`, upright as the image; 0 is clear, and 255 of uint8 or 65535 of uint16 is opaque."""
+from i2i_runtime.media.pixels import Alpha, Image
 
 _PLANE = 3
 # Packed formats: samples per pixel, and which of them is alpha.
@@ -33,7 +25,7 @@ _PACKED = {
 
 
 def alpha_bits(pixel_format: str) -> int:
-    """Bits of the alpha samples of a pixel format, as FFmpeg names it; 0 where it has none, or in a layout unknown."""
+    """Bits of the alpha samples of a pixel format, as FFmpeg names it; 0 if it has none or is unknown."""
     known = pixel_format.removesuffix("le").removesuffix("be") in _PACKED or pixel_format.startswith(
         ("yuva", "gbrap")
     )
@@ -43,7 +35,7 @@ def alpha_bits(pixel_format: str) -> int:
 
 
 def alpha_of_frame(frame: av.VideoFrame) -> Alpha | None:
-    """A copy of a decoded frame's alpha, as it is stored; uint16 where it has more than 8 bits."""
+    """A copy of a decoded frame's alpha, as it is stored; uint16 if it has more than 8 bits."""
     bits = alpha_bits(frame.format.name)
     if bits == 0:
         return None
@@ -61,12 +53,11 @@ def put_alpha(frame: av.VideoFrame, alpha: Alpha | None) -> None:
         samples[:] = _scaled(alpha, np.iinfo(alpha.dtype).max, most)
 
 
-def fitting_alpha(translated: Frame, source: Frame) -> Alpha | None:
-    """The source's alpha in the size of the translated image; None where that is another image than the source."""
-    alpha: Alpha | None = source.extra.get(ALPHA)
-    if alpha is None or translated.pixels.shape != source.pixels.shape:
+def fitting_alpha(alpha: Alpha | None, source: Image, translated: Image) -> Alpha | None:
+    """The alpha of `source` in the size of `translated`; None if a stage gave the image another shape."""
+    if alpha is None or translated.shape != source.shape:
         return None
-    height, width = translated.pixels.shape[:2]
+    height, width = translated.shape[:2]
     if alpha.shape == (height, width):
         return alpha
     how = cv2.INTER_AREA if width < alpha.shape[1] else cv2.INTER_LINEAR

@@ -1,4 +1,4 @@
-"""What a video file is, beside its images: all that the file written from it must have in common with it."""
+"""The facts of a video file that a file made from it must share."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ from pathlib import Path
 
 from i2i_runtime.media.colour import Colour
 
-CLIP = "clip"
-"""The key of `Frame.extra` under which a source puts the `Clip` that the frame was decoded from."""
-
 
 @dataclass(frozen=True)
 class Clip:
     """One video stream of a file.
 
     `width` and `height` are those of the stored images, before `rotation`: degrees counter-clockwise that a player
-    turns them by, as in the display matrix of ISO/IEC 14496-12. `rate` is the average, used by an encoder for its
-    rate control and never for timing. `sample_aspect` is width to height of one pixel, None where it is not said.
+    rotates them by, as in the display matrix of ISO/IEC 14496-12. `rate` is the average, used by an encoder for its
+    rate control and never for timing. `sample_aspect` is width to height of one pixel, None if it is not stated.
     """
 
     path: Path

@@ -20,7 +20,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import SourceError
-from i2i_runtime.frame import Image
+from i2i_runtime.media.pixels import Image
 
 UNSPECIFIED = 2
 LIMITED, FULL = 1, 2

@@ -13,8 +13,8 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from i2i_runtime.frame import Image
 from i2i_runtime.media.colour import EXACT
+from i2i_runtime.media.pixels import Image
 
 PQ, HLG = 16, 18
 _WHITE_NITS = 203.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from i2i_runtime.frame import Image
+from i2i_runtime.media.pixels import Image
 
 
 def letterboxed(image: Image, height: int, width: int) -> Image:

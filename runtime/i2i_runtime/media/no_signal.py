@@ -1,20 +1,13 @@
-"""The card that stands in for an image that does not come."""
+"""The slate that stands in for the image of a lost source."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from i2i_runtime.frame import Frame, Image
-
-NO_SIGNAL = "no_signal"
-"""Key in `Frame.extra`: the frame is a card, its value says why. No engine translates it."""
+from i2i_runtime.media.pixels import Image
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-
-
-def is_slate(frame: Frame) -> bool:
-    return NO_SIGNAL in frame.extra
 
 
 def draw_slate(height: int, width: int, reason: str, lost_s: float) -> Image:

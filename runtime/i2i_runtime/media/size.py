@@ -14,5 +14,5 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     width, x, height = text.lower().partition("x")
     numbers = x and width.isascii() and height.isascii() and width.isdecimal() and height.isdecimal()
     if not (numbers and 0 < int(width) <= LARGEST and 0 < int(height) <= LARGEST):
-        raise UsageError(f"--size {text} is no size: write WIDTHxHEIGHT, for example 1280x720.")
+        raise UsageError(f"--size {text} is not a size: write WIDTHxHEIGHT, for example 1280x720.")
     return int(width), int(height)

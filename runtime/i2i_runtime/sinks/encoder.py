@@ -14,9 +14,10 @@ from av.codec.codec import Capabilities
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
-from i2i_runtime.media.alpha import Alpha, alpha_bits
+from i2i_runtime.media.alpha import alpha_bits
 from i2i_runtime.media.clip import Clip
 from i2i_runtime.media.colour import FULL, LIMITED, Colour, is_rgb
+from i2i_runtime.media.pixels import Alpha
 from i2i_runtime.sinks import SinkOptions
 
 # What is written where the user names no codec, by the container's suffix.

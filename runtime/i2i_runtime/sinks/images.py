@@ -13,8 +13,8 @@ import numpy as np
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import fitting_alpha, narrowed
+from i2i_runtime.media.images import IMAGE_SUFFIXES, ImageOrigin
 from i2i_runtime.sinks import SinkOptions
-from i2i_runtime.sources.images import IMAGE_SUFFIXES, ORIGIN, ImageOrigin
 
 # What keeps 16 bits, alpha and a colour profile alike.
 _LOSSLESS = ".png"
@@ -49,7 +49,7 @@ class ImageSink:
             ) from error
 
     def write(self, translated: Frame, source: Frame) -> None:
-        origin = source.extra.get(ORIGIN)
+        origin = source.origin
         if origin is not None and not self._checked:
             self._spare(origin.sources)
             self._checked = True
@@ -63,7 +63,7 @@ class ImageSink:
                 bgr = bgr.astype(np.uint16) * 257
             if origin.icc is not None:
                 kinds, chunks = [cv2.IMAGE_METADATA_ICCP], [np.frombuffer(origin.icc, np.uint8)]
-        alpha = fitting_alpha(translated, source)
+        alpha = fitting_alpha(source.alpha, source.pixels, translated.pixels)
         if alpha is not None and suffix in _KEEPS_ALPHA:
             bgr = np.dstack([bgr, narrowed(alpha) if bgr.dtype == np.uint8 else alpha])
         parameters = _PARAMETERS.get(".jpg" if suffix == ".jpeg" else suffix, [])

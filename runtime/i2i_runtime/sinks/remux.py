@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -14,11 +13,11 @@ import av.error
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.media.clip import Clip
+from i2i_runtime.media.timecode import fits_timecode_track, is_timecode, timecode_of
 from i2i_runtime.sinks.journal import Journal, Segment
 
 _Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
 """When a packet is due to be decoded, in seconds; its stream; and the packet."""
-_TIMECODE = re.compile(r"^\d\d:\d\d:\d\d(?:(?P<drop>[;.])|:)\d\d$")
 
 
 class Assembly:
@@ -155,9 +154,8 @@ class _Film:
     def _begin_at(self, timecode: str, rate: Fraction) -> None:
         """Tags the images with the timecode of the first, of which QuickTime and MP4 make a track."""
         if (container := self._output.format.name) in ("mov", "mp4"):
-            pace, form = round(rate), _TIMECODE.match(timecode)
-            # FFmpeg would fail at the end of the job: a track counts at most 255 a second, and drops in thirties alone.
-            if form is None or not 0 < pace < 256 or (form["drop"] and pace % 30):
+            # FFmpeg would fail at the end of the job.
+            if not fits_timecode_track(timecode, round(rate)):
                 self.notes.append(
                     f"the timecode {timecode} was left out, as {container} holds none of this kind for "
                     f"{float(rate):.2f} frames per second"
@@ -195,22 +193,6 @@ class _Film:
         if self._source is not None:
             self._source.close()
         self._output.close()
-
-
-def timecode_of(container: av.container.InputContainer, images: int) -> str | None:
-    """The timecode (SMPTE ST 12-1) of the first image, as a tag or a track of its own says it."""
-    tags = [
-        container.streams[images].metadata,
-        *(s.metadata for s in container.streams),
-        container.metadata,
-    ]
-    found = (tag.get(key) for tag in tags for key in ("timecode", "TIMECODE"))
-    return next((text for text in found if text), None)
-
-
-def is_timecode(stream: av.stream.Stream) -> bool:
-    """Whether a stream holds the timecode and nothing else."""
-    return stream.type == "data" and "timecode" in stream.metadata
 
 
 def _carry(

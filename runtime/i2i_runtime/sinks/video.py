@@ -13,9 +13,9 @@ import av.error
 
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
-from i2i_runtime.media.alpha import ALPHA, fitting_alpha, is_opaque, put_alpha
-from i2i_runtime.media.clip import CLIP
+from i2i_runtime.media.alpha import fitting_alpha, is_opaque, put_alpha
 from i2i_runtime.media.colour import ColourConverter
+from i2i_runtime.media.decode import stored_from_upright
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.encoder import (
     CONTAINERS,
@@ -27,7 +27,6 @@ from i2i_runtime.sinks.encoder import (
 )
 from i2i_runtime.sinks.journal import Journal, Segment
 from i2i_runtime.sinks.remux import Assembly
-from i2i_runtime.sources.video import stored_from_upright
 
 SEGMENT_FRAMES = 240
 _PATIENCE_S = 1.0
@@ -95,10 +94,10 @@ class VideoSink:
     def _write(self, translated: Frame, source: Frame) -> None:
         if not self._live and self._recorded_to is not None and translated.pts <= self._recorded_to:
             return  # a replay that had dropped frames gives again what is recorded
-        clip = source.extra.get(CLIP)
+        clip = source.clip
         rotation = 0 if clip is None else clip.rotation
         image = stored_from_upright(translated.pixels, rotation)
-        alpha = fitting_alpha(translated, source)
+        alpha = fitting_alpha(source.alpha, source.pixels, translated.pixels)
         height, width = image.shape[:2]
         if self._encoding is None:
             if clip is not None and self._path.exists() and self._path.samefile(clip.path):
@@ -121,8 +120,8 @@ class VideoSink:
         frame = self._converter.frame_from_rgb(image, encoding.pixel_format)
         if encoding.has_alpha:
             put_alpha(frame, None if alpha is None else stored_from_upright(alpha, rotation))
-        elif not self._alpha_dropped and ALPHA in source.extra:
-            self._alpha_dropped = not is_opaque(source.extra[ALPHA])
+        elif not self._alpha_dropped and source.alpha is not None:
+            self._alpha_dropped = not is_opaque(source.alpha)
         if self._moved is None:
             self._moved = self._gap(translated)
         frame.pts, frame.time_base = translated.pts + self._moved, encoding.time_base

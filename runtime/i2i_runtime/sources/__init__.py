@@ -72,7 +72,8 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
 
 
 def _open_path(uri: Uri, options: SourceOptions) -> Source:
-    from i2i_runtime.sources.images import ImageSource, names_images
+    from i2i_runtime.media.images import names_images
+    from i2i_runtime.sources.images import ImageSource
 
     if names_images(uri.location):
         return ImageSource(uri.location, options)

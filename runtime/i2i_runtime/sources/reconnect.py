@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from i2i_runtime.backoff import Backoff
@@ -16,7 +16,7 @@ from i2i_runtime.frame import Frame
 from i2i_runtime.logs import event
 from i2i_runtime.mailbox import Mailbox
 from i2i_runtime.media.letterbox import letterboxed
-from i2i_runtime.media.no_signal import NO_SIGNAL, draw_slate
+from i2i_runtime.media.no_signal import draw_slate
 from i2i_runtime.sources import Source
 from i2i_runtime.uri import redact
 
@@ -101,7 +101,7 @@ class ReconnectingSource:
         return self._box.replaced
 
     def read(self) -> Frame | None:
-        """The newest image, or a card (`extra["no_signal"]` holds the reason); None once closed."""
+        """The newest image, or a slate (`Frame.no_signal` holds the reason); None once closed."""
         self._give_up_if_stuck()
         silent_s = time.monotonic() - self._heard_s
         wait_s = max(self._patience.slate_every_s, self._patience.slate_after_s - silent_s)
@@ -213,7 +213,7 @@ class ReconnectingSource:
         now_s = time.monotonic()
         reason = redact(self._reason or "the source is silent")
         image = draw_slate(*self._size, reason, now_s - self._heard_s)
-        return Frame(image, 0, 0, _MICROSECOND, now_s, {NO_SIGNAL: reason})
+        return Frame(image, 0, 0, _MICROSECOND, now_s, no_signal=reason)
 
     def _stamped(self, frame: Frame) -> Frame:
         """Number and time in this session's own order; the image in the session's size."""
@@ -221,4 +221,4 @@ class ReconnectingSource:
         self._delivered += 1
         self._last_pts = max(self._last_pts + 1, round((frame.captured_s - self._start_s) * 1e6))
         pixels = letterboxed(frame.pixels, *self._size)
-        return Frame(pixels, index, self._last_pts, _MICROSECOND, frame.captured_s, frame.extra)
+        return replace(frame, pixels=pixels, index=index, pts=self._last_pts, time_base=_MICROSECOND)

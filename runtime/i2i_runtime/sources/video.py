@@ -4,38 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import av
 import av.container
 import av.error
-import cv2
 
 from i2i_runtime.errors import SourceError
-from i2i_runtime.frame import Frame, Image
-from i2i_runtime.media.alpha import ALPHA, Alpha, alpha_of_frame
-from i2i_runtime.media.clip import CLIP, Clip
+from i2i_runtime.frame import Frame
+from i2i_runtime.media.alpha import alpha_of_frame
+from i2i_runtime.media.clip import Clip
 from i2i_runtime.media.colour import FULL, LIMITED, Colour, ColourConverter
+from i2i_runtime.media.decode import (
+    decoder_of,
+    disable_generated_pts,
+    pts_of_frame,
+    upright_from_stored,
+)
 from i2i_runtime.media.hdr import ToneMapper
 from i2i_runtime.sources import SourceOptions
 
-_Turned = TypeVar("_Turned", Image, Alpha)
-
 _PATIENCE_S = 1.0
-# Degrees counter-clockwise of the display matrix -> what turns a stored image upright.
-_UPRIGHT = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180}
 
 
 class VideoSource:
     """Decodes the first video stream of a file.
 
-    Images are delivered upright; `Frame.extra["clip"]` says how they were stored. Where the file is damaged, the
-    frames that decode are delivered and `losses` tells of the others.
+    Images are delivered upright; `Frame.clip` says how they were stored. If the file is damaged, the frames that
+    decode are delivered and `losses` names the others.
     """
 
     live = False
@@ -52,12 +52,12 @@ class VideoSource:
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(
                 f"{path} cannot be read as a video ({_reason(error)}): "
-                "the file is damaged, incomplete or no video."
+                "the file is damaged, incomplete or not a video."
             ) from error
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(f"{path} has no video stream, so there is nothing to translate.")
-        keep_times(self._container)
+        disable_generated_pts(self._container)
         self._stream = self._container.streams.video[0]
         self._decoder = decoder_of(self._stream)
         self._decoder.thread_type = "AUTO"
@@ -105,22 +105,20 @@ class VideoSource:
         if timed is None:
             return None
         decoded, pts = timed
-        extra: dict[str, Any] = {CLIP: self.clip}
         alpha = alpha_of_frame(decoded)
-        if alpha is not None:
-            extra[ALPHA] = upright_from_stored(alpha, self.clip.rotation)
         return Frame(
             pixels=upright_from_stored(self._converter.rgb_from_frame(decoded), self.clip.rotation),
             index=self._index - 1,
             pts=pts,
             time_base=self.clip.time_base,
             captured_s=time.monotonic(),
-            extra=extra,
+            clip=self.clip,
+            alpha=None if alpha is None else upright_from_stored(alpha, self.clip.rotation),
         )
 
     def close(self) -> None:
         self._closed = True
-        # Closing while another thread decodes would free the decoder under its feet, and a disk that is gone keeps that
+        # Closing while another thread decodes would free the decoder it uses, and a disk that is gone blocks that
         # thread for ever.
         if self._reading.acquire(timeout=_PATIENCE_S):
             self._container.close()
@@ -199,7 +197,7 @@ class VideoSource:
         )
 
     def _due(self, frame: av.VideoFrame) -> int:
-        """The frame's pts, mended where it goes back."""
+        """The frame's pts, corrected if it goes back."""
         last = self._last_pts
         pts = pts_of_frame(frame, last, self.clip.rate * self.clip.time_base)
         if last is not None and pts <= last:
@@ -209,47 +207,6 @@ class VideoSource:
             pts = last + 1
         self._last_pts = pts
         return pts
-
-
-def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:
-    """The stream's own, or where VP8 and VP9 carry alpha beside the images (WebM's AlphaMode) one that reads it."""
-    own = stream.codec_context
-    with suppress(av.error.FFmpegError, ValueError):
-        if stream.metadata.get("alpha_mode") == "1":
-            decoder = av.CodecContext.create({"vp8": "libvpx"}.get(own.name, f"libvpx-{own.name}"), "r")
-            assert isinstance(decoder, av.VideoCodecContext)
-            decoder.extradata = own.extradata
-            return decoder
-    return own
-
-
-def keep_times(container: av.container.InputContainer) -> None:
-    """Where a container has no pts, as AVI, FFmpeg would make them up in the order of decoding: it shall not."""
-    container.flags &= ~cast(int, av.container.Flags.gen_pts.value)
-
-
-def pts_of_frame(frame: av.VideoFrame, last: int | None, pace: Fraction) -> int:
-    """The frame's pts; `last` is that of the frame before, `pace` the average rate times the time base.
-
-    Where the file has none it is the time of decoding, which has the order of showing once frames are decoded; where
-    it has neither, `pace` leads on from the last.
-    """
-    if frame.pts is not None:
-        return frame.pts
-    if frame.dts is not None and (last is None or frame.dts > last):
-        return frame.dts
-    return 0 if last is None else last + max(1, round(1 / pace))
-
-
-def upright_from_stored(image: _Turned, rotation: int) -> _Turned:
-    """`[H, W, 3]` or `[H, W]` turned as a player turns it; the image itself where nothing is to turn."""
-    turn = _UPRIGHT.get(rotation)
-    return image if turn is None else cast(_Turned, cv2.rotate(image, turn))
-
-
-def stored_from_upright(image: _Turned, rotation: int) -> _Turned:
-    """The reverse of `upright_from_stored`."""
-    return upright_from_stored(image, rotation if rotation == 180 else -rotation)
 
 
 def _seconds(frame: av.VideoFrame) -> str:

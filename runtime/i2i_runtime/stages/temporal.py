@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.frame import Frame, Image
-from i2i_runtime.media.no_signal import is_slate
 from i2i_runtime.sources import Source
 
 _FLOW_WIDTH = 240
@@ -49,7 +48,7 @@ class HeldSource:
 
     def read(self) -> Frame | None:
         frame = self._source.read()
-        if frame is None or is_slate(frame):
+        if frame is None or frame.is_slate:
             return frame
         self._held = hold(self._held, frame.pixels, self._noise)
         return frame.with_pixels(self._held)
@@ -87,7 +86,7 @@ class Steadier:
 
     def process(self, translated: Frame, source: Frame) -> Frame:
         """The steadied frame; the given one after a cut, a change of size or a card."""
-        if is_slate(source):
+        if source.is_slate:
             self._grey = self._shown = None
             return translated
         grey = _small_grey(source.pixels)

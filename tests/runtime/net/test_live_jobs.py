@@ -19,8 +19,6 @@ from i2i_runtime.backoff import Backoff
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from i2i_runtime.errors import SinkError, SourceError
 from i2i_runtime.frame import Frame
-from i2i_runtime.live_stats import ENGINE_MS
-from i2i_runtime.media.no_signal import NO_SIGNAL, is_slate
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.prometheus import MetricsServer
 from i2i_runtime.sinks.mjpeg import MjpegSink
@@ -119,7 +117,7 @@ def test_one_translation_for_page_and_recording(
     job.join(timeout=10)
     metrics.close()
     assert not job.is_alive()
-    assert kept.taken[-1][0].extra[ENGINE_MS] > 0
+    assert kept.taken[-1][0].engine_ms > 0
 
 
 def test_a_lost_camera_shows_a_card_that_no_engine_touched(
@@ -142,17 +140,17 @@ def test_a_lost_camera_shows_a_card_that_no_engine_touched(
         return infer(*given)
 
     def end_after_cards(_: object) -> None:
-        if sum(is_slate(frame) for _, frame in kept.taken) >= 5:
+        if sum(frame.is_slate for _, frame in kept.taken) >= 5:
             source.close()
 
     monkeypatch.setattr(engine, "infer", counted)
     pipeline = Pipeline(source, engine, [kept], policy="freshest", limit=4)
     pipeline.run(end_after_cards)
-    shown, card = next(pair for pair in kept.taken if "plug it in" in pair[1].extra.get(NO_SIGNAL, ""))
+    shown, card = next(pair for pair in kept.taken if "plug it in" in (pair[1].no_signal or ""))
     assert (shown.pixels == card.pixels).all()
     first_translated, first = kept.taken[0]
     assert (first_translated.pixels == 255 - first.pixels).all()
-    new = sum(not is_slate(frame) for _, frame in kept.taken)
+    new = sum(not frame.is_slate for _, frame in kept.taken)
     assert pipeline.frames_out == new <= 3, "a card is no new frame"
     assert new <= len(translated) <= pipeline.frames_in <= 3
 

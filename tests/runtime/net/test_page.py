@@ -18,8 +18,6 @@ import pytest
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.job import open_sinks
-from i2i_runtime.live_stats import ENGINE_MS
-from i2i_runtime.media.no_signal import NO_SIGNAL
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.mjpeg import Allowance, MjpegSink, shrunk, side_by_side
 from i2i_runtime.sources.network import StreamSource
@@ -36,12 +34,12 @@ TOKEN = "0123456789abcdef0123"
 def served(paint: Callable[..., Frame], repeat: Callable[..., None]) -> Callable[..., MjpegSink]:
     """Opens the page and shows blue sources with red translations on it until the test ends."""
 
-    def start(access: Access | None = None, **extra: Any) -> MjpegSink:
+    def start(access: Access | None = None, no_signal: str | None = None) -> MjpegSink:
         sink = MjpegSink(access or Access("127.0.0.1", 0))
 
         def write(number: int) -> None:
-            source = replace(paint(2 * number, BLUE), extra=extra)  # every second image is missing
-            translated = replace(source, pixels=paint(0, RED).pixels, extra={**extra, ENGINE_MS: 12.5})
+            source = replace(paint(2 * number, BLUE), no_signal=no_signal)  # every second image is missing
+            translated = replace(source, pixels=paint(0, RED).pixels, engine_ms=12.5)
             sink.write(translated, source)
 
         repeat(0.03, write, sink.close)
@@ -90,7 +88,7 @@ def test_the_page_in_a_browser(
 def test_the_page_tells_of_a_missing_signal(
     served: Callable[..., MjpegSink], browser: Any, wait_until: Callable[..., None]
 ) -> None:
-    sink = served(**{NO_SIGNAL: "<b>cable</b>"})
+    sink = served(no_signal="<b>cable</b>")
     browser.open(sink.url)
     said = "document.getElementById('notice').textContent"
     wait_until(

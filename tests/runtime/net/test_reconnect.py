@@ -22,7 +22,7 @@ from i2i_runtime.frame import Frame
 from i2i_runtime.logs import close_log, event, open_log
 from i2i_runtime.mailbox import Mailbox
 from i2i_runtime.media.letterbox import letterboxed
-from i2i_runtime.media.no_signal import NO_SIGNAL, draw_slate, is_slate
+from i2i_runtime.media.no_signal import draw_slate
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 
 QUICK = Backoff(first_s=0.001, limit_s=0.004)
@@ -77,11 +77,11 @@ def test_a_card_with_the_reason_stands_in(paint: Callable[..., Frame]) -> None:
     source = ReconnectingSource(open_once, backoff=QUICK, patience=EAGER)
     first = source.read()
     card = source.read()
-    while "no route" not in card.extra.get(NO_SIGNAL, ""):
+    while "no route" not in (card.no_signal or ""):
         card = source.read()
     source.close()
-    assert not is_slate(first)
-    assert "secret" not in card.extra[NO_SIGNAL]
+    assert not first.is_slate
+    assert "secret" not in card.no_signal
     assert card.pixels.shape == first.pixels.shape
     assert card.pixels.max() > 200, "something is written on the card"
 

@@ -16,7 +16,6 @@ import pytest
 from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SinkError, SourceError
 from i2i_runtime.frame import Frame
-from i2i_runtime.media.no_signal import is_slate
 from i2i_runtime.sinks.push import NetworkSink
 from i2i_runtime.sources.network import StreamSource, StreamTimeouts, open_network_source
 from i2i_runtime.sources.reconnect import Patience
@@ -126,14 +125,14 @@ def test_source_comes_back_after_the_server_died(rtsp_server: Any) -> None:
         backoff=QUICK,
         patience=Patience(slate_after_s=0.3, slate_every_s=0.1, stall_s=8.0),
     )
-    assert not is_slate(source.read())
+    assert not source.read().is_slate
     rtsp_server.stop()
     frame = source.read()
-    while not is_slate(frame):
+    while not frame.is_slate:
         frame = source.read()
     assert frame.pixels.shape == (180, 320, 3)
     rtsp_server.restart()
-    while is_slate(frame):
+    while frame.is_slate:
         frame = source.read()
     source.close()
     assert source.outages == 1
