@@ -29,9 +29,9 @@ import numpy as np
 import tyro
 
 from i2i_runtime.engines import engine_path, open_engine, slots_for_throughput
+from i2i_runtime.files import sha256_of_file
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.pipeline import Pipeline
-from i2i_runtime.report import file_sha256
 from i2i_runtime.sinks import SinkOptions, open_sink
 from i2i_runtime.sinks.null import NullSink
 from i2i_runtime.sources import open_source
@@ -276,7 +276,8 @@ def main() -> None:
         for name, values in rates.items():
             row = Row(
                 name, statistics.median(values), tuple(values),
-                engine_sha256=file_sha256(Path(engine)), clip=options.clip.name, frames=options.frames, command=command,
+                engine_sha256=sha256_of_file(Path(engine)), clip=options.clip.name, frames=options.frames,
+                command=command,
             )  # fmt: skip
             file.write(json.dumps(asdict(row)) + "\n")
     print(table())

@@ -11,7 +11,6 @@ other programs disturbed least: where the original was fastest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,6 +25,7 @@ from i2i_export.parity import psnr_db
 from i2i_export.precision.speed import times_in_turn
 from i2i_export.ssim import worst_ssim
 from i2i_runtime.engines import Backend, open_engine
+from i2i_runtime.files import sha256_of_file
 from i2i_runtime.frame import Image
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.media.size import parse_size
@@ -84,7 +84,7 @@ def measure(options: Options, backend: Backend, image: Image, truth: Image) -> l
                 "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "original": options.engines[0].stem,
                 "engine": path.stem,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": sha256_of_file(path),
                 "notes": {
                     k: v for k, v in engine.metadata.notes.items() if k in ("int8", "guided", "rewrites")
                 },

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +15,8 @@ from numpy.typing import NDArray
 
 from i2i_export.errors import ExportError
 from i2i_runtime.errors import EngineError
-from i2i_runtime.metadata import METADATA_KEY, EngineMetadata
-
-FRAME = "frame"
-TRANSLATED = "translated"
-STYLE = "style"
+from i2i_runtime.files import reason_of, replacing
+from i2i_runtime.metadata import FRAME, METADATA_KEY, TRANSLATED, EngineMetadata
 
 
 @dataclass
@@ -50,9 +45,9 @@ def read_model(path: Path) -> onnx.ModelProto:
     except FileNotFoundError as error:
         raise ExportError(f"{path} does not exist: name an ONNX file or a run folder.") from error
     except Exception as error:  # protobuf, onnx and the file system each raise their own
-        raise ExportError(f"{path} cannot be read as ONNX ({first_line(error)}): is it complete?") from error
+        raise ExportError(f"{path} cannot be read as ONNX ({reason_of(error)}): is it complete?") from error
     if not model.graph.node:
-        raise ExportError(f"{path} is no ONNX network (it holds no operator): name an .onnx file.")
+        raise ExportError(f"{path} is not an ONNX network (it has no operators): name an .onnx file.")
     return model
 
 
@@ -97,7 +92,7 @@ def write_engine(engine: EngineFile, path: Path) -> None:
         onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"{path} was not written, the ONNX checker refuses the graph: {first_line(error)}."
+            f"{path} was not written, the ONNX checker refuses the graph: {reason_of(error)}."
         ) from error
     with atomic_file(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
@@ -107,28 +102,15 @@ def write_engine(engine: EngineFile, path: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the final name when the block ends without an error.
 
-    Raises ExportError where the folder cannot be written.
+    Raises ExportError if the file cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
+        with replacing(path) as part:
+            yield part
     except OSError as error:
         raise ExportError(
-            f"{path} cannot be written ({error.strerror}): choose another place with -o."
+            f"{path} cannot be written ({reason_of(error)}): free space or choose another place with -o."
         ) from error
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(0o644)
-        part.replace(path)
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written ({error.strerror or error}): "
-            "free space or choose another place with -o."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def check_contract(model: onnx.ModelProto, *, origin: str) -> None:
@@ -166,8 +148,3 @@ def nodes_inside(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
             for inner in graph.node:
                 yield inner
                 yield from nodes_inside(inner)
-
-
-def first_line(error: BaseException) -> str:
-    """The part of a library's message that fits into a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -12,10 +12,9 @@ import numpy as np
 from i2i_export.errors import CalibrationError, ExportError
 from i2i_export.sizes import FRAMES_IN_GATE
 from i2i_runtime.errors import I2IError
+from i2i_runtime.files import CLIP_ENDINGS
 from i2i_runtime.frame import Image
 from i2i_runtime.sources import SourceOptions, open_source
-
-_CLIPS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 
 _LOOKED_AT = 240
 """Frames at the start of a source over which the chosen ones are spread: about ten seconds of a clip."""
@@ -63,7 +62,7 @@ def _rendered_frames(count: int) -> list[Image]:
 
 def _frames_of(source: Path, count: int) -> list[Image]:
     """From a folder of clips some of every clip, the clips in turn; the images of a folder, or one clip."""
-    clips = sorted(path for path in source.glob("*") if path.suffix.lower() in _CLIPS)
+    clips = sorted(path for path in source.glob("*") if path.suffix.lower() in CLIP_ENDINGS)
     if not clips:
         return _spread_frames(source, count)
     rows = [_spread_frames(clip, -(-count // len(clips))) for clip in clips]

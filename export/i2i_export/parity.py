@@ -15,10 +15,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from rich.table import Table
 
-from i2i_export.enginefile import extra_feeds, first_line
+from i2i_export.enginefile import extra_feeds
 from i2i_export.errors import ExportError
 from i2i_export.ssim import worst_ssim
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Image
+from i2i_runtime.metadata import FRAME, STYLE, TRANSLATED
 
 PSNR_CEILING_DB = 99.0
 """Stated for equal images, whose ratio has no value."""
@@ -124,7 +126,7 @@ class Report:
     def to_table(self) -> Table:
         table = Table(title=f"{self.title} ({self.bound}: {'kept' if self.passed else 'BROKEN'})")
         for heading in (
-            "frame",
+            FRAME,
             "max |error|",
             "mean |error|",
             "max of 255",
@@ -166,16 +168,16 @@ class OnnxTranslator:
         self._extras = extra_feeds(model)
 
     def translate(self, frame: Image, style: NDArray[np.float32] | None) -> Translation:
-        feeds: dict[str, NDArray[np.generic]] = {**self._extras, "frame": frame[None]}
-        if style is not None and "style" in self._inputs:
+        feeds: dict[str, NDArray[np.generic]] = {**self._extras, FRAME: frame[None]}
+        if style is not None and STYLE in self._inputs:
             feeds["style"] = style
-        names = ["translated"] + ([self._tap] if self._tap else [])
+        names = [TRANSLATED] + ([self._tap] if self._tap else [])
         try:
             outputs = self._session.run(names, feeds)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
             height, width = frame.shape[:2]
             raise ExportError(
-                f"the engine does not run at {width}x{height} ({first_line(error)}): fix another size with --size."
+                f"the engine does not run at {width}x{height} ({reason_of(error)}): fix another size with --size."
             ) from error
         image: Image = outputs[0][0]
         if self._tap:
@@ -195,9 +197,8 @@ def cpu_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
-        reason = str(error).strip().splitlines()[0]
         raise ExportError(
-            f"ONNX Runtime refuses this network ({reason}): export it again from its source."
+            f"ONNX Runtime refuses this network ({reason_of(error)}): export it again from its source."
         ) from error
 
 
@@ -260,7 +261,7 @@ def _tap_unrounded(model: onnx.ModelProto) -> tuple[str | None, bool]:
     Returns its name, None where there is no such tensor, and whether it is `[1, 3, H, W]`, not `[1, H, W, 3]`.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
-    node, channels_first = makers.get("translated"), False
+    node, channels_first = makers.get(TRANSLATED), False
     while node is not None and node.op_type in ("Cast", "Transpose"):
         channels_first |= node.op_type == "Transpose"
         node = makers.get(node.input[0])

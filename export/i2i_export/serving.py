@@ -16,7 +16,7 @@ from i2i_export.enginefile import atomic_file, read_engine
 from i2i_export.errors import ExportError
 from i2i_runtime.engines.tensorrt.manifest import sidecar_path
 from i2i_runtime.errors import EngineError
-from i2i_runtime.metadata import EngineMetadata, SizePolicy
+from i2i_runtime.metadata import FRAME, STYLE, EngineMetadata, SizePolicy
 
 _PLATFORMS = {".onnx": "onnxruntime_onnx", ".plan": "tensorrt_plan"}
 
@@ -47,9 +47,9 @@ def repository_from_engine(engine: Path, repository: Path) -> Path:
 def config_from_metadata(metadata: EngineMetadata, platform: str) -> str:
     """The server's configuration as protobuf text (message `inference.ModelConfig`)."""
     image = _dims(metadata.size)
-    inputs = [_tensor("frame", "TYPE_UINT8", image)]
+    inputs = [_tensor(FRAME, "TYPE_UINT8", image)]
     if metadata.style is not None:
-        inputs.append(_tensor("style", "TYPE_FP32", (1, metadata.style.size)))
+        inputs.append(_tensor(STYLE, "TYPE_FP32", (1, metadata.style.size)))
     inputs += [_tensor(extra.name, "TYPE_FP32", extra.shape) for extra in metadata.extra_inputs]
     warm = (1, max(metadata.size.min_height, 1), max(metadata.size.min_width, 1), 3)
     return "\n".join(
@@ -87,7 +87,7 @@ def _tensor(name: str, kind: str, dims: tuple[int, ...]) -> str:
 
 def _warm_up(metadata: EngineMetadata, frame: tuple[int, ...]) -> str:
     """One black frame at start, so that the first real frame does not pay for loading."""
-    shapes = {"frame": ("TYPE_UINT8", frame)}
+    shapes = {FRAME: ("TYPE_UINT8", frame)}
     if metadata.style is not None:
         shapes["style"] = ("TYPE_FP32", (1, metadata.style.size))
     shapes |= {extra.name: ("TYPE_FP32", extra.shape) for extra in metadata.extra_inputs}

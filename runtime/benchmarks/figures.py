@@ -26,6 +26,7 @@ import tyro
 from i2i_runtime.bench.rows import append_row
 from i2i_runtime.engines import Backend, engine_path, open_engine, slots_for_throughput
 from i2i_runtime.frame import Image
+from i2i_runtime.metadata import FRAME, TRANSLATED
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks import SinkOptions, open_sink
 from i2i_runtime.sources import open_source
@@ -134,7 +135,7 @@ def _plain_loop(options: Figures, output: Path) -> int:
         got, bgr = capture.read()
         if not got:
             break
-        (translated,) = session.run(["translated"], {"frame": cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)[None]})
+        (translated,) = session.run([TRANSLATED], {FRAME: cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)[None]})
         writer.write(cv2.cvtColor(translated[0], cv2.COLOR_RGB2BGR))
         frames += 1
     capture.release()

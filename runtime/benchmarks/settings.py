@@ -29,8 +29,9 @@ import tyro
 from i2i_runtime.bench.rows import append_row
 from i2i_runtime.engines import Backend, engine_path, open_engine
 from i2i_runtime.engines.openvino_rows import arrange_rows
+from i2i_runtime.files import sha256_of_file
+from i2i_runtime.metadata import FRAME
 from i2i_runtime.pipeline import Pipeline
-from i2i_runtime.report import file_sha256
 from i2i_runtime.sinks import SinkOptions, open_sink
 from i2i_runtime.sources import SourceOptions, open_source
 
@@ -56,13 +57,13 @@ class Options:
 
 def engine_alone(options: Options, precision: str, *, rows: bool) -> tuple[float, float]:
     model = openvino.Core().read_model(engine_path(options.engine))
-    model.reshape({"frame": [1, SIZE[1], SIZE[0], 3]})
+    model.reshape({FRAME: [1, SIZE[1], SIZE[0], 3]})
     if rows:
         arrange_rows(model)
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
     image = np.random.default_rng(0).integers(0, 256, (1, SIZE[1], SIZE[0], 3)).astype(np.uint8)
-    infer = partial(request.infer, {"frame": image}, share_inputs=True)
+    infer = partial(request.infer, {FRAME: image}, share_inputs=True)
     infer()
     return timed(lambda: [infer() for _ in range(options.frames)], options.frames)
 
@@ -114,7 +115,7 @@ def measure(options: Options) -> None:
         for way, found in figures.items():
             found.append(apart(options, way))
             print(f"{way}: {found[-1][0]:.1f} ms, {found[-1][1]:.1f} ms of processor", flush=True)
-    digest = file_sha256(engine_path(options.engine))
+    digest = sha256_of_file(engine_path(options.engine))
     command = f"python runtime/benchmarks/settings.py {Path(options.clip).name} --engine {options.engine}"
     for way, found in figures.items():
         wall_ms, processor_ms = (round(statistics.median(column), 2) for column in zip(*found, strict=True))

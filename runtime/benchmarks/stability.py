@@ -12,7 +12,6 @@ this file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ import numpy as np
 import tyro
 
 from i2i_runtime.engines import engine_path, open_engine
+from i2i_runtime.files import sha256_of_file
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.sources import open_source
@@ -91,7 +91,7 @@ def measure(clip: Path, options: Measurement) -> dict[str, object]:
     return {
         "clip": clip.name,
         "engine": path.name,
-        "engine_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "engine_sha256": sha256_of_file(path),
         "frames": len(sources),
         "size": [options.width, options.height],
         "noise": options.noise,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.files import CLIP_ENDINGS
 from i2i_runtime.logs import event
 from i2i_runtime.pipeline import Pipeline, Policy, Stage
 from i2i_runtime.progress import ProgressLine
@@ -176,13 +177,10 @@ def _sentence(pipeline: Pipeline, outputs: Sequence[str], notes: Sequence[str]) 
 
 def clips_of(location: str) -> list[Path]:
     """The video files of a folder, in the order of their names; none where it is no folder."""
-    from i2i_runtime.sinks.encoder import CONTAINERS
-
     folder = Path(location)
     if not folder.is_dir():
         return []
-    known = {*CONTAINERS, ".ts", ".avi", ".mpg", ".mpeg", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIP_ENDINGS and path.is_file())
 
 
 def translate_folder(

@@ -1,4 +1,4 @@
-"""What an engine file says about itself: the contract between export (which writes it) and runtime (which reads it).
+"""Engine metadata and tensor names: the contract between export (which writes it) and runtime (which reads it).
 
 The JSON stands under the key `i2i` in the ONNX file's `metadata_props`, and in `<name>.plan.json` beside a plan.
 Unknown keys are ignored, so that an old runtime runs newer engines; a higher schema version is refused.
@@ -14,6 +14,13 @@ from i2i_runtime.errors import EngineError
 
 SCHEMA_VERSION = 1
 METADATA_KEY = "i2i"
+
+FRAME = "frame"
+"""The input of every engine: uint8 `[1, H, W, 3]` RGB, full range."""
+TRANSLATED = "translated"
+"""The output of every engine: uint8, the same shape, RGB, full range."""
+STYLE = "style"
+"""The optional input of engines with a style code: float32 `[1, S]`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class StyleSpec:
     """The optional input `style`: float32 `[1, size]`.
 
     `default` is used when the user names none; `presets` are named codes. `encoder` is the file name, beside the
-    engine, of an ONNX network `frame` uint8 `[1, H, W, 3]` -> `style` float32 `[1, size]` that reads a code off a
+    engine, of an ONNX network `frame` uint8 `[1, H, W, 3]` -> `style` float32 `[1, size]` that computes the code of a
     reference image, or None.
     """
 
@@ -74,7 +81,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class EngineMetadata:
-    """All that an engine file says about itself.
+    """The properties of an engine, as stored in its file.
 
     `direction` reads `day -> night`. `macs` are multiply-adds of one frame at the smallest size in the policy
     (convolutions and linear layers), `macs_per_pixel` the same per output pixel. `parity` holds the measured
@@ -149,7 +156,7 @@ def _metadata_from_dict(raw: dict[str, Any]) -> EngineMetadata:
             encoder=None if entry.get("encoder") is None else str(entry["encoder"]),
         )
         if any(len(code) != style.size for code in (style.default, *style.presets.values())):
-            raise ValueError(f"a style code has not the {style.size} values that the input takes")
+            raise ValueError(f"a style code does not have the {style.size} values that the input takes")
         if style.encoder is not None and any(part in style.encoder for part in ("/", "\\", "\0")):
             raise ValueError("the style encoder must be a bare file name")
     return EngineMetadata(

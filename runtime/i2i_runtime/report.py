@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import SinkError
+from i2i_runtime.files import reason_of, write_whole
 from i2i_runtime.pipeline import Pipeline
 
 REPORT_VERSION = 1
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def describe(
@@ -78,15 +68,8 @@ def describe(
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` whole or not at all. Raises SinkError."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Writes the complete file or nothing. Raises SinkError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise SinkError(
-            f"{path} cannot be written ({error.strerror}): choose another place for it."
-        ) from error
+        raise SinkError(f"{path} cannot be written ({reason_of(error)}): choose another path.") from error

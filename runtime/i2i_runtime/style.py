@@ -1,4 +1,4 @@
-"""A style as people name it, and the code that the engine takes."""
+"""From the text of `--style` to the style code that the engine takes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import EngineError, UsageError
-from i2i_runtime.metadata import EngineMetadata
+from i2i_runtime.files import reason_of
+from i2i_runtime.metadata import FRAME, STYLE, EngineMetadata
 
 
 def style_from_text(text: str, metadata: EngineMetadata, engine_path: Path) -> NDArray[np.float32]:
     """float32 `[1, S]` from a preset's name, numbers with commas, `random:SEED`, or a reference image.
 
-    Raises UsageError and EngineError, SourceError where the image cannot be read.
+    Raises UsageError and EngineError, SourceError if the image cannot be read.
     """
     spec = metadata.style
     if spec is None:
@@ -43,7 +44,9 @@ def style_from_text(text: str, metadata: EngineMetadata, engine_path: Path) -> N
 
 def _style_from_image(image: Path, size: int, encoder: str | None, engine_path: Path) -> NDArray[np.float32]:
     if encoder is None:
-        raise EngineError("This engine reads no style off an image: give a preset, numbers or random:SEED.")
+        raise EngineError(
+            "This engine has no style encoder for reference images: give a preset, numbers or random:SEED."
+        )
     path = engine_path.with_name(encoder)
     if not path.is_file():
         raise EngineError(
@@ -56,14 +59,14 @@ def _style_from_image(image: Path, size: int, encoder: str | None, engine_path: 
     pixels = read_image(image).pixels
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        (code,) = session.run(["style"], {"frame": pixels[None]})
+        (code,) = session.run([STYLE], {FRAME: pixels[None]})
     except Exception as error:  # onnxruntime's errors share no base class
         raise EngineError(
-            f"The style encoder {path} failed on {image} ({str(error).splitlines()[0][:160]}): "
+            f"The style encoder {path} failed on {image} ({reason_of(error)}): "
             "export the engine again, or try another image."
         ) from error
     if code.shape != (1, size):
         raise EngineError(
-            f"The style encoder {path} gave {code.shape} where {(1, size)} is due: export it again."
+            f"The style encoder {path} returned {code.shape} instead of {(1, size)}: export it again."
         )
     return np.asarray(code, np.float32)

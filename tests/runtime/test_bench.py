@@ -13,11 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from i2i_runtime.bench import measure
 from i2i_runtime.bench.chart import draw_bars
 from i2i_runtime.bench.compare import compare_records
 from i2i_runtime.bench.measure import Level, limit_of
 from i2i_runtime.bench.tables import print_record
 from i2i_runtime.cli.bench import BenchOptions, CompareOptions, bench, compare
+from i2i_runtime.engines import Engine, open_engine
 from i2i_runtime.errors import UsageError
 from i2i_runtime.media.size import parse_size
 from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, SizePolicy
@@ -188,3 +190,23 @@ def test_a_file_that_is_no_record_is_one_sentence(tmp_path: Path) -> None:
     wrong.write_text("{}")
     with pytest.raises(UsageError, match="i2i-bench --json"):
         compare(CompareOptions(wrong, wrong))
+
+
+def test_every_engine_that_is_opened_is_closed(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    closed: list[str] = []
+
+    def open_counted(*arguments: Any) -> Engine:
+        found = open_engine(*arguments)
+        close = found.close
+        opened.append(found.backend)
+        monkeypatch.setattr(found, "close", lambda: (closed.append(found.backend), close()))
+        return found
+
+    monkeypatch.setattr(measure, "open_engine", open_counted)
+    images = [np.zeros((32, 32, 3), np.uint8)]
+    measure.measure_start(engine, "onnxruntime", None, images[0])
+    measure.pipeline_without_devices(engine, "onnxruntime", None, images, 3, 2)
+    measure.streams_at_once(engine, "onnxruntime", images, 0.01, (2,))
+    assert len(opened) == 4
+    assert closed == opened

@@ -129,7 +129,7 @@ def broken_files(folder: Path, save: Callable[..., Path], whole: Path) -> dict[s
         "noise": (noise, "damaged"),
         "empty": (empty, "damaged"),
         "torn": (torn, "damaged"),
-        "text": (words, "is text and no network"),
+        "text": (words, "is a text file, not a network"),
         "a folder": (Path("."), "is not an engine"),
         "no metadata": (save(folder / "bare.onnx", [], metadata=None), "i2i-export adopt"),
         "bad json": (save(folder / "json.onnx", [], metadata="{"), "cannot be read"),
@@ -137,7 +137,7 @@ def broken_files(folder: Path, save: Callable[..., Path], whole: Path) -> dict[s
         "newer schema": (save(folder / "newer.onnx", [], metadata=json.dumps(newer)), "update i2i-stream"),
         "unknown input": (
             save(folder / "mood.onnx", [], metadata=json.dumps(stranger)),
-            "does not keep the engine",
+            "does not follow the engine",
         ),
         "missing": (folder / "missing.onnx", "does not exist"),
         "no engine": (folder / "film.mp4", "is not an engine"),
@@ -221,3 +221,21 @@ def test_ctrl_c_after_an_engine_was_closed_is_a_plain_interrupt(engines: Any) ->
         [sys.executable, "-c", script, str(engines.invert)], capture_output=True, check=True
     )
     assert done.stdout == b"interrupted\n"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_an_image_that_is_not_contiguous_gives_the_same_result(engines: Any, backend: Backend) -> None:
+    bgr = np.arange(16 * 24 * 3, dtype=np.uint8).reshape(16, 24, 3)
+    engine = open_engine(engines.invert, backend)
+    assert np.array_equal(engine.infer(bgr[..., ::-1]), 255 - bgr[..., ::-1])
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)]
+)
+def test_an_array_that_is_not_a_frame_is_refused_in_a_sentence(engines: Any, image: Any) -> None:
+    engine = open_engine(engines.invert, "onnxruntime")
+    with pytest.raises(EngineError, match=r"\[H, W, 3\] uint8 RGB and was given \["):
+        engine.infer(image)
+    engine.close()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from i2i_runtime.engines import tensorrt as engine_module
+from i2i_runtime.engines.tensorrt import engine as engine_module
 from i2i_runtime.engines.tensorrt import slot
 from i2i_runtime.engines.tensorrt.cuda import DeviceFacts, PinnedBuffer
 from i2i_runtime.engines.tensorrt.engine import TensorRTEngine, open_tensorrt
@@ -593,6 +593,6 @@ def test_an_unwritable_cache_is_no_failure(
         raise OSError(28, "No space left on device")
 
     plan = loaded(FakeTensorRT(device), device, flavour="tensorrt-rtx", cache=tmp_path / "x.cache")
-    monkeypatch.setattr(slot.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(slot, "write_whole", refuse)
     plan.save_cache()
     assert not list(tmp_path.iterdir())

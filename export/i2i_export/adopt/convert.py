@@ -24,13 +24,14 @@ from i2i_export.adopt.declared import Answers, interface_from_file, stated_by
 from i2i_export.adopt.interface import Interface, Layout, frame_shape, wrap_image_network
 from i2i_export.adopt.legacy_ops import replace_legacy_operators
 from i2i_export.adopt.probe import Trial
-from i2i_export.enginefile import EngineFile, first_line, nodes_inside, read_model
+from i2i_export.enginefile import EngineFile, nodes_inside, read_model
 from i2i_export.errors import ExportError, ForeignNetworkError
 from i2i_export.graph.macs import cost_of
 from i2i_export.passes.order import notes_from_changes, optimise
 from i2i_export.precision.half import precision_of
 from i2i_export.sizes import dynamic_size, gate_sizes, odd_multiple, size_from_text
 from i2i_runtime.errors import UsageError
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy
 
@@ -138,7 +139,7 @@ class _OriginalTranslator:
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
             height, width = frame.shape[:2]
             raise ForeignNetworkError(
-                f"the untouched file does not run at {width}x{height} ({first_line(error)}): "
+                f"the untouched file does not run at {width}x{height} ({reason_of(error)}): "
                 "fix the size that it was made for with --size."
             ) from error
         levels = self._interface.levels_from_output(output.astype(np.float32), frame)
@@ -176,7 +177,7 @@ def _current(original: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             model = onnx.version_converter.convert_version(model, OPSET)
         except Exception as error:  # the converter raises bare RuntimeErrors of its own kinds
             raise ForeignNetworkError(
-                f"{path} cannot be brought from opset {standard} to {OPSET} ({first_line(error)}): "
+                f"{path} cannot be brought from opset {standard} to {OPSET} ({reason_of(error)}): "
                 "export it again from its source."
             ) from error
     foreign = sorted({node.domain for node in _all_nodes(model.graph)} - {""})

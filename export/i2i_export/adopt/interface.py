@@ -9,10 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from i2i_export.enginefile import FRAME, TRANSLATED
 from i2i_export.graph.edit import add_weight, graphs_of
 from i2i_runtime.frame import Image
-from i2i_runtime.metadata import SizePolicy
+from i2i_runtime.metadata import FRAME, TRANSLATED, SizePolicy
 
 Layout = Literal["nchw", "nhwc"]
 Range = Literal["0,255", "0,1", "-1,1"]

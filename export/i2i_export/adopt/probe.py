@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from i2i_export import parity
 from i2i_export.adopt.interface import Interface
-from i2i_export.enginefile import first_line
 from i2i_export.errors import ForeignNetworkError
 from i2i_export.sizes import odd_multiple, up_to_multiple
+from i2i_runtime.files import reason_of
 from i2i_runtime.metadata import SizePolicy
 
 _STRIDES = (1, 2, 4, 8, 16, 32, 64)
@@ -34,7 +34,7 @@ class Trial:
             got = self._session.run(None, {self._session.get_inputs()[0].name: given})[0].shape
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes here
             raise ForeignNetworkError(
-                f"{self._path} does not run at {width}x{height} ({first_line(error)}): "
+                f"{self._path} does not run at {width}x{height} ({reason_of(error)}): "
                 "leave --size out, or give the network's own multiple with --stride."
             ) from error
         rows, columns, last = (2, 3, 1) if self._interface.layout == "nchw" else (1, 2, 3)

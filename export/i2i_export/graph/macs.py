@@ -7,7 +7,7 @@ import math
 import onnx
 import onnx_ir as ir
 
-from i2i_runtime.metadata import SizePolicy
+from i2i_runtime.metadata import FRAME, SizePolicy
 
 Shape = tuple[int, ...]
 
@@ -34,7 +34,7 @@ def infer_shapes(model: onnx.ModelProto, height: int, width: int) -> dict[str, S
     del sized.graph.value_info[:]
     for entry in sized.graph.input:
         dims = entry.type.tensor_type.shape.dim
-        if entry.name == "frame":
+        if entry.name == FRAME:
             dims[1].dim_value, dims[2].dim_value = height, width
     for entry in sized.graph.output:
         for dim in entry.type.tensor_type.shape.dim:

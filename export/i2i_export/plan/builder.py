@@ -18,7 +18,7 @@ import onnx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from i2i_export.enginefile import FRAME, atomic_file
+from i2i_export.enginefile import atomic_file
 from i2i_export.errors import ExportError
 from i2i_runtime.engines.tensorrt.api import (
     Builder,
@@ -29,7 +29,7 @@ from i2i_runtime.engines.tensorrt.api import (
     progress_monitor,
 )
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX
-from i2i_runtime.metadata import SizePolicy
+from i2i_runtime.metadata import FRAME, SizePolicy
 
 TALLEST, WIDEST = 1088, 1920
 """A plan of dynamic size stops here unless told otherwise: its memory is laid out for the largest image."""

@@ -14,6 +14,7 @@ from i2i_export.enginefile import extra_feeds
 from i2i_export.errors import CalibrationError
 from i2i_export.parity import cpu_session
 from i2i_runtime.frame import Image
+from i2i_runtime.metadata import FRAME, STYLE
 
 _BINS = 2048
 _SAMPLES = 1 << 18
@@ -74,7 +75,7 @@ def measure_limits(
     samples: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
     feeds = _feeds(model, style)
     for frame in frames:
-        outputs = session.run(list(names), {**feeds, "frame": frame[None]})
+        outputs = session.run(list(names), {**feeds, FRAME: frame[None]})
         for name, values in zip(names, outputs, strict=True):
             magnitudes = np.abs(values, dtype=np.float32).ravel()
             maxima[name] = max(maxima[name], float(magnitudes.max()))
@@ -106,7 +107,7 @@ def measure_magnitudes(
     feeds = _feeds(model, style)
     largest = dict.fromkeys(names, 0.0)
     for frame in frames:
-        values = session.run([output for output, _, _ in ends], {**feeds, "frame": frame[None]})
+        values = session.run([output for output, _, _ in ends], {**feeds, FRAME: frame[None]})
         for (_, _, name), value in zip(ends, values, strict=True):
             largest[name] = max(largest[name], abs(float(value)))
     return largest
@@ -114,7 +115,7 @@ def measure_magnitudes(
 
 def _feeds(model: onnx.ModelProto, style: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
     """What every frame is given beside itself."""
-    return {**extra_feeds(model), **({} if style is None else {"style": style})}
+    return {**extra_feeds(model), **({} if style is None else {STYLE: style})}
 
 
 def _best_limit(magnitudes: NDArray[np.float32], largest: float) -> float:

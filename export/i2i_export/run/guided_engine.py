@@ -16,7 +16,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from torch import Tensor
 
 from i2i_export import parity
-from i2i_export.enginefile import FRAME, STYLE, TRANSLATED, EngineFile
+from i2i_export.enginefile import EngineFile
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all
 from i2i_export.graph.edit import graphs_of, replace_value
@@ -26,7 +26,7 @@ from i2i_export.run.guided import GuidedInference
 from i2i_export.run.trace import Origin, check_against_torch, engine_from_inference
 from i2i_export.sizes import gate_sizes
 from i2i_runtime.frame import Image
-from i2i_runtime.metadata import SizePolicy
+from i2i_runtime.metadata import FRAME, STYLE, TRANSLATED, SizePolicy
 from i2i_trainer.method import Inference
 
 _STAND_IN = "i2i.engine"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import warnings
@@ -31,8 +30,9 @@ from i2i_export.run.guided import GuidedInference
 from i2i_export.run.torch_ops import TRANSLATIONS
 from i2i_export.sizes import FRAMES_IN_GATE, dynamic_size, gate_sizes, size_from_text
 from i2i_runtime.errors import UsageError
+from i2i_runtime.files import reason_of, sha256_of_file
 from i2i_runtime.frame import Image
-from i2i_runtime.metadata import EngineMetadata, Provenance, SizePolicy, StyleSpec
+from i2i_runtime.metadata import FRAME, STYLE, TRANSLATED, EngineMetadata, Provenance, SizePolicy, StyleSpec
 from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config
 from i2i_trainer.method import Inference, Method
 
@@ -116,7 +116,7 @@ def engine_from_inference(
     arguments: tuple[Tensor, ...] = (_example_frame(size),)
     if has_style:
         arguments += (torch.tensor([inference.default_style], dtype=torch.float32),)
-    model = _trace(module, arguments, size, ["frame", "style"][: len(arguments)], "translated")
+    model = _trace(module, arguments, size, [FRAME, STYLE][: len(arguments)], TRANSLATED)
     changes = optimise(model, for_cpu=for_cpu)
     macs, macs_per_pixel = cost_of(model, size)
     metadata = EngineMetadata(
@@ -242,14 +242,11 @@ def _fixed_style(inference: Inference, text: str | None) -> NDArray[np.float32] 
 
 
 def _provenance(run: Path, method: Method) -> Provenance:
-    digest, path, config = hashlib.sha256(), run / CHECKPOINT, method.config
-    with path.open("rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
+    path, config = run / CHECKPOINT, method.config
     with safe_open(path, framework="pt") as checkpoint:
         steps = int(json.loads(checkpoint.metadata()["state"]).get("step", 0))
     return Provenance(
-        checkpoint_sha256=digest.hexdigest(),
+        checkpoint_sha256=sha256_of_file(path),
         data=config.data.name,
         pictures_seen=steps * 2 * config.batch * config.accumulate,
         source_file=run.name,
@@ -266,7 +263,7 @@ def style_encoder_model(inference: Inference, stride: int) -> onnx.ModelProto | 
         return None
     module = _EncoderModule(encoder).eval()
     size = dynamic_size(stride)
-    model = _trace(module, (_example_frame(size),), size, ["frame"], "style")
+    model = _trace(module, (_example_frame(size),), size, [FRAME], STYLE)
     optimise(model)
     return ir.to_proto(model)
 
@@ -284,7 +281,7 @@ def _trace(
             "width", min=size.min_width // size.stride, max=size.max_width // size.stride
         )
         dynamic = dict.fromkeys(inputs)
-        dynamic["frame"] = {1: size.stride * height, 2: size.stride * width}
+        dynamic[FRAME] = {1: size.stride * height, 2: size.stride * width}
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -300,7 +297,7 @@ def _trace(
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever the network raised into its own classes
-        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        reason = reason_of(error.__cause__ or error)
         remedy = "change the network" if size.is_fixed else "fix one size with --size WxH"
         raise ExportError(f"the network cannot be traced ({reason}): {remedy}.") from error
     assert program is not None  # only without dynamo does it return nothing

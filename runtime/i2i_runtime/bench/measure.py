@@ -1,7 +1,7 @@
 """Measuring an engine three ways: alone, in the pipeline without devices, and end to end.
 
-Every figure is the median over several repeats; the repeats are kept, so that two records can be compared with the
-noise of the machine in view.
+Every figure is the median over several repeats. The repeats are kept, so that two records can be compared with
+respect to the noise of the machine.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from i2i_runtime.sources.recorded import RecordedSource
 from i2i_runtime.uri import redact
 
 SAMPLE_FRAMES = 8
-"""Different frames that the engine sees in turn: enough that caches do not hold one answer."""
+"""Different frames that the engine translates in turn, so that no cache holds the result."""
 SCALES = {
     "256": (256, 256),
     "360p": (640, 360),
@@ -41,7 +42,7 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Level:
-    """One of the three figures. Rates count new frames; processor use is in cores, memory what the process holds."""
+    """One of the three measurements. Rates count new frames; processor use is in cores, memory in MB of the process."""
 
     name: str
     fps: float
@@ -54,7 +55,7 @@ class Level:
 
 
 def sample_images(uri: str, size: tuple[int, int] | None) -> list[Image]:
-    """The first frames of an input, scaled to `size` (width, height) if that is given. Raises SourceError."""
+    """The first frames of an input, scaled to `size` (width, height) if given. Raises SourceError."""
     source = open_source(uri, SourceOptions(size=size))
     images: list[Image] = []
     try:
@@ -67,7 +68,7 @@ def sample_images(uri: str, size: tuple[int, int] | None) -> list[Image]:
         source.close()
     if not images:
         raise SourceError(
-            f"{redact(uri)} holds no frame to measure with: name a clip, a folder or test://street."
+            f"{redact(uri)} has no frame to measure with: give a clip, a folder or test://street."
         )
     return images
 
@@ -75,11 +76,10 @@ def sample_images(uri: str, size: tuple[int, int] | None) -> list[Image]:
 def measure_start(path: Path, backend: Any, threads: int | None, image: Image) -> dict[str, float]:
     """Milliseconds from opening the engine file to the first translated frame at this size."""
     began_s = time.perf_counter()
-    engine = open_engine(path, backend, threads)
-    opened_s = time.perf_counter()
-    engine.infer(image)
-    first_s = time.perf_counter()
-    engine.close()
+    with closing(open_engine(path, backend, threads)) as engine:
+        opened_s = time.perf_counter()
+        engine.infer(image)
+        first_s = time.perf_counter()
     return {
         "open_ms": round((opened_s - began_s) * 1e3, 1),
         "first_frame_ms": round((first_s - began_s) * 1e3, 1),
@@ -87,7 +87,7 @@ def measure_start(path: Path, backend: Any, threads: int | None, image: Image) -
 
 
 def engine_alone(engine: Engine, images: Sequence[Image], seconds: float, repeats: int) -> Level:
-    """`infer` in a loop, the images in memory: what the network costs."""
+    """`infer` in a loop over images in memory: the cost of the network."""
     for image in images:
         engine.infer(image)
     durations: list[float] = []
@@ -120,7 +120,7 @@ def _infer_for(engine: Engine, images: Sequence[Image], seconds: float) -> list[
 def pipeline_without_devices(
     path: Path, backend: Any, threads: int | None, images: Sequence[Image], frames: int, repeats: int
 ) -> Level:
-    """The pipeline on images in memory into `null:`: what the threads and queues add."""
+    """The pipeline from images in memory to `null:`: what threads and queues add."""
     return _through_pipeline(
         "pipeline",
         lambda: RecordedSource(images, frames),
@@ -140,7 +140,7 @@ def end_to_end(
     frames: int,
     repeats: int,
 ) -> Level:
-    """Decode, translate and hand over: the input as it is, into `null:`."""
+    """Decode, translate and deliver: the complete input to `null:`."""
     return _through_pipeline(
         "end to end",
         lambda: open_source(uri, SourceOptions(size=size)),
@@ -154,21 +154,21 @@ def end_to_end(
 def streams_at_once(
     path: Path, backend: Any, images: Sequence[Image], seconds: float, streams: Sequence[int]
 ) -> list[dict[str, float]]:
-    """Frames per second, all together, of several engines that run at the same time on this machine's cores."""
+    """Total frames per second of several engines that run at the same time and share the cores."""
     from concurrent.futures import ThreadPoolExecutor
 
     rows = []
     for count in streams:
         threads = max(1, usable_cores() // count)
-        engines = [open_engine(path, backend, threads) for _ in range(count)]
-        for engine in engines:
-            engine.infer(images[0])
-        with ThreadPoolExecutor(count) as pool:
+        with ExitStack() as opened, ThreadPoolExecutor(count) as pool:
+            engines = [
+                opened.enter_context(closing(open_engine(path, backend, threads))) for _ in range(count)
+            ]
+            for engine in engines:
+                engine.infer(images[0])
             began_s = time.perf_counter()
             done = list(pool.map(lambda engine: len(_infer_for(engine, images, seconds)), engines))
             rows.append({"streams": count, "fps": round(sum(done) / (time.perf_counter() - began_s), 2)})
-        for engine in engines:
-            engine.close()
     return rows
 
 
@@ -181,9 +181,9 @@ def _through_pipeline(
     repeats: int,
 ) -> Level:
     rates, last, dropped = [], None, 0
-    with _Cores() as cores:
+    with closing(engine()) as opened, _Cores() as cores:
         for _ in range(repeats):
-            last = Pipeline(source(), engine(), [NullSink()], policy="every-frame", size=size, limit=frames)
+            last = Pipeline(source(), opened, [NullSink()], policy="every-frame", size=size, limit=frames)
             last.run()
             rates.append(last.fps)
             dropped += last.dropped
@@ -206,13 +206,15 @@ def _through_pipeline(
 def limit_of(alone: Level, piped: Level, whole: Level) -> str:
     """Which stage bounds the rate, and the flag that would help, in one sentence."""
     if whole.fps == 0:
-        return "The input holds one frame, from which no rate is told: give --input a clip or a folder of images."
+        return (
+            "The input holds one frame, which gives no frame rate: give --input a clip or a folder of images."
+        )
     stages = {
         name: whole.stages[name]["p50_ms"] for name in ("read", "infer", "write") if name in whole.stages
     }
     slowest = max(stages, key=lambda name: stages[name])
     if slowest == "read":
-        return "Reading the input takes longest: give --input a smaller clip; --size does not spare its decoding."
+        return "Reading the input takes longest: give --input a smaller clip; --size does not make decoding faster."
     if slowest == "write":
         return "The output takes longest: try --preset ultrafast, or a hardware encoder with --codec."
     smaller = "--size with a smaller image, or an engine that i2i-export made int8 or --guided, helps"
@@ -226,7 +228,7 @@ def limit_of(alone: Level, piped: Level, whole: Level) -> str:
 
 
 def resident_memory_mb() -> float:
-    """The memory that this process holds now, in MB; the most it has held where the system does not tell."""
+    """The memory that this process uses now, in MB; its peak if the system does not report that."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
@@ -235,7 +237,7 @@ def resident_memory_mb() -> float:
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process has held so far, in MB."""
+    """The peak memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

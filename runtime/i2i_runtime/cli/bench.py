@@ -80,9 +80,10 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     from i2i_runtime.bench import measure
     from i2i_runtime.bench.tables import print_record
     from i2i_runtime.engines import engine_path, open_engine
+    from i2i_runtime.files import sha256_of_file
     from i2i_runtime.machine import describe_machine, usable_cores
     from i2i_runtime.media.size import parse_size
-    from i2i_runtime.report import file_sha256, write_json
+    from i2i_runtime.report import write_json
 
     if options.repeats < 1 or options.frames < 2 or options.seconds <= 0:
         raise UsageError("--repeats, --frames and --seconds must be positive, with at least two frames.")
@@ -103,7 +104,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     )
     record: dict[str, Any] = {
         "engine": metadata.name,
-        "engine_sha256": file_sha256(path),
+        "engine_sha256": sha256_of_file(path),
         "direction": metadata.direction,
         "precision": metadata.precision,
         "macs_per_pixel": metadata.macs_per_pixel,
@@ -111,7 +112,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
         "reason": reason,
         "threads": options.threads or usable_cores(),
         "input": redact(options.input),
-        "input_sha256": file_sha256(Path(options.input)) if Path(options.input).is_file() else None,
+        "input_sha256": sha256_of_file(Path(options.input)) if Path(options.input).is_file() else None,
         "width": width,
         "height": height,
         "warm_up_frames": len(images),

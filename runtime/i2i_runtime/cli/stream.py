@@ -241,8 +241,8 @@ def stream(options: StreamOptions) -> int:
 
 def _translation(options: StreamOptions, size: tuple[int, int] | None, slots: int) -> Translation:
     from i2i_runtime.engines import engine_path, open_engine
+    from i2i_runtime.files import sha256_of_file
     from i2i_runtime.job import Translation
-    from i2i_runtime.report import file_sha256
     from i2i_runtime.style import style_from_text
     from i2i_runtime.web.auth import open_access
 
@@ -251,7 +251,7 @@ def _translation(options: StreamOptions, size: tuple[int, int] | None, slots: in
     return Translation(
         engine=engine,
         engine_path=path,
-        engine_sha256=file_sha256(path),
+        engine_sha256=sha256_of_file(path),
         style=None if options.style is None else style_from_text(options.style, engine.metadata, path),
         stages=lambda: _stages(options),
         steady=options.steady,

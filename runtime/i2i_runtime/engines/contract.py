@@ -1,4 +1,4 @@
-"""What every back end checks and does alike: inputs and outputs of the contract, sizes, padding, defaults."""
+"""What all back ends share: checks of the engine contract, sizes, padding, default inputs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from numpy.typing import NDArray
 
 from i2i_runtime.errors import EngineError
 from i2i_runtime.frame import Image
-from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, SizePolicy
-
-FRAME = "frame"
-TRANSLATED = "translated"
+from i2i_runtime.metadata import FRAME, METADATA_KEY, STYLE, TRANSLATED, EngineMetadata, SizePolicy
 
 LIGHT_MACS = 200_000
 """Multiply-adds per pixel up to which two frames at once are affordable: a 9-block CycleGAN has 760,000."""
-STYLE = "style"
 
 
 def parse_metadata(text: str | None, path: Path) -> EngineMetadata:
-    """The metadata of a portable engine from its JSON, None where the file has none. Raises EngineError."""
+    """The metadata of a portable engine from its JSON, None if the file has none. Raises EngineError."""
     if text is None:
         raise EngineError(
-            f"{path} is a network but not an engine, as it carries no {METADATA_KEY!r} metadata: "
+            f"{path} is a network but not an engine, because it has no {METADATA_KEY!r} metadata: "
             f"wrap it with `i2i-export adopt {path.name} -o engine.onnx`."
         )
     return EngineMetadata.from_json(text, origin=str(path))
@@ -40,21 +36,21 @@ def check_interface(
         known.add(STYLE)
     problem = None
     if inputs.get(FRAME) != "uint8":
-        problem = f"its input {FRAME!r} is {inputs.get(FRAME, 'missing')} where uint8 is due"
+        problem = f"its input {FRAME!r} is {inputs.get(FRAME, 'missing')} instead of uint8"
     elif outputs.get(TRANSLATED) != "uint8":
-        problem = f"its output {TRANSLATED!r} is {outputs.get(TRANSLATED, 'missing')} where uint8 is due"
+        problem = f"its output {TRANSLATED!r} is {outputs.get(TRANSLATED, 'missing')} instead of uint8"
     elif unknown := set(inputs) - known:
         problem = f"its metadata gives no default for the input {sorted(unknown)[0]!r}"
     elif missing := known - set(inputs):
-        problem = f"its metadata speaks of an input {sorted(missing)[0]!r} that the network has not"
+        problem = f"its metadata names an input {sorted(missing)[0]!r} that the network does not have"
     if problem is not None:
         raise EngineError(
-            f"{path} does not keep the engine contract ({problem}): export it again with i2i-export."
+            f"{path} does not follow the engine contract ({problem}): export it again with i2i-export."
         )
 
 
 def default_inputs(metadata: EngineMetadata) -> dict[str, NDArray[np.float32]]:
-    """The tensors fed beyond `frame` when the user names none. Raises EngineError."""
+    """The default values of all inputs except `frame`. Raises EngineError."""
     feeds: dict[str, NDArray[np.float32]] = {}
     if metadata.style is not None:
         feeds[STYLE] = np.asarray([metadata.style.default], np.float32)
@@ -72,7 +68,7 @@ def default_inputs(metadata: EngineMetadata) -> dict[str, NDArray[np.float32]]:
 
 
 def padded_size(size: SizePolicy, height: int, width: int) -> tuple[int, int]:
-    """The height and width the network sees for an image of this size. Raises EngineError where it takes none."""
+    """The height and width the network sees for an image of this size. Raises EngineError if it takes none."""
     padded_height = -(-height // size.stride) * size.stride
     padded_width = -(-width // size.stride) * size.stride
     low = (_ceil_to(size.min_height, size.stride), _ceil_to(size.min_width, size.stride))
@@ -96,9 +92,28 @@ def padded_size(size: SizePolicy, height: int, width: int) -> tuple[int, int]:
     )
 
 
+def prepare(
+    metadata: EngineMetadata, image: Image, style: NDArray[np.float32] | None
+) -> tuple[Image, dict[str, NDArray[np.float32]]]:
+    """The frame padded to a size that the network takes, and the inputs that replace their defaults.
+
+    `image` is `[H, W, 3] uint8 RGB`, `style` float32 `[1, S]` or None for the default. Raises EngineError.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise EngineError(
+            f"An engine takes frames of [H, W, 3] uint8 RGB and was given {list(image.shape)} {image.dtype}: "
+            "convert the frame first."
+        )
+    padded = pad(image, *padded_size(metadata.size, *image.shape[:2]))
+    if style is None:
+        return np.ascontiguousarray(padded), {}
+    check_style(metadata, style)
+    return np.ascontiguousarray(padded), {STYLE: np.asarray(style, np.float32)}
+
+
 def pad(image: Image, height: int, width: int) -> Image:
     """`[H, W, 3]` grown at bottom and right to height x width by reflection, as far as there is something to
-    reflect, and by the edge pixel beyond that; the image itself where nothing is to add."""
+    reflect, and by the edge pixel beyond that; the image itself if nothing is to be added."""
     while image.shape[:2] != (height, width):
         have_height, have_width = image.shape[:2]
         if min(have_height, have_width) == 1:
@@ -113,7 +128,7 @@ def pad(image: Image, height: int, width: int) -> Image:
 
 
 def check_style(metadata: EngineMetadata, style: NDArray[np.float32]) -> None:
-    """Refuses a style code that the engine cannot take. Raises EngineError."""
+    """Refuses a style code that the engine does not accept. Raises EngineError."""
     if metadata.style is None:
         raise EngineError(f"The engine {metadata.name} has no style input: leave out --style.")
     if style.shape != (1, metadata.style.size):
@@ -132,10 +147,10 @@ def cropped(
 ) -> Image:
     """The part of the network's `[1, H, W, 3]` that is the image, as a view.
 
-    Raises EngineError where the network gave another shape than it was given."""
+    Raises EngineError if the network returned another shape than its input had."""
     if translated.shape != (1, *padded):
         raise EngineError(
-            f"The engine {name} gave a tensor of {translated.shape} for an image of {padded}: "
+            f"The engine {name} returned a tensor of {translated.shape} for a frame of {padded}: "
             "export it again with i2i-export."
         )
     return translated[0, :height, :width]
@@ -151,4 +166,6 @@ def refuse_text(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(64)
     if start and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
-        raise EngineError(f"{path} is text and no network: give a .onnx or .plan file made by i2i-export.")
+        raise EngineError(
+            f"{path} is a text file, not a network: give a .onnx or .plan file made by i2i-export."
+        )

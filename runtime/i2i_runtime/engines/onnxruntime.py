@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from i2i_runtime.engines import contract
 from i2i_runtime.errors import EngineError
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Image
 from i2i_runtime.machine import usable_cores
-from i2i_runtime.metadata import METADATA_KEY
+from i2i_runtime.metadata import FRAME, METADATA_KEY, TRANSLATED
 
 _ELEMENT = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(float16)": "float16"}
 
@@ -50,16 +51,13 @@ class OnnxRuntimeEngine:
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
         height, width = image.shape[:2]
-        padded = contract.pad(image, *contract.padded_size(self.metadata.size, height, width))
-        feeds: dict[str, NDArray[np.float32] | Image] = {**self._defaults, contract.FRAME: padded[None]}
-        if style is not None:
-            contract.check_style(self.metadata, style)
-            feeds[contract.STYLE] = style
+        padded, given = contract.prepare(self.metadata, image, style)
+        feeds = {**self._defaults, **given, FRAME: padded[None]}
         try:
-            (translated,) = self._session.run([contract.TRANSLATED], feeds)
+            (translated,) = self._session.run([TRANSLATED], feeds)
         except Exception as error:
             raise EngineError(
-                f"The engine {self.metadata.name} failed on a {width}x{height} image ({_first_line(error)}): "
+                f"The engine {self.metadata.name} failed on a {width}x{height} image ({reason_of(error)}): "
                 "try --size with a smaller one, or another --backend."
             ) from error
         return np.ascontiguousarray(
@@ -86,10 +84,6 @@ def _open_session(path: Path, threads: int | None) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> EngineError:
     return EngineError(
-        f"{path} cannot be loaded by ONNX Runtime ({_first_line(error)}): "
-        "it is damaged, no network, or of a format this version does not read."
+        f"{path} cannot be loaded by ONNX Runtime ({reason_of(error)}): "
+        "the file is damaged, not an ONNX model, or uses an unsupported version."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200].rstrip(".")

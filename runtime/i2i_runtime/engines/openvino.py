@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from i2i_runtime.engines import contract
 from i2i_runtime.engines.openvino_rows import arrange_rows
 from i2i_runtime.errors import EngineError
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Image
-from i2i_runtime.metadata import METADATA_KEY
+from i2i_runtime.metadata import FRAME, METADATA_KEY, TRANSLATED
 
 _ELEMENT = {"u8": "uint8", "f32": "float32", "f16": "float16"}
 
@@ -43,8 +44,8 @@ class OpenVinoEngine:
             self._model = self._core.read_model(path)
         except RuntimeError as error:
             raise EngineError(
-                f"{path} cannot be loaded by OpenVINO ({_last_line(error)}): "
-                "it is damaged, no network, or of a format this version does not read."
+                f"{path} cannot be loaded by OpenVINO ({reason_of(error, last=True)}): "
+                "the file is damaged, not an ONNX model, or uses an unsupported version."
             ) from error
         self.metadata = contract.parse_metadata(_metadata_text(self._model), path)
         contract.check_interface(
@@ -70,17 +71,14 @@ class OpenVinoEngine:
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
         height, width = image.shape[:2]
-        padded = contract.pad(image, *contract.padded_size(self.metadata.size, height, width))
-        feeds: dict[str, NDArray[np.float32] | Image] = {**self._defaults, contract.FRAME: padded[None]}
-        if style is not None:
-            contract.check_style(self.metadata, style)
-            feeds[contract.STYLE] = style
+        padded, given = contract.prepare(self.metadata, image, style)
+        feeds = {**self._defaults, **given, FRAME: padded[None]}
         try:
             waiting = self._waiting_requests(padded.shape[0], padded.shape[1])
             request = waiting.get()
             try:
                 request.infer(feeds, share_inputs=True)
-                translated = request.get_tensor(contract.TRANSLATED).data
+                translated = request.get_tensor(TRANSLATED).data
                 # The request keeps its output tensor for the next frame, so the result is a copy.
                 return np.array(
                     contract.cropped(translated, padded.shape, height, width, self.metadata.name), order="C"
@@ -90,7 +88,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise EngineError(
                 f"The engine {self.metadata.name} failed on a {width}x{height} image "
-                f"({_last_line(error)}): try --size with a smaller one, or another --backend."
+                f"({reason_of(error, last=True)}): try --size with a smaller one, or another --backend."
             ) from error
 
     def close(self) -> None:
@@ -103,7 +101,7 @@ class OpenVinoEngine:
             if (height, width) not in self._requests:
                 model = self._model.clone()
                 if not self.metadata.size.is_fixed:
-                    model.reshape({contract.FRAME: [1, height, width, 3]})
+                    model.reshape({FRAME: [1, height, width, 3]})
                 arrange_rows(model)
                 compiled = self._core.compile_model(model, "CPU", self._properties)
                 # Folders of images of many sizes must not pile up compiled networks.
@@ -164,8 +162,3 @@ def _metadata_text(model: Any) -> str | None:
 def _element(entry: Any) -> str:
     name = str(entry.get_element_type().get_type_name())
     return _ELEMENT.get(name, name)
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200].rstrip(".") if lines else type(error).__name__

@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import SourceError
+from i2i_runtime.files import IMAGE_ENDINGS
 from i2i_runtime.media.pixels import Alpha, Image
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
-)
 _EXIF = cv2.IMAGE_METADATA_EXIF
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"})
 
@@ -51,7 +49,7 @@ def names_images(location: str) -> bool:
     path = Path(location)
     if path.is_dir():
         return bool(image_paths(location))
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    if path.suffix.lower() in IMAGE_ENDINGS:
         return True
     return not path.exists() and glob.has_magic(location)
 
@@ -65,7 +63,7 @@ def image_paths(location: str) -> list[Path]:
         found = [path]
     else:
         found = [Path(name) for name in glob.glob(location, recursive=True)]
-    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    images = [file for file in found if file.suffix.lower() in IMAGE_ENDINGS and file.is_file()]
     return sorted(images, key=_natural)
 
 

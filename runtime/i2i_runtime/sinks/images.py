@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from i2i_runtime.errors import SinkError
+from i2i_runtime.files import IMAGE_ENDINGS, write_whole
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import fitting_alpha, narrowed
-from i2i_runtime.media.images import IMAGE_SUFFIXES, ImageOrigin
+from i2i_runtime.media.images import ImageOrigin
 from i2i_runtime.sinks import SinkOptions
 
 # What keeps 16 bits, alpha and a colour profile alike.
@@ -26,7 +26,7 @@ _PARAMETERS = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95], ".webp": [cv2.IMWRITE_WEB
 def takes_images(location: str) -> bool:
     """Whether an output path means images: a folder, a name without suffix, or an image's suffix."""
     path = Path(location)
-    return path.is_dir() or location.endswith(("/", os.sep)) or path.suffix.lower() in {"", *IMAGE_SUFFIXES}
+    return path.is_dir() or location.endswith(("/", os.sep)) or path.suffix.lower() in {"", *IMAGE_ENDINGS}
 
 
 class ImageSink:
@@ -37,7 +37,7 @@ class ImageSink:
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
         self.name = str(path)
-        self._single = path if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir() else None
+        self._single = path if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir() else None
         self._folder = path if self._single is None else path.parent
         self._written: set[str] = set()
         self._checked = False
@@ -70,7 +70,7 @@ class ImageSink:
         encoded, data = cv2.imencodeWithMetadata(suffix, bgr, kinds, chunks, parameters)
         if not encoded:
             raise SinkError(f"{path} cannot be encoded as {suffix}: choose .png or .jpg.")
-        _write_whole(path, data.tobytes())
+        _write(path, data.tobytes())
 
     def finish(self) -> None:
         if not self._written:
@@ -120,14 +120,10 @@ def _translated_name(source: Path, profile: bool) -> str:
     return f"{source.stem}{suffix if kept else _LOSSLESS}"
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
+def _write(path: Path, data: bytes) -> None:
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        write_whole(path, data)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise SinkError(
             f"{path} cannot be written ({error.strerror}): free some space or choose another --output."
         ) from error

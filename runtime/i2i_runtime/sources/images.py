@@ -7,8 +7,9 @@ from dataclasses import replace
 from fractions import Fraction
 
 from i2i_runtime.errors import SourceError
+from i2i_runtime.files import IMAGE_ENDINGS
 from i2i_runtime.frame import Frame
-from i2i_runtime.media.images import IMAGE_SUFFIXES, image_paths, read_image
+from i2i_runtime.media.images import image_paths, read_image
 from i2i_runtime.sources import SourceOptions
 
 
@@ -25,7 +26,7 @@ class ImageSource:
         self._paths = image_paths(location)
         if not self._paths:
             raise SourceError(
-                f"{location} contains no image: {', '.join(sorted(IMAGE_SUFFIXES))} are supported."
+                f"{location} contains no image: {', '.join(sorted(IMAGE_ENDINGS))} are supported."
             )
         self.frame_count: int | None = len(self._paths)
         self._index = 0

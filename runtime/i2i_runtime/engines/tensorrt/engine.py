@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import statistics
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -56,14 +55,10 @@ class TensorRTEngine:
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
         height, width = image.shape[:2]
-        padded = contract.pad(image, *contract.padded_size(self.metadata.size, height, width))
-        inputs: Mapping[str, NDArray[np.float32]] = {}
-        if style is not None:
-            contract.check_style(self.metadata, style)
-            inputs = {contract.STYLE: style}
+        padded, given = contract.prepare(self.metadata, image, style)
         slot = self._free.get()
         try:
-            translated = slot.translate(padded, inputs)
+            translated = slot.translate(padded, given)
             return translated[:height, :width].copy()
         finally:
             self._free.put(slot)

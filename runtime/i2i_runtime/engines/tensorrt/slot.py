@@ -8,8 +8,6 @@ context, so each slot owns all three and captures again when the image's size ch
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +26,9 @@ from i2i_runtime.engines.tensorrt.api import (
 from i2i_runtime.engines.tensorrt.cuda import Device, PinnedBuffer
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX
 from i2i_runtime.errors import EngineError
+from i2i_runtime.files import write_whole
 from i2i_runtime.frame import Image
-
-FRAME, TRANSLATED = "frame", "translated"
+from i2i_runtime.metadata import FRAME, TRANSLATED
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +129,7 @@ class LoadedPlan:
         if self._cache_path.exists() and self._cache_path.read_bytes() == content:
             return
         try:
-            handle, part = tempfile.mkstemp(prefix=f".{self._cache_path.name}.", dir=self._cache_path.parent)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(part).replace(self._cache_path)
+            write_whole(self._cache_path, content)
         except OSError as error:
             logger.info(
                 "%s cannot be kept (%s): every start compiles again", self._cache_path, error.strerror
