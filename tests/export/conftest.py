@@ -28,6 +28,8 @@ from i2i_trainer.methods import METHODS
 
 Array = NDArray[Any]
 Network = Callable[..., ir.Model]
+Row = tuple[str, list[str], str, dict[str, Any]]
+"""A node: operator, inputs, outputs, attributes."""
 Run = Callable[[ir.Model, Array], Array]
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -58,7 +60,8 @@ class Painter(Inference):
         scale, shift = self.adaptive(style).chunk(2, dim=1)
         x = x + F.instance_norm(self.body(x)) * scale[:, :, None, None] + shift[:, :, None, None]
         x = F.relu(self.up(F.interpolate(x, scale_factor=2.0)))
-        return torch.tanh(self.back(x))
+        painted: Tensor = torch.tanh(self.back(x))
+        return painted
 
     def style_encoder(self) -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -83,7 +86,8 @@ class Plain(Inference):
         )
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
-        return (image + 0.2 * self.layers(image)).clamp(-1, 1)
+        brightened: Tensor = image + 0.2 * self.layers(image)
+        return brightened.clamp(-1, 1)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +150,7 @@ def network() -> Network:
     """Builds a graph from `x` float32 `[1, C, H, W]` to `y` out of (op, inputs, outputs, attributes) rows."""
 
     def build(
-        rows: Sequence[tuple[str, list[str], str, dict[str, Any]]],
+        rows: Sequence[Row],
         weights: Mapping[str, Array],
         channels: int,
         *,
@@ -185,11 +189,11 @@ def written_engine() -> Callable[..., EngineFile]:
     """Builds an engine for 64x64 around rows that make `out` of `image`, levels `[1, 3, 64, 64]`."""
 
     def build(
-        rows: list[tuple[str, list[str], str, dict[str, Any]]],
+        rows: list[Row],
         weights: dict[str, Any],
         extras: tuple[ExtraInput, ...] = (),
     ) -> EngineFile:
-        whole = [
+        whole: list[Row] = [
             ("Cast", ["frame"], "wide", {"to": onnx.TensorProto.FLOAT}),
             ("Transpose", ["wide"], "image", {"perm": [0, 3, 1, 2]}),
             *rows,

@@ -36,9 +36,9 @@ def inverting(network: Any, layout: Layout, span: Range, channels: int) -> ir.Mo
     factor = -np.ones(channels, np.float32)
     factor[0] = -0.5
     shape = (1, channels, 1, 1) if layout == "nchw" else (1, 1, 1, channels)
-    model = network(
+    model: ir.Model = network(
         [("Mul", ["x", "k"], "m", {}), ("Add", ["m", "top"], "y", {})],
-        {"k": factor.reshape(shape), "top": np.float32([top])},
+        {"k": factor.reshape(shape), "top": np.array([top], np.float32)},
         channels,
     )
     if layout == "nhwc":
@@ -46,7 +46,7 @@ def inverting(network: Any, layout: Layout, span: Range, channels: int) -> ir.Mo
         dims = proto.graph.input[0].type.tensor_type.shape.dim
         dims[1].dim_param, dims[2].dim_param, dims[3].dim_value = "height", "width", channels
         return ir.from_proto(proto)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
@@ -72,7 +72,7 @@ def test_layout_range_and_channels_are_translated(
 
 
 def test_a_luma_network_keeps_the_colours(network: Any, tmp_path: Path, street: list[Image]) -> None:
-    model = network([("Mul", ["x", "k"], "y", {})], {"k": np.float32([0.5])}, 1)
+    model = network([("Mul", ["x", "k"], "y", {})], {"k": np.array([0.5], np.float32)}, 1)
     adopted = engine_from_foreign(
         saved(tmp_path, model), Answers(range="0,1"), name="dim", direction="bright -> dim"
     )
@@ -85,7 +85,7 @@ def test_a_luma_network_keeps_the_colours(network: Any, tmp_path: Path, street: 
 
 
 def test_an_overshooting_output_is_clipped(network: Any, tmp_path: Path, street: list[Image]) -> None:
-    model = network([("Mul", ["x", "k"], "y", {})], {"k": np.float32([3.0])}, 3)
+    model = network([("Mul", ["x", "k"], "y", {})], {"k": np.array([3.0], np.float32)}, 3)
     adopted = engine_from_foreign(
         saved(tmp_path, model), Answers(range="0,255", channels="rgb"), name="loud", direction="a -> b"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,6 +17,9 @@ from i2i_export.cli import main
 from i2i_export.enginefile import EngineFile, read_engine
 from i2i_export.parity import OnnxTranslator
 from i2i_runtime.frame import Image
+
+if TYPE_CHECKING:
+    from tests.export.conftest import Row
 
 Adopt = Callable[..., tuple[int, str]]
 RANDOM = np.random.default_rng(11)
@@ -68,12 +71,13 @@ def convolution(network: Any, height: int | str = 64, width: int | str = 64) -> 
 
 def halved(network: Any, times: int) -> ir.Model:
     """Halves the image and doubles it again, which keeps multiples of `2 ** times` alone."""
-    rows, name = [], "x"
+    rows: list[Row] = []
+    name = "x"
     for step in range(times):
         rows.append(("AveragePool", [name], f"d{step}", {"kernel_shape": [2, 2], "strides": [2, 2]}))
         name = f"d{step}"
     rows.append(("Resize", [name, "", "scales"], "y", {"mode": "nearest"}))
-    model: ir.Model = network(rows, {"scales": np.float32([1, 1, 2**times, 2**times])}, 3)
+    model: ir.Model = network(rows, {"scales": np.array([1, 1, 2**times, 2**times], np.float32)}, 3)
     return model
 
 
@@ -98,7 +102,7 @@ def test_a_pair_that_does_not_match_is_tried_too(
         ("Shape", ["x"], "rows", {"start": 2, "end": 3}),
         ("Slice", ["x", "zero", "rows", "three"], "y", {}),
     ]
-    model = network(rows, {"zero": np.int64([0]), "three": np.int64([3])}, 3)
+    model = network(rows, {"zero": np.array([0], np.int64), "three": np.array([3], np.int64)}, 3)
     code, said = adopt(model, *LEVELS)
     assert (code, "keeps the size" in said) == (1, True), said
 
@@ -111,7 +115,7 @@ def test_a_stride_too_small_and_one_that_is_no_power_of_two_are_named(network: A
             ("AveragePool", ["x"], "d", {"kernel_shape": [3, 3], "strides": [3, 3]}),
             ("Resize", ["d", "", "scales"], "y", {"mode": "nearest"}),
         ],
-        {"scales": np.float32([1, 1, 3, 3])},
+        {"scales": np.array([1, 1, 3, 3], np.float32)},
         3,
     )
     code, said = adopt(thirds, *LEVELS)
@@ -166,7 +170,11 @@ def test_a_range_that_no_frame_has_is_asked_for(
 def test_what_only_moves_values_does_not_hide_their_range(
     network: Any, adopt: Adopt, mine: Callable[[], EngineFile], behind: list[Any]
 ) -> None:
-    weights = {"w": normal(3, 3, 3, 3), "axis": np.int64([0]), "shape": np.int64([1, 3, 64, 64])}
+    weights = {
+        "w": normal(3, 3, 3, 3),
+        "axis": np.array([0], np.int64),
+        "shape": np.array([1, 3, 64, 64], np.int64),
+    }
     rows = [("Conv", ["x", "w"], "a", PADS), ("Sigmoid", ["a"], "b", {}), *behind]
     code, said = adopt(network(rows, weights, 3, height=64, width=64), "--range", "-1,1", *RGB)
     assert code == 0, said
@@ -263,7 +271,7 @@ def test_local_functions_are_written_out(adopt: Adopt, mine: Callable[[], Engine
 def test_brightness_in_and_colours_out_are_the_networks_own(
     adopt: Adopt, mine: Callable[[], EngineFile]
 ) -> None:
-    weight = np.float32([1, 0.5, 0.25]).reshape(3, 1, 1, 1)
+    weight = np.array([1, 0.5, 0.25], np.float32).reshape(3, 1, 1, 1)
     model = plain_file([("Conv", ["x", "w"], "y", {})], {"w": weight}, dims=(1, 1, 64, 64))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
     code, said = adopt(model, "--range", "0,255")

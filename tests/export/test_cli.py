@@ -180,7 +180,7 @@ def test_the_engine_tells_the_exporter_from_the_wrapper(
     tmp_path: Path, tell: Tell, network: Callable[..., object]
 ) -> None:
 
-    model = network([("Mul", ["x", "k"], "y", {})], {"k": np.float32([0.5])}, 3)
+    model = network([("Mul", ["x", "k"], "y", {})], {"k": np.array([0.5], np.float32)}, 3)
     assert isinstance(model, ir.Model)
     third = tmp_path / "third.onnx"
     onnx.save(ir.to_proto(model), third)

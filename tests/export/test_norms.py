@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,10 +13,12 @@ from i2i_export.graph import edit
 from i2i_export.graph.norms import Norm, norms_of
 from i2i_export.passes.nhwc_norms import write_norms_in_nhwc
 
+if TYPE_CHECKING:
+    from tests.export.conftest import Row
+
 RANDOM = np.random.default_rng(3)
 CHANNELS, HEIGHT, WIDTH = 6, 9, 11
 
-Row = tuple[str, list[str], str, dict[str, Any]]
 
 COUNTS = {"channel": HEIGHT * WIDTH, "sample": CHANNELS * HEIGHT * WIDTH}
 AXES = {"channel": np.asarray([2, 3]), "sample": np.asarray([1, 2, 3])}
@@ -108,7 +110,8 @@ def test_every_way_to_write_a_norm_is_found_and_stays_the_same_function(
     (norm,) = found_in(model)
     assert (norm.is_instance, norm.is_layer) == (over == "channel", over == "sample")
     assert norm.unbiased == (variance in ("bessel", "sum of squares", "counted"))
-    assert (norm.eps, norm.eps_inside) == (pytest.approx(1e-3), root != "outside")
+    assert norm.eps == pytest.approx(1e-3)
+    assert norm.eps_inside == (root != "outside")
     assert write_norms_in_nhwc(model) == 1
     edit.simplify(model)
     kinds = {node.op_type for node in model.graph}
@@ -122,7 +125,10 @@ def mixed(weights: dict[str, Any], order: str) -> list[Row]:
     weights |= {"rest": 1 - weights["rho"], "k": normal(CHANNELS, 1, 1), "pool": np.asarray([2, 3])}
     rows = written("channel", "bessel", "inside", weights, name="i", result="in")
     rows += written("sample", "bessel", "inside", weights, name="l", result="ln")
-    flip = (lambda pair: pair[::-1]) if order == "flipped" else (lambda pair: pair)
+
+    def flip(pair: list[str]) -> list[str]:
+        return pair[::-1] if order == "flipped" else pair
+
     return [
         *rows,
         ("Mul", flip(["rho", "in"]), "a", {}),

@@ -92,7 +92,7 @@ def test_macs_are_those_of_the_convolutions_and_the_linear_layer(painter_engine:
 def test_a_fixed_style_folds_away(
     painter: Inference, painter_engine: EngineFile, origin: Origin, street: list[Image]
 ) -> None:
-    warm = np.float32([[1, 1, 0, 0]])
+    warm = np.array([[1, 1, 0, 0]], np.float32)
     fixed = engine_from_inference(painter, SizePolicy.fixed(96, 128), origin, warm)
     frames = fit_all(street, [(96, 128)])
     assert check_against_torch(fixed, painter, frames, warm).passed
@@ -114,7 +114,7 @@ class _Styled:
     def __init__(self, translator: parity.OnnxTranslator, style: np.ndarray) -> None:
         self._translator, self._style = translator, style
 
-    def translate(self, frame: Image, style: None) -> parity.Translation:
+    def translate(self, frame: Image, style: np.ndarray | None) -> parity.Translation:
         return self._translator.translate(frame, self._style)
 
 
@@ -212,7 +212,7 @@ def test_parity_tells_an_image_that_is_not_finite() -> None:
         def __init__(self, unrounded: np.ndarray) -> None:
             self._unrounded = unrounded
 
-        def translate(self, frame: Image, style: None) -> parity.Translation:
+        def translate(self, frame: Image, style: np.ndarray | None) -> parity.Translation:
             return parity.Translation(self._unrounded, image)
 
     report = parity.compare("nan", Gives(good), Gives(nan), [image, image], parity.SAME_NETWORK)

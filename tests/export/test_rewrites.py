@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +14,9 @@ from i2i_export.graph import edit
 from i2i_export.graph.macs import node_macs
 from i2i_export.passes import norms, upsampling
 from i2i_export.passes.order import optimise
+
+if TYPE_CHECKING:
+    from tests.export.conftest import Row
 
 RANDOM = np.random.default_rng(7)
 PADS_1 = np.asarray([0, 0, 1, 1] * 2)
@@ -34,9 +37,9 @@ def macs(model: ir.Model) -> int:
     shapes = {
         name: tuple(value.shape.numpy())
         for name, value in known.items()
-        if value.shape and value.shape.is_static()
+        if name and value.shape and value.shape.is_static()
     }
-    return sum(node_macs(node, shapes) for node in proto.graph.node)
+    return sum(int(node_macs(node, shapes)) for node in proto.graph.node)
 
 
 def test_a_bias_before_instance_norm_cancels(network: Any, run: Any) -> None:
@@ -71,7 +74,7 @@ def test_a_bias_that_something_else_reads_stays(network: Any) -> None:
 @pytest.mark.parametrize("chain", [("Mul", "Add"), ("Add", "Mul"), ("Sub", "Div"), ("Mul",)])
 def test_constant_adain_moves_into_the_norm(network: Any, run: Any, chain: tuple[str, ...]) -> None:
     names = ["n", *(f"step{index}" for index in range(len(chain) - 1)), "y"]
-    rows = [("InstanceNormalization", ["x", "s", "t"], "n", {})]
+    rows: list[Row] = [("InstanceNormalization", ["x", "s", "t"], "n", {})]
     rows += [(op, [names[index], f"k{index}"], names[index + 1], {}) for index, op in enumerate(chain)]
     constants = {f"k{index}": normal(1, 5, 1, 1) + 3 for index in range(len(chain))}
     model = network(rows, {"s": normal(5), "t": normal(5), **constants}, 5)
@@ -203,8 +206,8 @@ def test_written_out_norms_become_one_operator(network: Any, run: Any, square: s
             "flat": np.asarray([1, 5, 1, -1]),
             "last": np.asarray([3]),
             "both": np.asarray([2, 3]),
-            "two": np.float32([2]),
-            "eps": np.float32([1e-5]),
+            "two": np.array([2], np.float32),
+            "eps": np.array([1e-5], np.float32),
         },
         5,
     )
@@ -217,7 +220,8 @@ def test_written_out_norms_become_one_operator(network: Any, run: Any, square: s
 
 
 def test_two_written_out_norms_in_a_row_become_two_operators(network: Any, run: Any) -> None:
-    rows, name = [], "x"
+    rows: list[Row] = []
+    name = "x"
     for norm in ("p", "q"):
         rows += [
             ("ReduceMean", [name, "both"], f"{norm}mean", {}),
@@ -269,7 +273,7 @@ PHASES: dict[int, Callable[[ir.Model], int]] = {
 
 def doubled(network: Any, kernel: int, border: str, **size: int) -> ir.Model:
     reach = kernel // 2
-    rows = [
+    rows: list[Row] = [
         ("Resize", ["x", "", "scales"], "big", {"mode": "nearest", "nearest_mode": "floor", **ASYMMETRIC})
     ]
     source, pads = "big", [reach] * 4
@@ -277,8 +281,15 @@ def doubled(network: Any, kernel: int, border: str, **size: int) -> ir.Model:
         rows.append(("Pad", ["big", "pads"], "padded", {"mode": "reflect"}))
         source, pads = "padded", [0] * 4
     rows.append(("Conv", [source, "w", "b"], "y", {"pads": pads}))
-    weights = {"scales": np.float32([1, 1, 2, 2]), "w": normal(6, 4, kernel, kernel), "b": normal(6)}
-    return network(rows, weights | ({"pads": PADS_1 * reach} if border == "reflect" else {}), 4, **size)  # type: ignore[no-any-return]
+    weights = {
+        "scales": np.array([1, 1, 2, 2], np.float32),
+        "w": normal(6, 4, kernel, kernel),
+        "b": normal(6),
+    }
+    if border == "reflect":
+        weights["pads"] = PADS_1 * reach
+    model: ir.Model = network(rows, weights, 4, **size)
+    return model
 
 
 ASYMMETRIC = {"coordinate_transformation_mode": "asymmetric"}

@@ -138,7 +138,9 @@ def _save(
 
 def _conv(width: int, depth: int) -> tuple[list[onnx.NodeProto], dict[str, object]]:
     dice = np.random.default_rng(5)
-    nodes, constants, last, channels = [], {}, "x", 3
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, object] = {}
+    last, channels = "x", 3
     for layer in range(depth):
         constants[f"w{layer}"] = dice.normal(0, 0.06, (width, channels, 3, 3)).astype(np.float32)
         stride = 2 if layer < 2 else 1

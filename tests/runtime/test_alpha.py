@@ -66,6 +66,7 @@ def alphas_of(path: Path | str) -> list[np.ndarray]:
     alphas = []
     while (frame := source.read()) is not None:
         alpha = frame.alpha
+        assert alpha is not None
         alphas.append(alpha / np.iinfo(alpha.dtype).max)
     source.close()
     return alphas
@@ -82,7 +83,7 @@ def test_alpha_of_a_frame_is_what_was_put_there(pixel_format: str) -> None:
     assert read.dtype == (np.uint8 if alpha_bits(pixel_format) == 8 else np.uint16)
     assert np.abs(read / np.iinfo(read.dtype).max - RAMP / 255).max() < 0.5 / 1023
     put_alpha(frame, None)
-    assert (alpha_of_frame(frame) == np.iinfo(read.dtype).max).all()
+    assert np.all(alpha_of_frame(frame) == np.iinfo(read.dtype).max)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,7 +29,7 @@ from i2i_runtime.sources.recorded import RecordedSource
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
     """An engine that inverts the image."""
-    shape = [1, "H", "W", 3]
+    shape: list[str | int | None] = [1, "H", "W", 3]
     nodes = [
         helper.make_node("Cast", ["frame"], ["x"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["white", "x"], ["y"]),
@@ -67,7 +67,9 @@ def test_record_holds_the_three_levels_and_what_they_were_made_on(
     assert len(record["engine_sha256"]) == 64
     assert record["machine"]["cores"] >= 1
     assert record["machine"]["versions"]["numpy"] == np.__version__
-    assert cv2.imread(str(chart)).std() > 5
+    drawn = cv2.imread(str(chart))
+    assert drawn is not None
+    assert drawn.std() > 5
     assert record["input_sha256"] is None, "a scene is no file"
     assert record["threads"] == record["machine"]["cores"]
     assert (record["warm_up_frames"], record["frames"], record["repeats"]) == (8, 6, 2)
@@ -173,8 +175,9 @@ def test_recorded_source_goes_round_and_ends() -> None:
 
 def test_chart_is_drawn_to_scale(tmp_path: Path) -> None:
     draw_bars({"g": {"long": 100.0, "short": 50.0}}, "fps", tmp_path / "c.png")
-    image = cv2.imread(str(tmp_path / "c.png")).astype(int)
-    blue = (np.abs(image - [176, 114, 38]).sum(axis=2) == 0).sum(axis=1)
+    drawn = cv2.imread(str(tmp_path / "c.png"))
+    assert drawn is not None
+    blue = (np.abs(drawn.astype(int) - [176, 114, 38]).sum(axis=2) == 0).sum(axis=1)
     lengths = sorted({int(n) for n in blue if n})
     assert lengths[0] * 2 == pytest.approx(lengths[-1], abs=4)
 
@@ -200,7 +203,12 @@ def test_every_engine_that_is_opened_is_closed(engine: Path, monkeypatch: pytest
         found = open_engine(*arguments)
         close = found.close
         opened.append(found.backend)
-        monkeypatch.setattr(found, "close", lambda: (closed.append(found.backend), close()))
+
+        def close_counted() -> None:
+            closed.append(found.backend)
+            close()
+
+        monkeypatch.setattr(found, "close", close_counted)
         return found
 
     monkeypatch.setattr(measure, "open_engine", open_counted)

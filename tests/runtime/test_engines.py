@@ -198,7 +198,7 @@ def test_the_shipped_engines_keep_40_db_on_real_frames(
         source.close()
         assert frame is not None
         error = np.mean((reference.infer(frame.pixels).astype(float) - picked.infer(frame.pixels)) ** 2)
-        assert 10 * np.log10(255**2 / max(error, 1e-9)) >= 40
+        assert 10 * np.log10(255**2 / max(float(error), 1e-9)) >= 40
 
 
 def test_ctrl_c_after_an_engine_was_closed_is_a_plain_interrupt(engines: Any) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import AttachmentStream
 from numpy.typing import NDArray
 
 from i2i_runtime.cli.stream import StreamOptions, stream
@@ -22,6 +23,9 @@ from i2i_runtime.errors import I2IError, SinkError, SourceError, UsageError
 from i2i_runtime.media.colour import Colour, ColourConverter
 from i2i_runtime.sources import SourceOptions, open_source
 from i2i_runtime.verify import compare_files, run_verify
+
+if TYPE_CHECKING:
+    from av.container import Chapter
 
 REGULAR = [512 * index for index in range(40)]
 IRREGULAR = [0, 500, 512, 3000, 3001, 9000, 9600, 20000, 20001, 20002, 61440, 70000]
@@ -93,7 +97,7 @@ def test_chapters_subtitles_attachments_and_tags_are_carried(
         lines = joined.add_stream_from_template(text.streams.subtitles[0])
         joined.add_attachment("note.txt", "text/plain", b"remember the milk")
         joined.metadata["title"] = "A drive"
-        begin = {
+        begin: Chapter = {
             "id": 1,
             "start": 0,
             "end": 400,
@@ -101,18 +105,20 @@ def test_chapters_subtitles_attachments_and_tags_are_carried(
             "metadata": {"title": "Off"},
         }
         joined.set_chapters([begin])
-        for packet in film.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = images
-                joined.mux(packet)
-        for packet in text.demux():
-            if packet.dts is not None:
-                packet.stream = lines
-                joined.mux(packet)
+        for image in film.demux(film.streams.video[0]):
+            if image.dts is not None:
+                image.stream = images
+                joined.mux(image)
+        for line in text.demux(text.streams.subtitles[0]):
+            if line.dts is not None:
+                line.stream = lines
+                joined.mux(line)
     assert run(engines.identity, clip, tmp_path / "out.mkv") == 0
     assert disagreements(clip, tmp_path / "out.mkv") == []
     with av.open(tmp_path / "out.mkv") as container:
-        assert [s.data for s in container.streams if s.type == "attachment"] == [b"remember the milk"]
+        assert [s.data for s in container.streams if isinstance(s, AttachmentStream)] == [
+            b"remember the milk"
+        ]
     # MP4 holds neither: the job is done and says what was left out.
     report = tmp_path / "report.json"
     assert run(engines.identity, clip, tmp_path / "out.mp4", report=report) == 0
@@ -133,6 +139,7 @@ def test_rotation_is_kept_and_the_engine_sees_it_upright(
     frame = source.read()
     assert frame is not None
     assert frame.pixels.shape[:2] == ((64, 96) if rotation == 180 else (96, 64))
+    assert frame.clip is not None
     assert frame.clip.rotation % 360 == rotation % 360
     source.close()
     assert run(engines.identity, clip, tmp_path / "out.mp4") == 0
@@ -157,6 +164,7 @@ def test_upright_means_upright(make_clip: Callable[..., Path]) -> None:
     frame = source.read()
     source.close()
     assert frame is not None
+    assert frame.clip is not None
     assert frame.clip.rotation == 90
     assert frame.pixels[:20].mean() > 240
     assert frame.pixels[40:].mean() < 15
@@ -195,7 +203,7 @@ def test_colour_round_trips_within_one_code_value(pixel_format: str, matrix: int
         values = dice.integers(60, 196, (plane.height, plane.line_size))
         if number:
             values = dice.integers(110, 147, (plane.height, plane.line_size))
-        plane.update(values.astype(np.uint8))
+        plane.update(values.astype(np.uint8).tobytes())
     converter = ColourConverter(Colour(matrix, 2 if full else 1), pixel_format, 48)
     back = converter.frame_from_rgb(converter.rgb_from_frame(frame), pixel_format)
     for before, after in zip(planes_of(frame), planes_of(back), strict=True):
@@ -236,7 +244,7 @@ def test_colour_is_that_of_the_standard(matrix: int, red: tuple[int, int, int]) 
     """Limited-range red in BT.709 and BT.601, as the recommendations' matrices give it."""
     frame = av.VideoFrame(16, 16, "yuv444p")
     for plane, value in zip(frame.planes, red, strict=True):
-        plane.update(np.full(plane.buffer_size, value, np.uint8))
+        plane.update(bytes([value]) * plane.buffer_size)
     rgb = ColourConverter(Colour(matrix, 1), "yuv444p", 16).rgb_from_frame(frame)
     assert np.abs(rgb[4, 4].astype(int) - [255, 0, 0]).max() <= 1
 

@@ -101,6 +101,7 @@ def test_images_are_the_engines(fake_source: Any) -> None:
     Pipeline(fake_source(5), FakeEngine(), [Pairs()]).run()
     for translated, source in seen:
         np.testing.assert_array_equal(translated.pixels, 255 - source.pixels)
+        assert translated.engine_ms is not None
         assert translated.engine_ms >= 0
 
 
@@ -314,7 +315,12 @@ def test_what_hangs_and_cannot_be_closed_is_left_behind(fake_source: Any, part: 
 @pytest.mark.parametrize("live", [False, True])
 def test_ctrl_c_ends_soon_and_only_a_recording_is_whole(fake_source: Any, live: bool) -> None:
     source, sink = fake_source(10**9, live=live), ListSink()
-    source.wait = lambda index: time.sleep(0.001) is None
+
+    def slowly(_: int) -> bool:
+        time.sleep(0.001)
+        return True
+
+    source.wait = slowly
 
     def interrupt(progress: Progress) -> None:
         if progress.frames_out > 0 and not source.closed:

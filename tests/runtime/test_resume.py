@@ -306,7 +306,7 @@ def test_a_live_recording_that_was_killed_goes_on(begun: Path, engines: Any) -> 
     engine = open_engine(engines.identity, "onnxruntime")
     Pipeline(Camera(), engine, [sink], policy="every-frame", limit=60).run()
     with av.open(begun) as container:
-        times = [round(float(frame.pts * frame.time_base), 3) for frame in container.decode(video=0)]
+        times = [round(float(time_of(frame)), 3) for frame in container.decode(video=0)]
     assert times == [round(0.04 * index, 3) for index in range(60)], "all 40 of before, and 20 new ones"
     assert len(sink.notes) == 1
     assert "interrupted after 1.6 s" in sink.notes[0]
@@ -317,9 +317,16 @@ def test_what_a_camera_gave_plays_although_it_does_not_come_back(begun: Path) ->
     before = journal_of(begun)
     VideoSink(begun, SinkOptions(resume=True)).close()
     with av.open(begun.with_name("begun.partial.mp4")) as container:
-        times = [round(float(frame.pts * frame.time_base), 3) for frame in container.decode(video=0)]
+        times = [round(float(time_of(frame)), 3) for frame in container.decode(video=0)]
     assert times == [round(0.04 * index, 3) for index in range(40)]
     assert journal_of(begun) == before
+
+
+def time_of(frame: av.VideoFrame) -> Fraction:
+    """Seconds, exactly."""
+    assert frame.pts is not None
+    assert frame.time_base is not None
+    return frame.pts * frame.time_base
 
 
 def times_of(clip: Path) -> list[int]:
@@ -346,7 +353,7 @@ def test_a_replay_that_dropped_frames_goes_on_after_the_last(
         sink.write(again, again)
     sink.finish()
     with av.open(output) as container:
-        times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
+        times = [time_of(frame) for frame in container.decode(video=0)]
     due = times_of(clip)
     assert times == [Fraction(pts, 12800) for pts in [*due[:16:2], *due[15:]]]
 

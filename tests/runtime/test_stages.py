@@ -24,7 +24,8 @@ def frame_of(pixels: Image, index: int = 0, age_s: float = 0.0) -> Frame:
 @pytest.fixture(scope="module")
 def texture() -> Image:
     rng = np.random.default_rng(7)
-    return cv2.GaussianBlur(rng.integers(0, 256, (300, 420, 3), dtype=np.uint8), (0, 0), 3) * 3 // 2
+    blurred = cv2.GaussianBlur(rng.integers(0, 256, (300, 420, 3), dtype=np.uint8), (0, 0), 3)
+    return np.asarray(blurred * 3 // 2, np.uint8)
 
 
 def pan(texture: Image, step: int, count: int) -> list[Image]:

@@ -240,7 +240,8 @@ def metadata(size: SizePolicy, style: StyleSpec | None = None) -> EngineMetadata
 
 
 def loaded(trt: FakeTensorRT, device: FakeDevice, **options: Any) -> LoadedPlan:
-    return LoadedPlan(trt, options.pop("flavour", "tensorrt"), b"vtrt", device, origin="x.plan", **options)
+    api: Any = trt  # a fake has the calls of TensorRT, not its type
+    return LoadedPlan(api, options.pop("flavour", "tensorrt"), b"vtrt", device, origin="x.plan", **options)
 
 
 def image(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import pytest
 
 from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.verify import compare_files
+
+if TYPE_CHECKING:
+    from av.container import Chapter
 
 
 def translated(engine: Path, clip: Path, output: Path) -> list[str]:
@@ -93,7 +96,7 @@ def test_the_track_of_quicktimes_chapters_is_no_data(
     engines: Any, make_clip: Callable[..., Path], tmp_path: Path, suffix: str
 ) -> None:
     def mark(container: av.container.OutputContainer, stream: av.VideoStream) -> None:
-        chapter = {
+        chapter: Chapter = {
             "id": 1,
             "start": 0,
             "end": 80,

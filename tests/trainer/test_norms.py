@@ -16,6 +16,7 @@ from i2i_trainer.norms import (
     AdaptiveInstanceNorm,
     AffineInstanceNorm,
     BatchNormBias,
+    ClampedMix,
     FilterResponseNorm,
     InstanceNorm,
     LayerNorm,
@@ -125,10 +126,11 @@ def test_the_mix_with_an_affine_from_outside(
 
 
 def test_the_share_of_lin_is_held_between_0_and_1_and_that_of_iln_is_free() -> None:
-    norm = lin(3)
-    norm.mix.rho.data = torch.tensor([-0.2, 0.5, 1.3])
-    norm.mix.clamp_()
-    assert norm.mix.rho.tolist() == [0.0, 0.5, 1.0]
+    mix = lin(3).mix
+    assert isinstance(mix, ClampedMix)
+    mix.rho.data = torch.tensor([-0.2, 0.5, 1.3])
+    mix.clamp_()
+    assert mix.rho.tolist() == [0.0, 0.5, 1.0]
     assert not hasattr(iln(3).mix, "clamp_")
 
 

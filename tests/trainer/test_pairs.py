@@ -64,7 +64,7 @@ def test_pairs_join_the_step_and_are_learned(folder: Path) -> None:
 
     def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
         method.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimisers[optimiser].step()
 
     batch = Batch(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32))

@@ -35,7 +35,8 @@ def test_the_second_update_of_a_step_sees_the_weights_that_the_first_moved() -> 
     torch.manual_seed(0)
     method = entry.method(small("bicyclegan", batch=2, **TINY))
     made: list[Tensor] = []
-    method.generator.register_forward_hook(lambda *call: made.append(call[2].detach().float()))  # type: ignore[operator, union-attr]
+    generator = method.get_submodule("generator")
+    generator.register_forward_hook(lambda *call: made.append(call[2].detach().float()))
     update = Optimisation(Fabric(accelerator="cpu", devices=1), method.optimisers())
     batch = Batch(torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -204,8 +204,8 @@ def sloped(spread: float = 0.0, width: int = 16) -> Any:
     """An activation with a slope per channel, as CoGAN has it with all of them equal."""
 
     def body(net: NetworkWriter, x: str) -> str:
-        slopes = np.linspace(0.25 - spread, 0.25 + spread, width).reshape(-1, 1, 1).astype(net.dtype)
-        x = net("PRelu", net.convolution(x, 3, width, 3, pad=1), net.weight(slopes))
+        slopes: np.ndarray = np.linspace(0.25 - spread, 0.25 + spread, width).reshape(-1, 1, 1)
+        x = net("PRelu", net.convolution(x, 3, width, 3, pad=1), net.weight(slopes.astype(net.dtype)))
         return net("Tanh", net.convolution(x, width, 3, 3, pad=1))
 
     return body

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import pytest
@@ -20,6 +20,9 @@ from i2i_export.plan.candidates import plan_from_onnx, plan_summary
 from i2i_runtime.engines.tensorrt.manifest import read_manifest, sha256_of, sidecar_path
 from i2i_runtime.errors import EngineError
 from i2i_runtime.metadata import SizePolicy
+
+if TYPE_CHECKING:
+    from tests.export.plan.conftest import NetworkWriter
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 DYNAMIC = SizePolicy(stride=4, min_height=64, max_height=2048, min_width=64, max_width=4096)
@@ -130,7 +133,7 @@ def test_local_functions_are_inlined(network: Any, bodies: Any, build: Callable[
 def test_an_unknown_operator_is_named_and_nothing_is_left_behind(
     network: Any, write_engine_file: Callable[..., Path], rtx: Any
 ) -> None:
-    def body(net: Any, x: str) -> str:
+    def body(net: NetworkWriter, x: str) -> str:
         return net("Unique", x, axis=0)
 
     path = write_engine_file(network().engine(body, 64, 64), SizePolicy.fixed(64, 64))
@@ -183,6 +186,9 @@ class Blocked:
             raise ImportError(f"{name} must not be imported")
 sys.meta_path.insert(0, Blocked())
 from i2i_export.cli import main
+
+if TYPE_CHECKING:
+    from tests.export.plan.conftest import NetworkWriter
 sys.exit(main(sys.argv[1:]))
 """
 

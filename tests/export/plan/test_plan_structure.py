@@ -5,7 +5,7 @@ exceeded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,6 +17,9 @@ from i2i_export.plan.passes import PASSES, rewritten, smallest_rewrite
 from i2i_export.plan.plugin_cost import cut_at_plugins, structure_with_plugins
 from i2i_export.plan.structure import Launch, PlanStructure, structure_from_plan
 from i2i_export.plugins.lowering import network_with_plugins
+
+if TYPE_CHECKING:
+    from tests.export.plan.conftest import NetworkWriter
 
 Count = Callable[[onnx.ModelProto], PlanStructure | None]
 NORMS, REFLECTIONS, DOUBLINGS = (
@@ -78,7 +81,7 @@ def test_a_mix_of_norms_costs_three_launches(network: Any, bodies: Any, count: C
 
 
 def test_bytes_are_counted_per_launch_with_weights(network: Any, count: Count) -> None:
-    def body(net: Any, x: str) -> str:
+    def body(net: NetworkWriter, x: str) -> str:
         x = net.convolution(x, 3, 64, 3, pad=1)
         return net("Tanh", net.convolution(x, 64, 3, 1))
 
@@ -128,7 +131,7 @@ def test_a_rewrite_that_does_not_pay_is_not_kept(network: Any, bodies: Any) -> N
 def translate(model: onnx.ModelProto, frame: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (translated,) = session.run(None, {"frame": frame})
-    return translated.astype(int)
+    return np.asarray(translated, int)
 
 
 LIVE = (
@@ -170,7 +173,7 @@ def test_rewrites_of_the_real_time_network_change_no_number(network: Any, bodies
 def test_a_crop_moves_only_where_no_padding_was_seen(
     start: int, stop: int, padding: int, moves: bool, network: Any
 ) -> None:
-    def body(net: Any, x: str) -> str:
+    def body(net: NetworkWriter, x: str) -> str:
         x = net.convolution(net("Relu", net.convolution(x, 3, 8, 3, pad=1)), 8, 3, 3, pad=padding)
         x = net.cut(x, 2, start, stop)
         full = 30 + 2 * padding
@@ -215,10 +218,10 @@ def test_every_rewrite_gives_the_same_image(
 
 
 def test_norms_with_weights_and_open_sizes_are_rewritten_too(network: Any) -> None:
-    def body(net: Any, x: str) -> str:
+    def body(net: NetworkWriter, x: str) -> str:
         return net("Tanh", net.norm(net.convolution(x, 3, 16, 3, pad=1), 16, affine=True))
 
-    def image(net: Any, x: str) -> str:
+    def image(net: NetworkWriter, x: str) -> str:
         return net.convolution(body(net, x), 16, 3, 3, pad=1)
 
     frame = np.random.default_rng(1).integers(0, 256, (1, 40, 24, 3), dtype=np.uint8)
@@ -230,7 +233,7 @@ def test_norms_with_weights_and_open_sizes_are_rewritten_too(network: Any) -> No
 
 
 def test_statistics_hold_where_the_mean_is_far_from_zero(network: Any) -> None:
-    def body(net: Any, x: str, offset: float = 100) -> str:
+    def body(net: NetworkWriter, x: str, offset: float = 100) -> str:
         shifted = net("Add", net.convolution(x, 3, 16, 3, pad=1), net.weight(np.float32(offset)))
         return net("Tanh", net.convolution(net.norm(shifted, 16), 16, 3, 3, pad=1))
 
@@ -275,7 +278,7 @@ def test_a_network_without_the_pattern_is_left_alone(network: Any, bodies: Any) 
 
 @pytest.mark.parametrize("mode", ["CRD", "DCR"])
 def test_pixels_are_shuffled_last_in_either_order(mode: str, network: Any) -> None:
-    def body(net: Any, x: str) -> str:
+    def body(net: NetworkWriter, x: str) -> str:
         x = net.convolution(net("SpaceToDepth", x, blocksize=2), 12, 12, 3, pad=1)
         return net("Tanh", net("DepthToSpace", x, blocksize=2, mode=mode))
 

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -27,6 +27,9 @@ from i2i_export.plugins.lowering import DOMAIN, PluginNetwork, network_with_plug
 from i2i_export.plugins.register import compile_kernels, plugin_records, why_no_plugins
 from i2i_kernels.compile import evaluate
 from i2i_runtime.engines.tensorrt.manifest import sha256_of
+
+if TYPE_CHECKING:
+    from tests.export.plan.conftest import NetworkWriter
 
 STUB = Path(__file__).parent / "trt_stub"
 WHEELS = STUB / "wheels"
@@ -153,7 +156,7 @@ def test_the_kernels_take_what_tensorrt_passes(plugins: Callable[..., PluginNetw
         assert roles == sorted(roles, key=["input", "int32", "output"].index)
 
 
-def every_kernel(net: Any, x: str) -> str:
+def every_kernel(net: NetworkWriter, x: str) -> str:
     """Each form of our kernels once: two launches with a pad, two with a residual, three for a mix, and the single
     launch, with weights, with a pad that others read as a residual, and with a style.
     """
@@ -231,7 +234,7 @@ def test_channels_that_the_kernels_cannot_do_are_left_to_tensorrt(network: Any, 
 
 
 def test_weights_and_leaky_activations_enter_the_kernel(network: Any) -> None:
-    def body(net: Any, x: str) -> str:
+    def body(net: NetworkWriter, x: str) -> str:
         x = net.norm(net.convolution(x, 3, 32, 3, pad=1), 32, affine=True)
         return net("Tanh", net.convolution(net("LeakyRelu", x, alpha=0.1), 32, 3, 1))
 
@@ -248,7 +251,7 @@ def test_weights_and_leaky_activations_enter_the_kernel(network: Any) -> None:
 
 
 def test_a_value_that_others_read_stays(network: Any) -> None:
-    def body(net: Any, x: str) -> str:
+    def body(net: NetworkWriter, x: str) -> str:
         normed = net.norm(net.convolution(x, 3, 16, 3, pad=1), 16)
         both = net("Add", net("Relu", normed), normed)
         return net("Tanh", net.convolution(both, 16, 3, 1))

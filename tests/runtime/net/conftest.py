@@ -25,6 +25,9 @@ import numpy as np
 import pytest
 
 from i2i_runtime.frame import Frame
+from i2i_runtime.sources import Source
+
+NextFrame = Callable[[Source], Frame]
 
 _RTMP_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
 
@@ -219,6 +222,18 @@ def repeat() -> Iterator[Callable[[float, Callable[[int], None], Callable[[], No
 
 
 @pytest.fixture
+def next_frame() -> NextFrame:
+    """Reads a frame from a source that has not ended."""
+
+    def read(source: Source) -> Frame:
+        frame = source.read()
+        assert frame is not None, "the source has ended"
+        return frame
+
+    return read
+
+
+@pytest.fixture
 def paint() -> Callable[..., Frame]:
     """A frame of one colour, as a live source would deliver it now."""
 
@@ -271,7 +286,7 @@ class Browser:
     def screenshot(self) -> Any:
         """`[H, W, 3] uint8 RGB`."""
         data = base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"])
-        return cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
 
     def drag(self, x0: float, x1: float, y: float) -> None:
         for kind, x, buttons in (("mousePressed", x0, 1), ("mouseMoved", x1, 1), ("mouseReleased", x1, 0)):

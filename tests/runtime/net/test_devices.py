@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,9 @@ from i2i_runtime.sinks import virtualcam
 from i2i_runtime.sinks.virtualcam import CAPABILITY, FORMAT, QUERYCAP, S_FMT, YUYV
 from i2i_runtime.sources.jetson import CsiSource, csi_pipeline, opencv_has_gstreamer
 from i2i_runtime.sources.screen import ScreenSource
+
+if TYPE_CHECKING:
+    from tests.runtime.net.conftest import NextFrame
 
 
 class FakeLoopback:
@@ -131,18 +134,21 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         server.terminate()
 
 
-def test_screen_under_xvfb(screen: None) -> None:
+def test_screen_under_xvfb(screen: None, next_frame: NextFrame) -> None:
     source = ScreenSource("1,100,50,320,200", rate=60)
-    frames = [source.read() for _ in range(3)]
+    frames = [next_frame(source) for _ in range(3)]
     source.close()
     assert source.read() is None
-    assert [frame.pixels.shape for frame in frames if frame] == [(200, 320, 3)] * 3
+    assert [frame.pixels.shape for frame in frames] == [(200, 320, 3)] * 3
     assert frames[1].pts < frames[2].pts
     assert frames[2].captured_s - frames[0].captured_s >= 1.9 / 60
 
 
 def test_screen_shows_what_is_on_it(
-    screen: None, start: Callable[..., subprocess.Popen[bytes]], wait_until: Callable[..., None]
+    screen: None,
+    start: Callable[..., subprocess.Popen[bytes]],
+    wait_until: Callable[..., None],
+    next_frame: NextFrame,
 ) -> None:
     painter = shutil.which("xsetroot") or shutil.which("ffplay")
     if painter is None:
@@ -154,7 +160,8 @@ def test_screen_shows_what_is_on_it(
         start([painter, "-loglevel", "quiet", "-noborder", "-left", "0", "-top", "0", "-f", "lavfi", colour])
     source = ScreenSource()
     wait_until(
-        lambda: np.abs(source.read().pixels[240, 320].astype(int) - (200, 30, 40)).max() < 8, "red on screen"
+        lambda: np.abs(next_frame(source).pixels[240, 320].astype(int) - (200, 30, 40)).max() < 8,
+        "red on screen",
     )
     source.close()
     source.read()

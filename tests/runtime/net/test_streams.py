@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -19,6 +19,9 @@ from i2i_runtime.frame import Frame
 from i2i_runtime.sinks.push import NetworkSink
 from i2i_runtime.sources.network import StreamSource, StreamTimeouts, open_network_source
 from i2i_runtime.sources.reconnect import Patience
+
+if TYPE_CHECKING:
+    from tests.runtime.net.conftest import NextFrame
 
 GREEN = (20, 200, 40)
 QUICK = Backoff(first_s=0.05, limit_s=0.2)
@@ -55,21 +58,23 @@ def assert_colour(image: Any, colour: tuple[int, int, int]) -> None:
 
 
 def test_rtmp_out_arrives_and_rtmp_in_reads_it(
-    media_server: Any, pushing: Callable[[str], NetworkSink]
+    media_server: Any, pushing: Callable[[str], NetworkSink], next_frame: NextFrame
 ) -> None:
     sink = pushing(media_server.rtmp)
     source = open_when_there(media_server.rtmp)
-    frames = [source.read() for _ in range(5)]
+    frames = [next_frame(source) for _ in range(5)]
     source.close()
-    assert all(frame is not None and frame.pixels.shape == (180, 320, 3) for frame in frames)
+    assert all(frame.pixels.shape == (180, 320, 3) for frame in frames)
     assert_colour(frames[-1].pixels, GREEN)
     assert sink.outages == 0
 
 
-def test_hls_in_at_its_own_pace(media_server: Any, pushing: Callable[[str], NetworkSink]) -> None:
+def test_hls_in_at_its_own_pace(
+    media_server: Any, pushing: Callable[[str], NetworkSink], next_frame: NextFrame
+) -> None:
     pushing(media_server.hls_push)
     source = open_when_there(media_server.hls)
-    frames = [source.read() for _ in range(12)]
+    frames = [next_frame(source) for _ in range(12)]
     source.close()
     assert_colour(frames[-1].pixels, GREEN)
     shown_s = frames[-1].captured_s - frames[1].captured_s
@@ -118,22 +123,23 @@ def test_rtsp_out_arrives(
     assert_colour(decoded.to_ndarray(format="rgb24"), GREEN)
 
 
-def test_source_comes_back_after_the_server_died(rtsp_server: Any) -> None:
+def test_source_comes_back_after_the_server_died(rtsp_server: Any, next_frame: NextFrame) -> None:
     source = open_network_source(
         rtsp_server.pattern,
         timeouts=StreamTimeouts(open_s=3.0, read_s=1.0),
         backoff=QUICK,
         patience=Patience(slate_after_s=0.3, slate_every_s=0.1, stall_s=8.0),
     )
-    assert not source.read().is_slate
+    assert not next_frame(source).is_slate
     rtsp_server.stop()
-    frame = source.read()
+    frame = next_frame(source)
     while not frame.is_slate:
-        frame = source.read()
+        frame = next_frame(source)
     assert frame.pixels.shape == (180, 320, 3)
     rtsp_server.restart()
+    frame = next_frame(source)
     while frame.is_slate:
-        frame = source.read()
+        frame = next_frame(source)
     source.close()
     assert source.outages == 1
     assert source.recoveries == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ class Recorder:
 
     def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
         self.method.zero_grad()
-        loss.backward(retain_graph=retain_graph)
+        torch.autograd.backward(loss, retain_graph=retain_graph)
         before = {name: p.detach().clone() for name, p in self.method.named_parameters()}
         self.order.append(optimiser)
         self.losses.append(float(loss.detach()))
@@ -47,12 +48,14 @@ def record() -> Callable[[Method], Recorder]:
 
 
 class Listener:
-    """An `update` that only notes the losses it is given: nothing learns."""
+    """An `update` that only notes the losses it is given and for whom: nothing learns."""
 
     def __init__(self) -> None:
+        self.order: list[str] = []
         self.losses: list[float] = []
 
     def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+        self.order.append(optimiser)
         self.losses.append(float(loss.detach()))
 
 
@@ -105,7 +108,15 @@ class Answer(nn.Module):
         return self.function(*inputs)
 
 
+# What the fixtures are, for the tests' signatures. An answer is Any: it takes the place of any network.
+Record = Callable[[Method], Recorder]
+Cost = Callable[..., tuple[int, int]]
+MakeBatch = Callable[[int, int], Batch]
+FlatBatch = Callable[[float, float], Batch]
+MakeAnswer = Callable[[Callable[..., object]], Any]
+
+
 @pytest.fixture
-def answer() -> Callable[[Callable[..., object]], nn.Module]:
+def answer() -> MakeAnswer:
     """Wraps a function as a network, so that a loss can be worked out by hand."""
     return Answer

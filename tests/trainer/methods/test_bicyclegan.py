@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from i2i_trainer.errors import OptionError
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.bicyclegan import BicycleGAN, BicycleGANConfig, Discriminator, Encoder
 
-TINY = {
+if TYPE_CHECKING:
+    from tests.trainer.methods.conftest import Cost, Listener, MakeAnswer, MakeBatch, Record
+
+TINY: dict[str, Any] = {
     "width": 4,
     "downs": 6,
     "encoder_width": 4,
@@ -22,12 +28,12 @@ TINY = {
 }
 
 
-def make(**options: object) -> BicycleGAN:
+def make(**options: Any) -> BicycleGAN:
     torch.manual_seed(0)
     return BicycleGAN(BicycleGANConfig(**{**TINY, **options}))
 
 
-def test_networks_have_the_published_sizes(cost) -> None:
+def test_networks_have_the_published_sizes(cost: Cost) -> None:
     image = (1, 3, 256, 256)
     with torch.device("meta"):
         method = BicycleGAN(BicycleGANConfig())
@@ -45,9 +51,12 @@ def test_networks_have_the_published_sizes(cost) -> None:
 
 @pytest.mark.parametrize("style_size", [2, 8, 256])
 @pytest.mark.parametrize("place", ["all", "input"])
-def test_the_code_enters_the_layers_it_should(style_size, place) -> None:
+def test_the_code_enters_the_layers_it_should(style_size: int, place: str) -> None:
     generator = make(style_size=style_size, style_place=place).generator
-    inputs = [level[-1 if len(level) < 3 else 1].in_channels for level in generator.downs]
+    inputs = [
+        next(layer.in_channels for layer in level.modules() if isinstance(layer, nn.Conv2d))
+        for level in generator.downs
+    ]
     widths = [3, 4, 8, 16, 32, 32]
     extra = [style_size] * 6 if place == "all" else [style_size] + [0] * 5
     assert inputs == [width + more for width, more in zip(widths, extra, strict=True)]
@@ -55,7 +64,7 @@ def test_the_code_enters_the_layers_it_should(style_size, place) -> None:
 
 @pytest.mark.parametrize("place", ["all", "input"])
 @pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
-def test_style_changes_the_image_and_dropout_does_not(place, upsampling) -> None:
+def test_style_changes_the_image_and_dropout_does_not(place: str, upsampling: str) -> None:
     inference = make(style_place=place, upsampling=upsampling).inference()
     assert inference.stride == 64
     assert inference.style_size == len(inference.default_style) == 8
@@ -68,15 +77,16 @@ def test_style_changes_the_image_and_dropout_does_not(place, upsampling) -> None
             assert torch.equal(inference(image), inference(image, torch.zeros(1, 8)))
 
 
-def test_reference_style_is_the_mean(batch) -> None:
+def test_reference_style_is_the_mean(batch: MakeBatch) -> None:
     method = make()
     images = batch(2, 64).b
     encoder = method.inference().style_encoder()
     with torch.no_grad():
+        assert encoder is not None
         torch.testing.assert_close(encoder(images), method.encoder(images)[0], atol=0, rtol=0)
 
 
-def test_encoder_is_frozen_in_the_latent_step(record, batch) -> None:
+def test_encoder_is_frozen_in_the_latent_step(record: Record, batch: MakeBatch) -> None:
     method = make()
     update = record(method)
     method.step(batch(2, 64), update)
@@ -87,7 +97,7 @@ def test_encoder_is_frozen_in_the_latent_step(record, batch) -> None:
     assert update.networks(update.moved) == expected
 
 
-def test_each_half_alone(record, batch) -> None:
+def test_each_half_alone(record: Record, batch: MakeBatch) -> None:
     for objective, order in (("cvae", ["gen", "disc_encoded"]), ("clr", ["gen", "disc_random"])):
         method = make(objective=objective, batch=1)
         update = record(method)
@@ -97,13 +107,13 @@ def test_each_half_alone(record, batch) -> None:
         assert ("kl" in losses, "latent" in losses) == (objective == "cvae", objective == "clr")
 
 
-def test_losses_by_hand(monkeypatch, listen, answer) -> None:
+def test_losses_by_hand(monkeypatch: pytest.MonkeyPatch, listen: Listener, answer: MakeAnswer) -> None:
     # Drawn numbers are 1. mean 0.5, log variance 0: z = 1.5, encoded B = 0.2 + 0.15; drawn z = 1: random B = 0.3.
     method = make(style_size=2)
     seen: dict[str, list[float]] = {"encoded": [], "random": []}
 
-    def judge(name):
-        def logits(image):
+    def judge(name: str) -> Callable[[Tensor], list[Tensor]]:
+        def logits(image: Tensor) -> list[Tensor]:
             seen[name].append(round(image.mean().item(), 4))
             return [image.mean(), image.mean() + 1]
 
@@ -131,15 +141,15 @@ def test_losses_by_hand(monkeypatch, listen, answer) -> None:
 
 
 def test_initialisation_is_xavier_with_a_small_gain() -> None:
-    weight = make(width=32).generator.downs[4][1].weight
+    weight = make(width=32).generator.get_parameter("downs.4.1.weight")
     fan = 16 * (weight.shape[0] + weight.shape[1])
     assert weight.std().item() == pytest.approx(0.02 * math.sqrt(2 / fan), rel=0.02)
 
 
-def test_conditional_discriminators_see_the_source(batch) -> None:
+def test_conditional_discriminators_see_the_source(batch: MakeBatch) -> None:
     method = make(conditional=True)
     assert isinstance(method.disc_random, Discriminator)
-    assert method.disc_random.fine[0].in_channels == 6
+    assert method.disc_random.get_parameter("fine.0.weight").shape[1] == 6
     images = batch(1, 64)
     assert len(method.judge(method.disc_random, images.a, images.b)) == 2
 

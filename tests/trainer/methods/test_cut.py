@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 from i2i_trainer.blocks import BlurDownsample, BlurUpsample
 from i2i_trainer.errors import OptionError
 from i2i_trainer.methods.cut import CUT, CUTConfig, FastCUT, FastCUTConfig
+
+if TYPE_CHECKING:
+    from tests.trainer.methods.conftest import Cost, FlatBatch, Listener, MakeAnswer, MakeBatch, Record
 
 TINY = CUTConfig(
     width=4, blocks=5, disc_width=4, disc_layers=2, feature_size=8, patches=16, image_size=32, load_size=32
@@ -33,14 +37,14 @@ def full() -> CUT:
         return CUT(CUTConfig())
 
 
-def test_networks_have_the_published_size(cost, full) -> None:
+def test_networks_have_the_published_size(cost: Cost, full: CUT) -> None:
     parameters, macs = cost(full.inference(), (1, 3, 256, 256))
     assert (round(parameters / 1e6, 2), round(macs / 1e9, 2)) == (11.38, 64.05)
     assert round(cost(full.disc, (1, 3, 256, 256))[0] / 1e6, 3) == 2.765
     assert full.disc(torch.empty(1, 3, 256, 256, device="meta")).shape == (1, 1, 30, 30)
 
 
-def test_patch_nce_reads_the_stated_layers(full) -> None:
+def test_patch_nce_reads_the_stated_layers(full: CUT) -> None:
     maps = full.gen.stages(torch.empty(1, 3, 256, 256, device="meta"))
     assert [tuple(x.shape[1:]) for x in maps] == [
         (3, 262, 262),
@@ -49,15 +53,16 @@ def test_patch_nce_reads_the_stated_layers(full) -> None:
         (256, 64, 64),
         (256, 64, 64),
     ]
-    assert [layer[0].in_features for layer in full.projection] == [3, 128, 256, 256, 256]
+    inputs = [full.projection.get_parameter(f"{level}.0.weight").shape[1] for level in range(5)]
+    assert inputs == [3, 128, 256, 256, 256]
 
 
-def test_the_projection_is_built_before_the_optimiser(method) -> None:
+def test_the_projection_is_built_before_the_optimiser(method: CUT) -> None:
     learned = {id(p) for group in method.optimisers()["gen"].param_groups for p in group["params"]}
     assert {id(p) for p in method.projection.parameters()} <= learned
 
 
-def test_the_discriminator_learns_first_and_alone(method, record, batch) -> None:
+def test_the_discriminator_learns_first_and_alone(method: CUT, record: Record, batch: MakeBatch) -> None:
     update = record(method)
     method.step(batch(2, 32), update)
     assert update.order == ["disc", "gen"]
@@ -66,7 +71,7 @@ def test_the_discriminator_learns_first_and_alone(method, record, batch) -> None
     assert all(parameter.requires_grad for parameter in method.parameters())
 
 
-def test_projected_features_are_unit_vectors_of_the_same_places(method) -> None:
+def test_projected_features_are_unit_vectors_of_the_same_places(method: CUT) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 6)
     place = torch.tensor([0, 7, 35])
@@ -77,7 +82,7 @@ def test_projected_features_are_unit_vectors_of_the_same_places(method) -> None:
     torch.testing.assert_close(projected[0], features / features.norm(dim=2, keepdim=True))
 
 
-def test_no_more_places_are_compared_than_there_are(method) -> None:
+def test_no_more_places_are_compared_than_there_are(method: CUT) -> None:
     """An image of 8 x 8 has 4 places in its smallest maps."""
     seen: list[int] = []
     method.projection.register_forward_pre_hook(lambda _, inputs: seen.extend(len(x) for x in inputs[1]))
@@ -87,19 +92,29 @@ def test_no_more_places_are_compared_than_there_are(method) -> None:
 
 
 @pytest.mark.parametrize(("config", "total"), [(TINY, 1 + 0.5 * (3 + 3)), (TINY_FAST, 1 + 10 * 3)])
-def test_losses_by_hand(answer, flat_batch, config, total) -> None:
+def test_losses_by_hand(
+    monkeypatch: pytest.MonkeyPatch,
+    answer: MakeAnswer,
+    flat_batch: FlatBatch,
+    config: CUTConfig,
+    total: float,
+    listen: Listener,
+) -> None:
     """The discriminator says the image, the generator answers 0, and every NCE is 3."""
     method = (FastCUT if isinstance(config, FastCUTConfig) else CUT)(config)
     method.gen = answer(lambda x: 0 * x)
     method.disc = answer(lambda x: x)
-    method.nce = lambda source, translated, mirrored: torch.tensor(3.0)
-    seen: list[tuple[str, float]] = []
-    method.step(flat_batch(0.4, 0.8), lambda name, loss: seen.append((name, loss.item())))
-    assert seen == [("disc", pytest.approx(0.5 * (0.2**2 + 0))), ("gen", pytest.approx(total))]
+    monkeypatch.setattr(method, "nce", lambda source, translated, mirrored: torch.tensor(3.0))
+    method.step(flat_batch(0.4, 0.8), listen)
+    assert listen.order == ["disc", "gen"]
+    assert listen.losses == pytest.approx([0.5 * (0.2**2 + 0), total])
 
 
-def test_features_of_a_mirrored_translation_are_mirrored_back(method) -> None:
-    method.gen.stages = lambda x: [x[:, :1], *(x.repeat(1, c, 1, 1)[:, :c] for c in (8, 16, 16, 16))]
+def test_features_of_a_mirrored_translation_are_mirrored_back(
+    monkeypatch: pytest.MonkeyPatch, method: CUT
+) -> None:
+    stages = lambda x: [x[:, :1], *(x.repeat(1, c, 1, 1)[:, :c] for c in (8, 16, 16, 16))]  # noqa: E731
+    monkeypatch.setattr(method.gen, "stages", stages)
     method.projection[0] = nn.Sequential(nn.Linear(1, 8))
     image = torch.rand(1, 3, 8, 8)
 
@@ -111,14 +126,21 @@ def test_features_of_a_mirrored_translation_are_mirrored_back(method) -> None:
     assert nce(image.flip(3), False) != nce(image, False)
 
 
-def test_fastcut_mirrors_half_of_the_images_and_cut_none(batch) -> None:
+def test_fastcut_mirrors_half_of_the_images_and_cut_none(
+    monkeypatch: pytest.MonkeyPatch, batch: MakeBatch, listen: Listener
+) -> None:
     for kind, config in ((CUT, TINY), (FastCUT, TINY_FAST)):
         method = kind(config)
         seen: list[bool] = []
-        method.nce = lambda source, translated, mirrored, seen=seen: seen.append(mirrored) or torch.zeros(())
+
+        def nce(_: object, __: object, mirrored: bool, seen: list[bool] = seen) -> torch.Tensor:
+            seen.append(mirrored)
+            return torch.zeros(())
+
+        monkeypatch.setattr(method, "nce", nce)
         torch.manual_seed(0)
         for _ in range(12):
-            method.step(batch(1, 32), lambda name, loss: None)
+            method.step(batch(1, 32), listen)
         assert set(seen) == ({False} if kind is CUT else {True, False})
 
 
@@ -142,12 +164,12 @@ def test_blur_upsample_is_the_transposed_filter_over_replicated_borders() -> Non
 def test_initialisation() -> None:
     torch.manual_seed(0)
     method = CUT(replace(TINY, width=16))
-    weight = method.gen.blocks[0].body[0].weight  # fan in and out 9 x 64
+    weight = method.gen.get_parameter("blocks.0.body.0.weight")  # fan in and out 9 x 64
     assert weight.std().item() == pytest.approx(0.02 * (2 / (2 * 9 * 64)) ** 0.5, rel=0.05)
     assert all(p.abs().max() == 0 for name, p in method.named_parameters() if name.endswith("bias"))
 
 
-def test_inference_is_one_direction_at_any_multiple_of_4(method) -> None:
+def test_inference_is_one_direction_at_any_multiple_of_4(method: CUT) -> None:
     assert method.directions() == ("a2b",)
     image = torch.rand(2, 3, 36, 64) * 2 - 1
     torch.testing.assert_close(method.inference()(image), method.gen(image), rtol=0, atol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,16 @@ from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.summary import macs_of, parameters_of, summarise
 
 
-def small(**options: object) -> CycleGAN:
-    values = {"width": 4, "blocks": 1, "disc_width": 4, "image_size": 32, "load_size": 32, **options}
-    return CycleGAN(CycleGANConfig(**values))  # type: ignore[arg-type]
+def small(**options: Any) -> CycleGAN:
+    values: dict[str, Any] = {
+        "width": 4,
+        "blocks": 1,
+        "disc_width": 4,
+        "image_size": 32,
+        "load_size": 32,
+        **options,
+    }
+    return CycleGAN(CycleGANConfig(**values))
 
 
 def images(seed: int, count: int = 1) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from i2i_trainer.methods import METHODS
 from i2i_trainer.methods.distill import Distill, DistillConfig
 
 
-def save_run(run: Path, name: str, **options: object) -> Path:
+def save_run(run: Path, name: str, **options: Any) -> Path:
     entry = METHODS[name]
     config = entry.config(**{**dict(entry.config.presets["small"]), **options})
     torch.manual_seed(0)
@@ -25,7 +26,7 @@ def save_run(run: Path, name: str, **options: object) -> Path:
     return run
 
 
-def student_of(teacher: Path, **options: object) -> Distill:
+def student_of(teacher: Path, **options: Any) -> Distill:
     torch.manual_seed(1)
     return Distill(DistillConfig(**{**dict(DistillConfig.presets["small"]), "teacher": teacher, **options}))
 
@@ -35,7 +36,7 @@ def train(student: Distill, steps: int) -> list[dict[str, Tensor]]:
 
     def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
         student.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimisers[optimiser].step()
 
     torch.manual_seed(2)

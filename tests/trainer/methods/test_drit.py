@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import log
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import kl_normal
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.drit import DRIT, Attribute, DRITConfig, attribute_kl
+
+if TYPE_CHECKING:
+    from tests.trainer.methods.conftest import Cost, Listener, MakeAnswer, MakeBatch, Record
 
 TINY = DRITConfig(
     width=4, disc_width=4, disc_scales=2, content_halvings=1, attribute_size=2, image_size=64, load_size=64
@@ -29,7 +33,9 @@ def method() -> DRIT:
 @pytest.mark.parametrize(
     ("concat", "encoders", "generators", "giga"), [(True, 9.02, 9.56, 45.52), (False, 9.02, 17.15, 57.00)]
 )
-def test_networks_have_the_published_size(cost, concat, encoders, generators, giga) -> None:
+def test_networks_have_the_published_size(
+    cost: Cost, concat: bool, encoders: float, generators: float, giga: float
+) -> None:
     with torch.device("meta"):
         method = DRIT(DRITConfig(concat=concat))
 
@@ -47,7 +53,9 @@ def test_networks_have_the_published_size(cost, concat, encoders, generators, gi
 
 
 @pytest.mark.parametrize("concat", [True, False])
-def test_two_steps_of_three_move_the_content_discriminator_alone(record, batch, concat) -> None:
+def test_two_steps_of_three_move_the_content_discriminator_alone(
+    record: Record, batch: MakeBatch, concat: bool
+) -> None:
     torch.manual_seed(0)
     method = DRIT(replace(TINY, concat=concat))
     update = record(method)
@@ -62,7 +70,9 @@ def test_two_steps_of_three_move_the_content_discriminator_alone(record, batch, 
     assert all(parameter.requires_grad for parameter in method.parameters())
 
 
-def test_drawn_attributes_leave_the_attribute_encoders_alone(method, record, batch) -> None:
+def test_drawn_attributes_leave_the_attribute_encoders_alone(
+    method: DRIT, record: Record, batch: MakeBatch
+) -> None:
     update = record(method)
     for _ in range(3):
         method.step(batch(2, 64), update)
@@ -73,18 +83,18 @@ def test_drawn_attributes_leave_the_attribute_encoders_alone(method, record, bat
     assert any(".decoder." in name for name in drawn)
 
 
-def test_the_content_discriminator_is_slower_and_clipped(method) -> None:
+def test_the_content_discriminator_is_slower_and_clipped(method: DRIT) -> None:
     optimisers = method.optimisers()
     assert optimisers["content_disc"].param_groups[0]["lr"] == pytest.approx(1e-4 / 2.5)
     assert optimisers["disc"].param_groups[0]["lr"] == 1e-4
     for parameter in method.content_disc.parameters():
         parameter.grad = torch.full_like(parameter, 1000.0)
     optimisers["content_disc"].step()
-    norms = [parameter.grad.norm() for parameter in method.content_disc.parameters()]
+    norms = [p.grad.norm() for p in method.content_disc.parameters() if p.grad is not None]
     assert torch.stack(norms).norm().item() == pytest.approx(5.0, rel=1e-4)
 
 
-def test_the_rhythm_survives_a_checkpoint(method, record, batch) -> None:
+def test_the_rhythm_survives_a_checkpoint(method: DRIT, record: Record, batch: MakeBatch) -> None:
     method.step(batch(2, 64), record(method))
     again = DRIT(TINY)
     again.load_state_dict(method.state_dict())
@@ -95,7 +105,9 @@ def test_the_rhythm_survives_a_checkpoint(method, record, batch) -> None:
     assert update.order == ["content_disc", "content_disc", "disc", "gen", "gen"]
 
 
-def test_losses_by_hand(method, answer) -> None:
+def test_losses_by_hand(
+    monkeypatch: pytest.MonkeyPatch, method: DRIT, answer: MakeAnswer, listen: Listener
+) -> None:
     """Contents are doubled and halved images; attributes are means, added when decoding; all logits are 0."""
 
     class Encoder(nn.Module):
@@ -107,19 +119,18 @@ def test_losses_by_hand(method, answer) -> None:
 
     for domain, factor in ((method.domain_a, 2.0), (method.domain_b, 0.5)):
         domain.content = answer(lambda x, factor=factor: factor * x)
-        domain.attribute = Encoder()
+        monkeypatch.setattr(domain, "attribute", Encoder())
         domain.decoder = answer(lambda content, attribute: content + attribute[..., None, None])
-    method.enc_shared = method.dec_shared = nn.Sequential()
+    method.enc_shared = method.dec_shared = answer(lambda x: x)
     for name in method.discs:
         method.discs[name] = answer(lambda x: [0 * x, 0 * x])
     method.content_disc = answer(lambda x: 0 * x)
     attributes = iter((0.1, 0.3))
-    method.draw_attribute = lambda image: torch.full((1, 1), next(attributes))
+    monkeypatch.setattr(method, "draw_attribute", lambda image: torch.full((1, 1), next(attributes)))
     method.eval()  # no noise
     method._content_moves = 2
-    seen: list[tuple[str, float]] = []
     a, b = torch.full((2, 3, 4, 4), 0.4), torch.full((2, 3, 4, 4), 0.8)
-    losses = method.step(Batch(a, b), lambda name, loss: seen.append((name, loss.item())))
+    losses = method.step(Batch(a, b), listen)
     # Contents: a 0.8, b 0.4. With the images' own attributes: b in a is 0.8, a in b is 1.6; their contents 1.6
     # and 0.8, so back again a is 0.8 + 0.8 (attribute of b in a) and b is 1.6 + 1.6.
     half = log(2)
@@ -147,13 +158,14 @@ def test_losses_by_hand(method, answer) -> None:
             "drawn_gen attribute mode_seeking",
         )
     ]
-    assert [name for name, _ in seen] == ["content_disc", "disc", "gen", "gen"]
-    assert [loss for _, loss in seen] == pytest.approx(totals, rel=1e-5)
+    assert listen.order == ["content_disc", "disc", "gen", "gen"]
+    assert listen.losses == pytest.approx(totals, rel=1e-5)
 
 
 def test_attributes_with_a_variance_are_drawn_and_their_divergence_summed() -> None:
-    attribute = Attribute(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.5]]))
-    assert attribute_kl(attribute) == kl_normal(*attribute)
+    mean, log_variance = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 0.5]])
+    attribute = Attribute(mean, log_variance)
+    assert attribute_kl(attribute) == kl_normal(mean, log_variance)
     torch.manual_seed(0)
     noise = torch.randn(1, 2)
     torch.manual_seed(0)
@@ -163,10 +175,11 @@ def test_attributes_with_a_variance_are_drawn_and_their_divergence_summed() -> N
 
 @pytest.mark.parametrize("concat", [True, False])
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
-def test_inference_takes_drawn_named_and_borrowed_attributes(concat, direction) -> None:
+def test_inference_takes_drawn_named_and_borrowed_attributes(concat: bool, direction: str) -> None:
     torch.manual_seed(0)
     method = DRIT(replace(TINY, concat=concat)).train()
-    nn.init.normal_(method.domain_a.decoder.mlp[-1].weight) if not concat else None
+    if not concat:
+        nn.init.normal_([*method.domain_a.decoder.get_submodule("mlp").parameters()][-2])
     network = method.inference(direction)
     image = torch.rand(2, 3, 36, 64) * 2 - 1
     plain = network(image)
@@ -178,7 +191,9 @@ def test_inference_takes_drawn_named_and_borrowed_attributes(concat, direction) 
         "b2a": (method.domain_b, method.domain_a),
     }[direction]
     method.eval()
-    borrowed = network.style_encoder()(image)
+    encoder = network.style_encoder()
+    assert encoder is not None
+    borrowed = encoder(image)
     torch.testing.assert_close(borrowed, target.attribute.encode(image).mean)
     expected = method.decode(target, method.content(source, image), borrowed)
     torch.testing.assert_close(network(image, borrowed), expected)
@@ -189,6 +204,6 @@ def test_inference_takes_drawn_named_and_borrowed_attributes(concat, direction) 
     ("options", "flag"),
     [({"batch": 3}, "--batch 3"), ({"image_size": 64}, "--content-halvings"), ({"image_size": 218}, "218")],
 )
-def test_contradictions_are_refused(options, flag) -> None:
+def test_contradictions_are_refused(options: dict[str, Any], flag: str) -> None:
     with pytest.raises(OptionError, match=flag):
         DRITConfig(**options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,12 +11,15 @@ from torch.nn import functional as F
 
 from i2i_trainer.errors import OptionError
 from i2i_trainer.method import Batch
-from i2i_trainer.methods.lptn import LPTN, Critic, Generator, HighBranch, LPTNConfig, Pyramid
+from i2i_trainer.methods.lptn import LPTN, Critic, Generator, HighBranch, LPTNConfig, Pyramid, Variant
 
-TINY = {"width": 4, "critic_size": 32, "critic_width": 4, "image_size": 32, "load_size": 32}
+if TYPE_CHECKING:
+    from tests.trainer.methods.conftest import Listener, MakeAnswer, MakeBatch, Record
+
+TINY: dict[str, Any] = {"width": 4, "critic_size": 32, "critic_width": 4, "image_size": 32, "load_size": 32}
 
 
-def make(**options: object) -> LPTN:
+def make(**options: Any) -> LPTN:
     torch.manual_seed(0)
     return LPTN(LPTNConfig(**{**TINY, **options}))
 
@@ -25,6 +30,7 @@ def learned_macs(network: nn.Module, shape: tuple[int, ...]) -> int:
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
         nonlocal total
+        assert isinstance(layer, nn.Conv2d)
         total += output[0, 0].numel() * layer.weight.numel()
 
     for layer in network.modules():
@@ -48,7 +54,9 @@ def learned_macs(network: nn.Module, shape: tuple[int, ...]) -> int:
         ("paper", 3, (256, 256), 0.616, 1.33, 2),
     ],
 )
-def test_generator_has_the_published_size(variant, levels, size, millions, giga, digits) -> None:
+def test_generator_has_the_published_size(
+    variant: Variant, levels: int, size: tuple[int, int], millions: float, giga: float, digits: int
+) -> None:
     with torch.device("meta"):
         generator = Generator(64, levels, variant)
     assert round(sum(p.numel() for p in generator.parameters()) / 1e6, 3) == millions
@@ -99,7 +107,9 @@ class Add(nn.Module):
     # improved: band + 2 band + 10, the mask as it is. paper: the mask grows by 10 at every level.
     [("improved", [3 + 10.0, 6 + 10.0, 9 + 10.0]), ("paper", [1 * 32.0, 2 * 22.0, 3 * 12.0])],
 )
-def test_bands_are_refined_as_the_variant_says(answer, variant, expected) -> None:
+def test_bands_are_refined_as_the_variant_says(
+    answer: MakeAnswer, variant: Variant, expected: list[float]
+) -> None:
     branch = HighBranch(4, 3, variant)
     channels = 3 if variant == "improved" else 1
     branch.mask = answer(lambda x: torch.full((1, channels, *x.shape[2:]), 2.0))
@@ -110,14 +120,14 @@ def test_bands_are_refined_as_the_variant_says(answer, variant, expected) -> Non
     assert [band.shape for band in refined] == [band.shape for band in bands]
 
 
-def test_low_branch_is_tanh_of_the_sum(answer) -> None:
+def test_low_branch_is_tanh_of_the_sum(answer: MakeAnswer) -> None:
     generator = make().generator
     generator.low.body = answer(lambda x: x + 1)
     low = torch.rand(1, 3, 4, 4)
     torch.testing.assert_close(generator.low(low), torch.tanh(2 * low + 1))
 
 
-def test_generator_learns_first_then_the_critic(record, batch) -> None:
+def test_generator_learns_first_then_the_critic(record: Record, batch: MakeBatch) -> None:
     method = make()
     update = record(method)
     method.step(batch(2, 32), update)
@@ -126,7 +136,7 @@ def test_generator_learns_first_then_the_critic(record, batch) -> None:
     assert update.networks(update.moved) == [{"generator"}, {"critic"}]
 
 
-def test_losses_by_hand(listen, answer) -> None:
+def test_losses_by_hand(listen: Listener, answer: MakeAnswer) -> None:
     # In [0, 1]: a = 0.5 is darkened to 0.3, b = 0.75. The critic is 3 times the sum of the 3 * 2 * 2 numbers.
     method = make(turn=False)
     method.generator = answer(lambda a: a - 0.2)
@@ -138,7 +148,7 @@ def test_losses_by_hand(listen, answer) -> None:
     assert listen.losses == pytest.approx(expected, rel=1e-5)
 
 
-def test_inference_goes_from_signed_to_signed_range(answer) -> None:
+def test_inference_goes_from_signed_to_signed_range(answer: MakeAnswer) -> None:
     method = make()
     inference = method.inference()
     assert inference.stride == 8
@@ -161,7 +171,7 @@ def test_critic_gives_one_value_of_any_size() -> None:
     assert [m.kernel_size for m in Critic(16, 256).body if isinstance(m, nn.Conv2d)][-1] == (8, 8)
 
 
-def test_turning_keeps_every_pixel(batch) -> None:
+def test_turning_keeps_every_pixel(batch: MakeBatch) -> None:
     images = batch(1, 32).a
     method = make()
     torch.manual_seed(3)

@@ -108,7 +108,7 @@ def test_each_update_moves_its_own_networks() -> None:
 
     def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
         method.zero_grad()
-        loss.backward(retain_graph=retain_graph)
+        torch.autograd.backward(loss, retain_graph=retain_graph)
         before = {name: p.detach().clone() for name, p in method.named_parameters()}
         optimisers[optimiser].step()
         changed = {

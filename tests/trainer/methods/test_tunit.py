@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -25,7 +26,10 @@ from i2i_trainer.methods.tunit import (
 )
 from i2i_trainer.steps import SideBySide
 
-TINY = {
+if TYPE_CHECKING:
+    from tests.trainer.methods.conftest import Cost, Listener, MakeAnswer, MakeBatch, Record
+
+TINY: dict[str, Any] = {
     "width": 4,
     "guide_width": 8,
     "disc_width": 4,
@@ -38,7 +42,7 @@ TINY = {
 }
 
 
-def make(**options: object) -> TUNIT:
+def make(**options: Any) -> TUNIT:
     torch.manual_seed(0)
     return TUNIT(TUNITConfig(**{**TINY, **options}))
 
@@ -50,21 +54,27 @@ def make(**options: object) -> TUNIT:
         (256, 32, (27.42, 21.02), (9.30, 9.78), (70.98, 13.28)),
     ],
 )
-def test_networks_have_the_published_sizes(cost, size, width, generator, guide, disc) -> None:
+def test_networks_have_the_published_sizes(
+    cost: Cost,
+    size: int,
+    width: int,
+    generator: tuple[float, float],
+    guide: tuple[float, float],
+    disc: tuple[float, float],
+) -> None:
     config = TUNITConfig(image_size=size, load_size=size)
     assert config.generator_width == width
     image = (1, 3, size, size)
     with torch.device("meta"):
         networks = Generator(width, config.downs, 128), GuidingNetwork(64, 128, 10)
-        discriminator = Discriminator(size, width, 10)
-    discriminator.forward = discriminator.body.forward
+        discriminator = Discriminator(size, width, 10).body
     sizes = [
         cost(networks[0], image, (1, 128)),
         cost(networks[1], image),
         cost(discriminator, image),
     ]
     assert [(round(p / 1e6, 2), round(m / 1e9, 2)) for p, m in sizes] == [generator, guide, disc]
-    assert networks[0].decoder.mlp.layers[-1].out_features == {128: 4992, 256: 5056}[size]
+    assert len(networks[0].get_parameter("decoder.mlp.layers.4.bias")) == {128: 4992, 256: 5056}[size]
 
 
 def test_residual_blocks_of_the_generator_are_scaled_by_a_tenth() -> None:
@@ -80,8 +90,8 @@ def test_initialisation() -> None:
     assert convs[5].weight.std().item() == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.02)
     assert guide.style.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert guide.style.bias.abs().sum() == 0
-    layer = method.generator.decoder.ups[0]
-    assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 25)), rel=0.02)
+    weight = method.generator.decoder.get_parameter("ups.0.weight")
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 25)), rel=0.02)
 
 
 def test_stage_is_a_function_of_the_step() -> None:
@@ -97,7 +107,7 @@ def test_stage_is_a_function_of_the_step() -> None:
     assert stages == ["guide"] * 2 + ["separate"] * 2
 
 
-def test_guide_learns_alone_then_all_learn_together(record, batch) -> None:
+def test_guide_learns_alone_then_all_learn_together(record: Record, batch: MakeBatch) -> None:
     method = make()
     update = record(method)
     method.step(batch(2, 32), update)
@@ -108,7 +118,7 @@ def test_guide_learns_alone_then_all_learn_together(record, batch) -> None:
     assert update.networks(update.moved) == expected
 
 
-def test_separate_training_keeps_the_guide_as_it_is(record, batch) -> None:
+def test_separate_training_keeps_the_guide_as_it_is(record: Record, batch: MakeBatch) -> None:
     method = make(training="separate")
     update = record(method)
     method.step(batch(2, 32), update)
@@ -120,7 +130,7 @@ def test_separate_training_keeps_the_guide_as_it_is(record, batch) -> None:
     assert method.guide.training
 
 
-def test_own_losses_count_a_tenth_once_all_learn_together(listen, batch) -> None:
+def test_own_losses_count_a_tenth_once_all_learn_together(listen: Listener, batch: MakeBatch) -> None:
     method = make()
     torch.manual_seed(0)
     first = method.step(batch(2, 32), listen)
@@ -131,7 +141,7 @@ def test_own_losses_count_a_tenth_once_all_learn_together(listen, batch) -> None
         )
 
 
-def test_half_precision_keeps_the_mutual_information(listen, batch) -> None:
+def test_half_precision_keeps_the_mutual_information(listen: Listener, batch: MakeBatch) -> None:
     nearly_even = []
     for enabled in (False, True):
         method = make(clustering_weight=1.0)
@@ -141,7 +151,7 @@ def test_half_precision_keeps_the_mutual_information(listen, batch) -> None:
     assert nearly_even == pytest.approx([0.0, 0.0], abs=1e-4)
 
 
-def test_generator_losses_by_hand(answer) -> None:
+def test_generator_losses_by_hand(answer: MakeAnswer) -> None:
     # Two images, 0.5 and -0.5, each the other's reference; the style is the mean, twice; content is the image.
     method = make(style_size=2, queue=1)
     method.guide = answer(lambda x: (x.mean(dim=(1, 2, 3))[:, None].repeat(1, 2), None))
@@ -167,7 +177,7 @@ def test_generator_losses_by_hand(answer) -> None:
     assert method.weights() == {"gan": 1.0, "image": 0.1, "style": 0.01}
 
 
-def test_discriminator_loss_by_hand(listen, answer) -> None:
+def test_discriminator_loss_by_hand(listen: Listener, answer: MakeAnswer) -> None:
     # One image per folder, 0.5 twice. The chosen logit is 0.02 times the sum of 48 numbers, plus the class, 1.
     method = make(style_size=2, separated_steps=0, training="separate")
     method.guide = answer(lambda x: (torch.zeros(len(x), 2), torch.tensor([[0.0, 1.0, 0.0]] * len(x))))
@@ -195,14 +205,16 @@ def test_judging_block_is_a_halved_sum() -> None:
     block = JudgingBlock(2, 4, halve=True)
     for layer in (block.conv1, block.conv2):
         nn.init.zeros_(layer.weight)
+        assert layer.bias is not None
         nn.init.constant_(layer.bias, 3.0)
+    assert isinstance(block.shortcut, nn.Conv2d)
     nn.init.ones_(block.shortcut.weight)
     assert block.shortcut.bias is None
     x = torch.full((1, 2, 4, 4), 2.0)
     torch.testing.assert_close(block(x), torch.full((1, 4, 2, 2), (4.0 + 3.0) / math.sqrt(2)))
 
 
-def test_slow_copy_follows_by_a_thousandth(record, batch) -> None:
+def test_slow_copy_follows_by_a_thousandth(record: Record, batch: MakeBatch) -> None:
     method = make()
     slow = {name: value.clone() for name, value in method.slow_guide.named_parameters()}
     method.step(batch(2, 32), record(method))
@@ -210,12 +222,12 @@ def test_slow_copy_follows_by_a_thousandth(record, batch) -> None:
     for name, value in method.slow_guide.named_parameters():
         torch.testing.assert_close(value, 0.999 * slow[name] + 0.001 * fast[name])
     # Its batch norms know its own activations, not those of the weights that run ahead.
-    own, ahead = method.slow_guide.features[1].running_mean, method.guide.features[1].running_mean
+    own, ahead = (guide.get_buffer("features.1.running_mean") for guide in (method.slow_guide, method.guide))
     assert own.abs().sum() > 0
     assert not torch.equal(own, ahead)
 
 
-def test_queue_keeps_the_newest_and_survives_a_restart(record, batch) -> None:
+def test_queue_keeps_the_newest_and_survives_a_restart(record: Record, batch: MakeBatch) -> None:
     method = make(queue=6, separated_steps=9)
     update = record(method)
     assert len(method.queue) == 0
@@ -230,7 +242,7 @@ def test_queue_keeps_the_newest_and_survives_a_restart(record, batch) -> None:
     assert again.calls == 2
 
 
-def test_labels_teach_the_classes_where_they_are_known(record, batch) -> None:
+def test_labels_teach_the_classes_where_they_are_known(record: Record, batch: MakeBatch) -> None:
     images = batch(2, 32)
     labelled = Batch(images.a, images.b, torch.tensor([0, -1]), torch.tensor([-1, 2]))
     method = make(semi_supervised=True)
@@ -242,9 +254,10 @@ def test_labels_teach_the_classes_where_they_are_known(record, batch) -> None:
     assert class_loss(logits, torch.tensor([-1, -1])).item() == 0
 
 
-def test_average_styles_become_presets(answer) -> None:
+def test_average_styles_become_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     method = make(style_size=2)
-    method.slow_guide.forward = lambda x: (x.mean(dim=(2, 3))[:, :2], x.mean(dim=(2, 3)))
+    means = lambda x: (x.mean(dim=(2, 3))[:, :2], x.mean(dim=(2, 3)))  # noqa: E731
+    monkeypatch.setattr(method.slow_guide, "forward", means)
     # Class = brightest channel. Folder a: red (0) twice, folder b: green (1) twice.
     red = torch.tensor([[0.8, 0.0, 0.0], [0.4, 0.0, 0.0]])[..., None, None].expand(2, 3, 4, 4)
     green = torch.tensor([[0.0, 0.2, 0.0], [0.0, 0.6, 0.0]])[..., None, None].expand(2, 3, 4, 4)
@@ -258,12 +271,14 @@ def test_average_styles_become_presets(answer) -> None:
     assert not forth.random_styles
 
 
-def test_inference_takes_a_reference(batch) -> None:
+def test_inference_takes_a_reference(batch: MakeBatch) -> None:
     method = make(image_size=64, load_size=64)
     inference = method.inference("a2b")
     assert inference.stride == 4
     images = batch(2, 64)
-    style = inference.style_encoder()(images.b)
+    encoder = inference.style_encoder()
+    assert encoder is not None
+    style = encoder(images.b)
     method.slow_guide.eval()
     with torch.no_grad():
         torch.testing.assert_close(style, method.slow_guide(images.b)[0], atol=0, rtol=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import exp, log1p
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -14,18 +15,21 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.methods.unit import CURRENT, UNIT, GaussianDownsample, UNITConfig
 from i2i_trainer.norms import LayerNormOverStd
 
+if TYPE_CHECKING:
+    from tests.trainer.methods.conftest import Cost, FlatBatch, Listener, MakeAnswer, MakeBatch, Record
+
 TINY = UNITConfig(width=4, blocks=2, disc_width=4, disc_layers=3, disc_scales=2, image_size=64, load_size=64)
 TINY_CURRENT = replace(TINY, **{key: value for key, value in CURRENT.items() if key != "load_size"})
 GENERATORS = {"enc_a", "enc_b", "enc_shared", "dec_shared", "dec_a", "dec_b"}
 
 
-def on_meta(**options: object) -> UNIT:
+def on_meta(**options: Any) -> UNIT:
     with torch.device("meta"):
         return UNIT(UNITConfig(**options))
 
 
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
-def test_the_papers_network_has_the_published_size(cost, direction) -> None:
+def test_the_papers_network_has_the_published_size(cost: Cost, direction: str) -> None:
     method = on_meta()
     parameters, macs = cost(method.inference(direction), (1, 3, 256, 256))
     assert (round(parameters / 1e6, 2), round(macs / 1e9, 2)) == (10.19, 44.12)
@@ -33,7 +37,7 @@ def test_the_papers_network_has_the_published_size(cost, direction) -> None:
     assert round(both / 1e6, 2) == 18.02
 
 
-def test_the_current_network_has_the_published_size(cost) -> None:
+def test_the_current_network_has_the_published_size(cost: Cost) -> None:
     method = on_meta(**CURRENT)
     parameters, macs = cost(method.inference(), (1, 3, 256, 256))
     assert (round(parameters / 1e6, 2), round(macs / 1e9, 2)) == (11.14, 71.03)
@@ -45,7 +49,7 @@ def test_the_current_network_has_the_published_size(cost) -> None:
     assert [x.shape[2:] for x in maps] == [(16, 16), (8, 8), (4, 4)]
 
 
-def test_the_papers_discriminators_have_the_published_size(cost) -> None:
+def test_the_papers_discriminators_have_the_published_size(cost: Cost) -> None:
     single = on_meta().disc_a
     parameters, macs = cost(single, (1, 3, 256, 256))
     assert (round(parameters / 1e6, 2), round(macs / 1e9, 2)) == (25.15, 1.54)
@@ -57,9 +61,12 @@ def test_the_papers_discriminators_have_the_published_size(cost) -> None:
         (8, 10),
     ]
     shared = on_meta(discriminator="shared")
-    assert [layer.out_channels for layer in shared.disc_a if isinstance(layer, nn.Conv2d)] == [64, 128]
-    widths = [layer.out_channels for layer in shared.disc_shared[0] if isinstance(layer, nn.Conv2d)]
-    assert widths == [256, 512, 1024, 2048]
+    private, trunk = (
+        [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        for network in (shared.disc_a, shared.disc_shared)
+    )
+    assert private == [64, 128]
+    assert trunk[:4] == [256, 512, 1024, 2048]
 
 
 @pytest.mark.parametrize("share", [0, 1, 2])
@@ -70,12 +77,15 @@ def test_shared_blocks_serve_both_directions_and_replace_private_ones(share: int
     assert sum(p.numel() for p in there.parameters()) == sum(
         p.numel() for p in UNIT(TINY).inference().parameters()
     )
-    shared = set(map(repr, ([*there.parts[1].parameters(), *there.parts[2].parameters()])))
-    assert shared == set(map(repr, ([*back.parts[1].parameters(), *back.parts[2].parameters()])))
+    first, second = (
+        {repr(p) for part in ("parts.1", "parts.2") for p in network.get_submodule(part).parameters()}
+        for network in (there, back)
+    )
+    assert first == second
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_CURRENT, replace(TINY, discriminator="shared")])
-def test_discriminators_learn_first_and_alone(config, record, batch) -> None:
+def test_discriminators_learn_first_and_alone(config: UNITConfig, record: Record, batch: MakeBatch) -> None:
     torch.manual_seed(0)
     method = UNIT(config)
     update = record(method)
@@ -94,7 +104,7 @@ def softplus(x: float) -> float:
     return log1p(exp(x))
 
 
-def by_hand(config: UNITConfig, answer) -> UNIT:
+def by_hand(config: UNITConfig, answer: MakeAnswer) -> UNIT:
     """Encoders that double and treble, decoders that halve and quarter, discriminators that say the image."""
     method = UNIT(config).eval()
     for name, factor in {
@@ -110,12 +120,11 @@ def by_hand(config: UNITConfig, answer) -> UNIT:
     return method
 
 
-def test_losses_by_hand(answer, flat_batch) -> None:
+def test_losses_by_hand(answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener) -> None:
     # a 0.4 has the code 0.8, b 0.8 the code 2.4: a is rendered 0.4 and 0.2, b is rendered 1.2 and 0.6.
     # Back again: 0.2 has the code 0.6 and becomes 0.3; 1.2 has the code 2.4 and becomes 0.6.
     method = by_hand(TINY, answer)
-    seen: list[tuple[str, float]] = []
-    losses = method.step(flat_batch(0.4, 0.8), lambda name, loss: seen.append((name, loss.item())))
+    losses = method.step(flat_batch(0.4, 0.8), listen)
     expected = {
         "disc_a": softplus(-0.4) + softplus(1.2),
         "disc_b": softplus(-0.8) + softplus(0.2),
@@ -125,41 +134,46 @@ def test_losses_by_hand(answer, flat_batch) -> None:
         "kl": 0.8**2 + 2.4**2 + 0.6**2 + 2.4**2,
     }
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
-    assert [name for name, _ in seen] == ["disc", "gen"]
-    assert seen[0][1] == pytest.approx(10 * (expected["disc_a"] + expected["disc_b"]))
-    assert seen[1][1] == pytest.approx(10 * expected["gen"] + 100 * 0.2 + 100 * 0.3 + 0.1 * expected["kl"])
+    assert listen.order == ["disc", "gen"]
+    assert listen.losses[0] == pytest.approx(10 * (expected["disc_a"] + expected["disc_b"]))
+    assert listen.losses[1] == pytest.approx(
+        10 * expected["gen"] + 100 * 0.2 + 100 * 0.3 + 0.1 * expected["kl"]
+    )
 
 
-def test_losses_of_the_current_network_by_hand(answer, flat_batch) -> None:
+def test_losses_of_the_current_network_by_hand(
+    answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener
+) -> None:
     method = by_hand(TINY_CURRENT, answer)
-    seen: list[float] = []
-    losses = method.step(flat_batch(0.4, 0.8), lambda name, loss: seen.append(loss.item()))
+    losses = method.step(flat_batch(0.4, 0.8), listen)
     disc = (0.4 - 1) ** 2 + 1.2**2 + (0.8 - 1) ** 2 + 0.2**2
     gen = (1.2 - 1) ** 2 + (0.2 - 1) ** 2
     assert losses["gen"].item() == pytest.approx(gen)
-    assert seen == pytest.approx([disc, gen + 10 * 0.2 + 10 * 0.3 + 0.01 * losses["kl"].item()])
+    assert listen.losses == pytest.approx([disc, gen + 10 * 0.2 + 10 * 0.3 + 0.01 * losses["kl"].item()])
 
 
-def test_the_perceptual_distance_is_between_an_image_and_its_translation(answer, flat_batch) -> None:
+def test_the_perceptual_distance_is_between_an_image_and_its_translation(
+    answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener
+) -> None:
     method = by_hand(TINY, answer)
-    plain: list[float] = []
-    method.step(flat_batch(0.4, 0.8), lambda name, loss: plain.append(loss.item()))
+    method.step(flat_batch(0.4, 0.8), listen)
     method.config = replace(TINY, perceptual_weight=2.0, perceptual_weights=Path("vgg16.safetensors"))
     method.perceptual = answer(lambda x, y: (x - y).abs().mean())
-    seen: list[float] = []
-    method.step(flat_batch(0.4, 0.8), lambda name, loss: seen.append(loss.item()))
-    assert seen[1] - plain[1] == pytest.approx(2 * (abs(0.2 - 0.4) + abs(1.2 - 0.8)), rel=1e-4)
+    method.step(flat_batch(0.4, 0.8), listen)
+    _, without, _, with_it = listen.losses
+    assert with_it - without == pytest.approx(2 * (abs(0.2 - 0.4) + abs(1.2 - 0.8)), rel=1e-4)
 
 
-def test_cycle_and_kl_can_be_left_out(answer, flat_batch) -> None:
+def test_cycle_and_kl_can_be_left_out(answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener) -> None:
     method = by_hand(replace(TINY, cycle_weight=0.0, kl_weight=0.0), answer)
-    seen: list[float] = []
-    losses = method.step(flat_batch(0.4, 0.8), lambda name, loss: seen.append(loss.item()))
+    losses = method.step(flat_batch(0.4, 0.8), listen)
     assert "cycle" not in losses
-    assert seen[1] == pytest.approx(10 * losses["gen"].item() + 100 * 0.2)
+    assert listen.losses[1] == pytest.approx(10 * losses["gen"].item() + 100 * 0.2)
 
 
-def test_the_paper_measures_the_noised_code_and_the_current_network_the_features(answer, flat_batch) -> None:
+def test_the_paper_measures_the_noised_code_and_the_current_network_the_features(
+    answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener
+) -> None:
     """Features are 0: their noise alone has a mean square of about 1, in each of the four codes."""
     torch.manual_seed(0)
     for config, expected in ((TINY, 4.0), (TINY_CURRENT, 0.0)):
@@ -168,7 +182,7 @@ def test_the_paper_measures_the_noised_code_and_the_current_network_the_features
             setattr(method, name, answer(lambda x: torch.zeros(1, 64, 32, 32)))
         for name in ("dec_a", "dec_b"):
             setattr(method, name, answer(lambda x: x[:, :3, :4, :4]))
-        losses = method.step(flat_batch(0.0, 0.0), lambda name, loss: None)
+        losses = method.step(flat_batch(0.0, 0.0), listen)
         assert losses["kl"].item() == pytest.approx(expected, abs=0.1)
 
 
@@ -179,18 +193,22 @@ def test_initialisation() -> None:
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.weight.numel() > 1000:
                 assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+                assert layer.bias is not None
                 assert layer.bias.abs().max() == 0
     current = UNIT(replace(TINY_CURRENT, width=16, disc_width=32))
-    middle = current.enc_a[-1].body[0].weight  # 3 x 3 over 64 channels
+    last = len(current.enc_a) - 1
+    middle = current.enc_a.get_parameter(f"{last}.body.0.weight")  # 3 x 3 over 64 channels
     assert middle.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
-    assert current.disc_a.scales[0][1][0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert current.disc_a.get_parameter("scales.0.1.0.weight").std().item() == pytest.approx(0.02, rel=0.05)
     scales = [m.weight for m in current.dec_a.modules() if isinstance(m, LayerNormOverStd)]
     assert scales[0].min() < 0.2 < 0.8 < scales[0].max()
 
 
 @pytest.mark.parametrize("config", [TINY, TINY_CURRENT, replace(TINY, dropout=0.5)])
 @pytest.mark.parametrize("direction", ["a2b", "b2a"])
-def test_inference_has_neither_noise_nor_dropout_and_takes_any_multiple_of_4(config, direction) -> None:
+def test_inference_has_neither_noise_nor_dropout_and_takes_any_multiple_of_4(
+    config: UNITConfig, direction: str
+) -> None:
     torch.manual_seed(0)
     method = UNIT(config).train()
     network = method.inference(direction)
@@ -222,6 +240,6 @@ def test_gaussian_downsample_halves_both_axes() -> None:
         ({"perceptual_weight": 1.0}, "--perceptual-weights"),
     ],
 )
-def test_contradictions_are_refused(options, flag) -> None:
+def test_contradictions_are_refused(options: dict[str, Any], flag: str) -> None:
     with pytest.raises(OptionError, match=flag):
         UNITConfig(**options)

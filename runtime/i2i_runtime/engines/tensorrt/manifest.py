@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from i2i_runtime.errors import EngineError
 from i2i_runtime.metadata import EngineMetadata
@@ -20,8 +20,8 @@ from i2i_runtime.metadata import EngineMetadata
 PLAN_SCHEMA_VERSION = 1
 PLAN_KEY = "plan"
 
-TENSORRT = "tensorrt"
-TENSORRT_RTX = "tensorrt-rtx"
+TENSORRT: Final = "tensorrt"
+TENSORRT_RTX: Final = "tensorrt-rtx"
 FLAVOURS = (TENSORRT, TENSORRT_RTX)
 
 

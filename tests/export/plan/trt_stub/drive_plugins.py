@@ -25,6 +25,14 @@ from i2i_kernels.pack.recipes import Variant
 class Launch:
     """TensorRT's launch parameters, as the plugin fills them."""
 
+    grid_x: Any
+    grid_y: Any
+    grid_z: Any
+    block_x: Any
+    block_y: Any
+    block_z: Any
+    shared_mem: Any
+
 
 class Expressions:
     def __init__(self) -> None:
