@@ -84,6 +84,15 @@ def test_top_level_holds_only_what_the_house_names() -> None:
     assert {top for top in tops if not top.startswith(".")} <= TOP_LEVEL
 
 
+def test_tests_end_although_the_shell_ignores_interrupts() -> None:
+    """As `nohup make test &` does: without tests/conftest.py the interrupt of this test never arrives."""
+    test = "tests/runtime/test_pipeline.py::test_ctrl_c_ends_soon_and_only_a_recording_is_whole"
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "timeout=60", "-p", "no:cacheprovider", test]
+    ignoring = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
+    result = subprocess.run(ignoring, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
 def test_no_file_is_past_600_lines() -> None:
     long = {str(p.relative_to(ROOT)): n for p in SOURCES if (n := len(p.read_text().splitlines())) > 600}
     assert not long
