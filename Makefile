@@ -11,7 +11,7 @@ TENSORRT_RELEASES = tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.9.
 # Processes that share the tests.
 WORKERS ?= 2
 
-.PHONY: demo test check bench gpu-proof clean
+.PHONY: demo test check docs bench gpu-proof clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/python runtime/demo.py --input "$(INPUT)"
@@ -20,11 +20,15 @@ test: .venv/installed
 	tests/peers.sh
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
-check: .venv/installed
+check: .venv/installed docs
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# The API pages, from the docstrings of what each package's `__all__` names. A warning is an error.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet --strict -f .docs/mkdocs.yml
 
 bench: .venv/installed
 	.venv/bin/i2i-bench day2night

@@ -16,7 +16,15 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 READMES = sorted(
     p
-    for pattern in ("*.md", "trainer/**/*.md", "runtime/**/*.md", "kernels/**/*.md", "export/**/*.md")
+    for pattern in (
+        "*.md",
+        ".github/*.md",
+        ".docs/**/*.md",
+        "trainer/**/*.md",
+        "runtime/**/*.md",
+        "kernels/**/*.md",
+        "export/**/*.md",
+    )
     for p in ROOT.glob(pattern)
 )
 SOURCES = sorted(
@@ -109,6 +117,12 @@ def test_links_of_readmes_lead_somewhere(readme: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", readme.read_text())
     broken = [t for t in targets if "://" not in t and not (readme.parent / t).exists()]
     assert not broken
+
+
+def test_files_that_contributing_names_exist() -> None:
+    named = re.findall(r"`([a-z_0-9]+/[\w/.]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(named) > 20
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def commands_of(readme: Path) -> list[str]:
