@@ -73,7 +73,7 @@ def ours(job: Job, backend: Any = None) -> float:
         limit=job.frames,
     )
     pipeline.run()
-    return pipeline.fps
+    return pipeline.stats.fps
 
 
 def ours_to_file(job: Job, backend: Any = None) -> float:

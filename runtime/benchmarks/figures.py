@@ -119,7 +119,7 @@ def _stream(options: Figures, output: str) -> int:
         limit=options.frames,
     )
     pipeline.run()
-    return pipeline.frames_out
+    return pipeline.stats.frames_out
 
 
 def _plain_loop(options: Figures, output: Path) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from i2i_runtime.media.clip import Clip
-from i2i_runtime.media.images import ImageOrigin
+from i2i_runtime.media.origin import Clip, ImageOrigin
 from i2i_runtime.media.pixels import Alpha, Image
 
 __all__ = ["Frame", "Image"]

@@ -18,13 +18,15 @@ from i2i_runtime.engines import Engine
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.files import CLIP_ENDINGS
 from i2i_runtime.logs import event
-from i2i_runtime.pipeline import Pipeline, Policy, Stage
+from i2i_runtime.pipeline import Pipeline, Policy
 from i2i_runtime.progress import ProgressLine
 from i2i_runtime.report import describe, write_json
-from i2i_runtime.sinks import Remarking, Resumable, Sink, SinkOptions, open_sink
+from i2i_runtime.sinks import Sink, SinkOptions, open_sink
 from i2i_runtime.sinks.journal import unfinished_folder
-from i2i_runtime.sources import Source, SourceOptions, open_source
+from i2i_runtime.sources import SourceOptions, open_source
+from i2i_runtime.stages import Stage
 from i2i_runtime.stages.temporal import HeldSource
+from i2i_runtime.stats import JobStats
 from i2i_runtime.uri import parse_uri, redact
 from i2i_runtime.web.auth import Access
 
@@ -90,18 +92,19 @@ def translate(
         max_staleness_s=work.max_staleness_s,
         stall_s=work.stall_s,
     )
+    stats = pipeline.stats
     ended = "failed"
     try:
-        with _figures_served(work.metrics, pipeline, source, sinks):
+        with _figures_served(work.metrics, stats):
             pipeline.run(line.show)
-        ended = "damaged" if pipeline.losses else "done"
+        ended = "damaged" if stats.losses else "done"
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
     finally:
-        notes = [note for sink in sinks if isinstance(sink, Remarking) for note in sink.notes]
+        notes = [note for sink in sinks for note in sink.notes]
         report = describe(
-            pipeline,
+            stats,
             work.engine,
             engine_path=work.engine_path,
             engine_sha256=work.engine_sha256,
@@ -111,17 +114,15 @@ def translate(
             options=record,
             notes=notes,
         )
-        counts = {"frames": pipeline.frames_out, "dropped": pipeline.dropped, "losses": len(pipeline.losses)}
+        counts = {"frames": stats.frames_out, "dropped": stats.dropped, "losses": len(stats.losses)}
         _log.info("%s: %s", redact(input_text), ended, extra=event("ended", outcome=ended, **counts))
         if report_path is not None:
             write_json(report_path, report)
-    return Outcome(1 if pipeline.losses else 0, _sentence(pipeline, outputs, notes), report)
+    return Outcome(1 if stats.losses else 0, _sentence(stats, outputs, notes), report)
 
 
 @contextmanager
-def _figures_served(
-    access: Access | None, pipeline: Pipeline, source: Source, sinks: Sequence[Sink]
-) -> Iterator[None]:
+def _figures_served(access: Access | None, stats: JobStats) -> Iterator[None]:
     """Serves the job's figures while it runs, where an address is given. Raises UsageError and SinkError."""
     if access is None:
         yield
@@ -129,10 +130,10 @@ def _figures_served(
     from i2i_runtime.prometheus import MetricsServer
 
     try:
-        server = MetricsServer(access, pipeline, source, tuple(sinks))
+        server = MetricsServer(access, stats)
     except BaseException:
-        source.close()
-        for sink in sinks:
+        stats.source.close()
+        for sink in stats.sinks:
             sink.close()
         raise
     with closing(server):
@@ -156,22 +157,22 @@ def _done(sinks: Sequence[Sink], options: SinkOptions) -> int:
     """How many frames a resumed job need not make again. Raises UsageError."""
     if not options.resume:
         return 0
-    resumable = [sink.done for sink in sinks if isinstance(sink, Resumable)]
+    resumable = [sink.done for sink in sinks if sink.resumable]
     if len(resumable) != 1:
         raise UsageError("--resume goes on with exactly one video file: name that one as the only --output.")
     return resumable[0]
 
 
-def _sentence(pipeline: Pipeline, outputs: Sequence[str], notes: Sequence[str]) -> str:
+def _sentence(stats: JobStats, outputs: Sequence[str], notes: Sequence[str]) -> str:
     uris = [parse_uri(output) for output in outputs]
     where = ", ".join(str(uri.path) if uri.scheme == "file" else uri.shown for uri in uris)
-    count = "1 frame" if pipeline.frames_out == 1 else f"{pipeline.frames_out} frames"
-    pace = f" ({pipeline.fps:.1f} new frames per second)" if pipeline.fps else ""
-    lines = [f"{count} in {pipeline.elapsed_s:.1f} s{pace}, {pipeline.dropped} dropped, written to {where}"]
-    if pipeline.overdue:
-        lines.append(f"{pipeline.overdue} frames were shown older than --max-staleness allows")
+    count = "1 frame" if stats.frames_out == 1 else f"{stats.frames_out} frames"
+    pace = f" ({stats.fps:.1f} new frames per second)" if stats.fps else ""
+    lines = [f"{count} in {stats.elapsed_s:.1f} s{pace}, {stats.dropped} dropped, written to {where}"]
+    if stats.overdue:
+        lines.append(f"{stats.overdue} frames were shown older than --max-staleness allows")
     lines += list(notes)
-    lines += [f"lost: {loss}" for loss in pipeline.losses]
+    lines += [f"lost: {loss}" for loss in stats.losses]
     return "\n".join(lines)
 
 

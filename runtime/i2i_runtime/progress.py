@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from i2i_runtime.pipeline import Progress as Standing
+from i2i_runtime.stats import Progress as Standing
 
 
 class ProgressLine:

@@ -1,4 +1,4 @@
-"""Figures of a running job for Prometheus, read from the pipeline at the moment they are asked for."""
+"""Metrics of a running job for Prometheus, read when they are scraped."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from i2i_runtime.errors import UsageError
-from i2i_runtime.pipeline import Pipeline
-from i2i_runtime.sinks import Sink
-from i2i_runtime.sources import Source
+from i2i_runtime.stats import JobStats
 from i2i_runtime.uri import redact
 from i2i_runtime.web.auth import Access
 from i2i_runtime.web.server import WebServer
@@ -28,34 +26,32 @@ class JobCollector:
     recoveries.
     """
 
-    def __init__(self, pipeline: Pipeline, source: Source, sinks: tuple[Sink, ...]) -> None:
-        self._pipeline, self._source, self._sinks = pipeline, source, sinks
+    def __init__(self, stats: JobStats) -> None:
+        self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        pipeline = self._pipeline
+        stats = self._stats
         counts = {
-            "i2i_frames_in": ("Frames that the source delivered", pipeline.frames_in),
-            "i2i_frames_out": ("Frames handed to the outputs", pipeline.frames_out),
+            "i2i_frames_in": ("Frames that the source delivered", stats.frames_in),
+            "i2i_frames_out": ("Frames handed to the outputs", stats.frames_out),
             "i2i_frames_dropped": (
                 "Frames overtaken by a newer one before the first output",
-                pipeline.dropped,
+                stats.dropped,
             ),
-            "i2i_frames_dropped_stale": ("Frames dropped for their age", pipeline.dropped_stale),
-            "i2i_source_outages": ("How often the source was lost", getattr(self._source, "outages", 0)),
-            "i2i_source_recoveries": ("How often it came back", getattr(self._source, "recoveries", 0)),
+            "i2i_frames_dropped_stale": ("Frames dropped for their age", stats.dropped_stale),
+            "i2i_source_outages": ("How often the source was lost", stats.source.outages),
+            "i2i_source_recoveries": ("How often it came back", stats.source.recoveries),
         }
         for name, (what, value) in counts.items():
             yield CounterMetricFamily(name, what, value)
-        yield GaugeMetricFamily(
-            "i2i_age_seconds", "Age of the newest image at hand-off", pipeline.age_ms / 1000
-        )
-        yield GaugeMetricFamily("i2i_fps", "New frames per second since the start", pipeline.fps)
+        yield GaugeMetricFamily("i2i_age_seconds", "Age of the newest image at hand-off", stats.age_ms / 1000)
+        yield GaugeMetricFamily("i2i_fps", "New frames per second since the start", stats.fps)
         latency = GaugeMetricFamily(
             "i2i_latency_seconds", "Latency since the start", labels=("stage", "quantile")
         )
-        for stage, histogram in pipeline.latencies.items():
+        for stage, histogram in stats.latencies.items():
             for quantile in _QUANTILES:
                 seconds = histogram.percentile_ms(100 * quantile) / 1000
                 latency.add_metric((stage, str(quantile)), seconds)
@@ -64,21 +60,20 @@ class JobCollector:
         outages = CounterMetricFamily(
             "i2i_output_outages", "How often an output was lost", labels=("output",)
         )
-        for number, sink in enumerate(self._sinks):
+        for number, (sink, dropped) in enumerate(zip(stats.sinks, stats.dropped_by_sink, strict=True)):
             label = (f"{number} {redact(sink.name)}",)
-            before = pipeline.dropped_by_sink.get(sink.name, 0)
-            by_sink.add_metric(label, before + getattr(sink, "dropped", 0))
-            outages.add_metric(label, getattr(sink, "outages", 0))
+            by_sink.add_metric(label, dropped + sink.dropped)
+            outages.add_metric(label, sink.outages)
         yield by_sink
         yield outages
 
 
 class MetricsServer:
-    """Serves `/metrics`. Raises UsageError where the library is missing, SinkError where the address is
+    """Serves `/metrics`. Raises UsageError if the library is missing, SinkError if the address is
     taken.
     """
 
-    def __init__(self, access: Access, pipeline: Pipeline, source: Source, sinks: tuple[Sink, ...]) -> None:
+    def __init__(self, access: Access, stats: JobStats) -> None:
         if importlib.util.find_spec("prometheus_client") is None:
             raise UsageError("--metrics needs prometheus-client: pip install 'i2i-stream[serve]'.")
         from prometheus_client import CollectorRegistry
@@ -87,7 +82,7 @@ class MetricsServer:
         from starlette.routing import Route
 
         registry = CollectorRegistry()
-        collector: Any = JobCollector(pipeline, source, sinks)
+        collector: Any = JobCollector(stats)
         registry.register(collector)
 
         def metrics(request: Request) -> Response:

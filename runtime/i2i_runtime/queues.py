@@ -1,4 +1,4 @@
-"""The bounded queue between two threads of the pipeline."""
+"""What passes items between threads: a bounded queue, a turnstile that restores their order, a mailbox of one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 class Aborted(Exception):
-    """The job has ended early; the thread that meets this returns without a word."""
+    """The job has ended early; the thread that meets this exits silently."""
 
 
 class Channel(Generic[T]):
     """Holds at most `capacity` items.
 
     When it is full, `put` waits for room, or with `keep_newest` drops the oldest item and counts it. Items leave in
-    the order they came, each with a ticket that counts from 0, so that several takers can restore the order.
+    the order they came, each with a ticket that counts from 0, so that several consumers can restore the order.
     """
 
     def __init__(self, capacity: int, *, keep_newest: bool = False) -> None:
@@ -94,4 +94,36 @@ class Turnstile:
     def abort(self) -> None:
         with self._changed:
             self._aborted = True
+            self._changed.notify_all()
+
+
+class Mailbox(Generic[T]):
+    """Hands the newest item to a consumer that may be slow; an item that was not fetched is replaced and counted.
+
+    Unlike a channel its `get` has a time limit.
+    """
+
+    def __init__(self) -> None:
+        self.replaced = 0
+        self.closed = False
+        self._item: T | None = None
+        self._changed = Condition()
+
+    def put(self, item: T) -> None:
+        with self._changed:
+            if self._item is not None:
+                self.replaced += 1
+            self._item = item
+            self._changed.notify()
+
+    def get(self, timeout_s: float) -> T | None:
+        """Takes the newest item; None if none came in time. An item that waits at `close` is still delivered."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or self._item is not None, timeout_s)
+            item, self._item = self._item, None
+            return item
+
+    def close(self) -> None:
+        with self._changed:
+            self.closed = True
             self._changed.notify_all()

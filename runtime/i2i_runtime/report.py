@@ -11,13 +11,13 @@ from typing import Any
 from i2i_runtime.engines import Engine
 from i2i_runtime.errors import SinkError
 from i2i_runtime.files import reason_of, write_whole
-from i2i_runtime.pipeline import Pipeline
+from i2i_runtime.stats import JobStats
 
 REPORT_VERSION = 1
 
 
 def describe(
-    pipeline: Pipeline,
+    stats: JobStats,
     engine: Engine,
     *,
     engine_path: Path,
@@ -43,20 +43,22 @@ def describe(
             "reason": engine.reason,
         },
         "frames": {
-            "in": pipeline.frames_in,
-            "out": pipeline.frames_out,
-            "dropped": pipeline.dropped,
-            "dropped_by_source": pipeline.dropped_by_source,
-            "dropped_stale": pipeline.dropped_stale,
-            "overdue": pipeline.overdue,
-            "dropped_by_sink": pipeline.dropped_by_sink,
+            "in": stats.frames_in,
+            "out": stats.frames_out,
+            "dropped": stats.dropped,
+            "dropped_by_source": stats.dropped_by_source,
+            "dropped_stale": stats.dropped_stale,
+            "overdue": stats.overdue,
+            "dropped_by_sink": {
+                sink.name: dropped for sink, dropped in zip(stats.sinks, stats.dropped_by_sink, strict=True)
+            },
         },
-        "policy": pipeline.policy,
-        "elapsed_s": round(pipeline.elapsed_s, 3),
-        "fps_new_frames": round(pipeline.fps, 3),
-        "latency": {name: histogram.summary() for name, histogram in pipeline.latencies.items()},
-        "age_over_time_s_ms": pipeline.age_curve.kept,
-        "losses": list(pipeline.losses),
+        "policy": stats.policy,
+        "elapsed_s": round(stats.elapsed_s, 3),
+        "fps_new_frames": round(stats.fps, 3),
+        "latency": {name: histogram.summary() for name, histogram in stats.latencies.items()},
+        "age_over_time_s_ms": stats.age_curve.kept,
+        "losses": list(stats.losses),
         "notes": list(notes),
         "options": options,
         "machine": {

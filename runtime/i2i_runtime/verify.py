@@ -1,4 +1,4 @@
-"""Whether a translated file is whole: the same frames at the same times, the same sound, tags and colour as its source.
+"""Whether a translated file is complete: frames, times, audio, tags and colour are those of its source.
 
 Everything but the images themselves is compared: what `i2i-stream verify IN OUT` prints, and writes as JSON.
 """
@@ -50,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """Compares a translated video with its source in all but the images; exit 1 where they disagree."""
+    """Compares a translated video with its source in all but the images; exit 1 if they disagree."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """The video that was translated."""
@@ -71,8 +71,8 @@ class _Stream:
 
 
 @dataclass(frozen=True)
-class _Film:
-    """What of a file is compared."""
+class _Contents:
+    """The parts of a file that are compared."""
 
     tick: Fraction
     times: tuple[Fraction, ...]
@@ -101,11 +101,15 @@ def run_verify(arguments: Sequence[str]) -> int:
     checks = compare_files(_place(options.source), _place(options.output))
     whole = all(check.agrees for check in checks)
     table = Table(
-        "", "what", "source", "output", title=f"{options.output} {'is whole' if whole else 'is NOT whole'}"
+        "",
+        "what",
+        "source",
+        "output",
+        title=f"{options.output} {'is complete' if whole else 'is NOT complete'}",
     )
     for check in checks:
         table.add_row("ok" if check.agrees else "NO", check.name, check.source, check.output)
-    # Names of files and tags are no markup, whatever brackets and colons they hold.
+    # Names of files and tags are not markup, whatever brackets and colons they contain.
     Console(markup=False, emoji=False).print(table)
     if options.report is not None:
         write_json(options.report, {"whole": whole, "checks": [asdict(check) for check in checks]})
@@ -113,7 +117,7 @@ def run_verify(arguments: Sequence[str]) -> int:
 
 
 def _place(path: Path) -> Path:
-    """Where a file lies that may be spelled as an input is (file:odd:name.mp4); FFmpeg takes no name for a protocol."""
+    """The path of a file that may be written as a URI; FFmpeg must not take a name with a colon for a protocol."""
     uri = parse_uri(str(path))
     return (uri.path if uri.scheme == "file" else path).absolute()
 
@@ -134,7 +138,7 @@ def compare_files(source: Path, output: Path) -> list[Check]:
     both = [name for name in before.colour if name in after.colour]
     checks += [_same(name, before.colour[name], after.colour[name]) for name in both]
     for kind in sorted({"audio", "subtitle", "video"} | {s.kind for s in (*before.others, *after.others)}):
-        had, has = ([s for s in film.others if s.kind == kind] for film in (before, after))
+        had, has = ([s for s in file.others if s.kind == kind] for file in (before, after))
         checks.append(_same(f"{kind} streams", [s.codec for s in had], [s.codec for s in has]))
         for number, (old, new) in enumerate(zip(had, has, strict=False)):
             checks.append(_same(f"{kind} {number} bytes", old.sha256[:12], new.sha256[:12]))
@@ -148,20 +152,20 @@ def compare_files(source: Path, output: Path) -> list[Check]:
     return checks
 
 
-def _read(path: Path) -> _Film:
+def _read(path: Path) -> _Contents:
     try:
         with av.open(path) as container:
             if not container.streams.video:
-                raise SourceError(f"{path} has no video stream, so there is nothing to verify.")
-            return _film(container)
+                raise SourceError(f"{path} has no video stream, so it cannot be verified: give a video file.")
+            return _contents(container)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(
             f"{path} cannot be read as a video ({getattr(error, 'strerror', error)}): "
-            "name the video that was translated and what came out."
+            "give the video that was translated and the output."
         ) from error
 
 
-def _film(container: av.container.InputContainer) -> _Film:
+def _contents(container: av.container.InputContainer) -> _Contents:
     images = container.streams.video[0]
     decoder = decoder_of(images)
     decoder.thread_type = "AUTO"
@@ -196,7 +200,7 @@ def _film(container: av.container.InputContainer) -> _Film:
     context = images.codec_context
     full = frame_colour[1] == 2 or (context.pix_fmt or "").startswith("yuvj")
     rgb = context.format is not None and is_rgb(context.format.name)
-    return _Film(
+    return _Contents(
         tick=tick,
         times=tuple(moment * tick for moment in pts),
         size=(images.width, images.height),
@@ -251,7 +255,7 @@ def _times(name: str, before: Sequence[Fraction], after: Sequence[Fraction], tic
     return Check(name, len(before) == len(after), _span(before), _span(after))
 
 
-def _chapters(before: _Film, after: _Film) -> Check:
+def _chapters(before: _Contents, after: _Contents) -> Check:
     agree = len(before.chapters) == len(after.chapters) and all(
         abs(a[0] - b[0]) < Fraction(1, 500) and abs(a[1] - b[1]) < Fraction(1, 500) and a[2] == b[2]
         for a, b in zip(before.chapters, after.chapters, strict=True)

@@ -266,7 +266,7 @@ def fuzz_uri(rng: random.Random, folder: Path) -> None:
 
 def fuzz_names(rng: random.Random, folder: Path) -> None:
     """Images whose sources have hostile names, into a folder."""
-    from i2i_runtime.media.images import ImageOrigin
+    from i2i_runtime.media.origin import ImageOrigin
     from i2i_runtime.sinks import SinkOptions
     from i2i_runtime.sinks.images import ImageSink
 

@@ -34,6 +34,7 @@ from i2i_runtime.frame import Frame, Image
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline
+from i2i_runtime.sinks import Sink
 from i2i_runtime.sinks.mjpeg import MjpegSink
 from i2i_runtime.sources import Source, open_source
 from i2i_runtime.sources.network import StreamTimeouts, open_network_source
@@ -46,12 +47,11 @@ ROWS, CURVE = HERE / "soak.jsonl", HERE / "soak_freshest.png"
 HEIGHT, WIDTH = 720, 1280
 
 
-class StandInCamera:
+class StandInCamera(Source):
     """A 720p camera of `rate` frames a second; eight drawn streets in turn, each copied as a driver would."""
 
     live = True
     name = "stand-in camera"
-    frame_count: int | None = None
 
     def __init__(self, rate: float) -> None:
         street = Street(WIDTH, HEIGHT)
@@ -94,7 +94,7 @@ class StandInEngine:
         return
 
 
-class AgeSink:
+class AgeSink(Sink):
     """Remembers the age of each image at hand-off until `taken` asks."""
 
     name = "ages"
@@ -108,12 +108,6 @@ class AgeSink:
     def taken(self) -> list[float]:
         ages, self._ages = self._ages, []
         return ages
-
-    def finish(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
 
 @dataclass(frozen=True)
@@ -169,14 +163,14 @@ class Freshest:
             "source_fps": self.rate,
             "engine_ms": engine_ms,
             "bound_ms": engine_ms + 2 * period_ms,
-            "age_p50_ms": round(pipeline.latencies["age"].percentile_ms(50), 2),
-            "age_p95_ms": round(pipeline.latencies["age"].percentile_ms(95), 2),
+            "age_p50_ms": round(pipeline.stats.latencies["age"].percentile_ms(50), 2),
+            "age_p95_ms": round(pipeline.stats.latencies["age"].percentile_ms(95), 2),
             "age_p95_first_third_ms": round(float(np.median([one.p95_ms for one in first])), 2),
             "age_p95_last_third_ms": round(float(np.median([one.p95_ms for one in last])), 2),
-            "frames_in": pipeline.frames_in,
-            "frames_out": pipeline.frames_out,
-            "dropped": pipeline.dropped,
-            "dropped_by_source": pipeline.dropped_by_source,
+            "frames_in": pipeline.stats.frames_in,
+            "frames_out": pipeline.stats.frames_out,
+            "dropped": pipeline.stats.dropped,
+            "dropped_by_source": pipeline.stats.dropped_by_source,
             "resident_mib_first_third": round(float(np.median([one.resident_mib for one in first])), 1),
             "resident_mib_last_third": round(float(np.median([one.resident_mib for one in last])), 1),
             "descriptors_first_last": [first[0].descriptors, last[-1].descriptors],
@@ -274,7 +268,7 @@ class Added:
         pipeline = Pipeline(source, StandInEngine(self.engine_ms), [AgeSink()], policy="freshest")
         threading.Timer(self.seconds, source.close).start()
         pipeline.run()
-        added = pipeline.latencies["added"].summary()
+        added = pipeline.stats.latencies["added"].summary()
         return {"seconds": self.seconds, "source_fps": self.rate, "engine_ms": self.engine_ms, "added": added}
 
 
@@ -329,12 +323,12 @@ class Replay:
             "engine": self.engine,
             "source_fps": round(rate, 3),
             "engine_ms": round(engine_ms, 2),
-            "engine_p95_ms": round(pipeline.latencies["infer"].percentile_ms(95), 2),
+            "engine_p95_ms": round(pipeline.stats.latencies["infer"].percentile_ms(95), 2),
             "bound_ms": round(engine_ms + 2000 / rate, 2),
-            "frames_in": pipeline.frames_in,
-            "frames_out": pipeline.frames_out,
-            "dropped": pipeline.dropped,
-            "dropped_by_source": pipeline.dropped_by_source,
+            "frames_in": pipeline.stats.frames_in,
+            "frames_out": pipeline.stats.frames_out,
+            "dropped": pipeline.stats.dropped,
+            "dropped_by_source": pipeline.stats.dropped_by_source,
             "age_p50_ms_by_tenth": [
                 round(float(np.median(ages[start : start + tenth])), 1)
                 for start in range(0, tenth * 10, tenth)

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, ExtraInput, SizePolicy, StyleSpec
+from i2i_runtime.sources import Source
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -159,7 +160,7 @@ def _conv(width: int, depth: int) -> tuple[list[onnx.NodeProto], dict[str, objec
 
 
 @dataclass
-class FakeSource:
+class FakeSource(Source):
     """Frames without a device. `fail_at` raises at that frame, `live` and `pause` are as told."""
 
     count: int = 10
@@ -172,13 +173,8 @@ class FakeSource:
     closed: bool = False
     given: int = 0
 
-    @property
-    def frame_count(self) -> int | None:
-        return self.count
-
-    @frame_count.setter
-    def frame_count(self, value: int | None) -> None:
-        raise NotImplementedError
+    def __post_init__(self) -> None:
+        self.frame_count = self.count
 
     def read(self) -> Frame | None:
         index = self.given

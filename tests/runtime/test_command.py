@@ -81,8 +81,8 @@ def test_a_camera_that_is_not_there_is_one_line() -> None:
     assert refused.returncode == 1
     lines = refused.stderr.strip().splitlines()
     assert lines == [
-        "i2i-stream: Camera /dev/video99 cannot be opened (it is not there, or another program uses it): "
-        "see the cameras of this machine with i2i-doctor."
+        "i2i-stream: Camera /dev/video99 cannot be opened (it does not exist, or another program uses it): "
+        "list the cameras of this machine with i2i-doctor."
     ]
 
 
@@ -94,7 +94,7 @@ def test_a_pipe_is_named_as_what_it_is(tmp_path: Path) -> None:
 
 def test_resume_is_offered_only_where_something_is_done(engines: Any, make_clip: Callable[..., Path]) -> None:
     clip = make_clip("nowhere.mp4", pts=[0, 512])
-    with pytest.raises(SinkError, match=r"cannot be written .* and has room\.$"):
+    with pytest.raises(SinkError, match=r"cannot be written .* has free space\.$"):
         stream(StreamOptions(str(engines.identity), input=str(clip), output=["/proc/o.mp4"], quiet=True))
 
 

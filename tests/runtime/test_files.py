@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from i2i_runtime.cli.stream import StreamOptions, stream
 from i2i_runtime.errors import I2IError, SinkError, SourceError, UsageError
-from i2i_runtime.media.colour import Colour, ColourConverter
+from i2i_runtime.media.colour import ColourConverter
+from i2i_runtime.media.origin import Colour
 from i2i_runtime.sources import SourceOptions, open_source
 from i2i_runtime.verify import compare_files, run_verify
 
@@ -379,7 +380,7 @@ def test_codecs_of_editors_and_their_labels(
 def test_hardware_encoder_that_does_not_open_falls_back_and_says_why(
     engines: Any, make_clip: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(SinkError, match="No encoder is called h264_dreamt"):
+    with pytest.raises(SinkError, match="Unknown encoder 'h264_dreamt'"):
         run(engines.identity, make_clip("hw.mp4", pts=REGULAR[:3]), tmp_path / "x.mp4", codec="h264_dreamt")
     if "h264_nvenc" not in av.codecs_available:
         pytest.skip("this build of FFmpeg has no hardware encoder to probe")
@@ -542,7 +543,7 @@ def test_names_with_colons_and_brackets_are_only_names(
     Path("q[").mkdir()
     Path("out:1.mp4").rename("q[/x].mp4")
     assert run_verify(["take:1.mp4", "q[/x].mp4"]) == 0
-    assert "q[/x].mp4 is whole" in capsys.readouterr().out
+    assert "q[/x].mp4 is complete" in capsys.readouterr().out
     assert run_verify(["file:take:1.mp4", "q[/x].mp4"]) == 0
 
 

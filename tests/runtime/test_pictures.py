@@ -71,7 +71,7 @@ def test_every_odd_image_is_translated_or_named(engines: Any, odd_images: Path, 
     assert run(engines.invert, odd_images, tmp_path / "out", report=report) == 1
     text = report.read_text()
     for name in ("broken.png", "broken_data_stream.png", "truncated_image.png", "truncated_jpeg.jpg"):
-        assert f"{name} is damaged or no image" in text
+        assert f"{name} is damaged or not an image" in text
     assert len(list((tmp_path / "out").iterdir())) == len(list(odd_images.iterdir())) - 4
 
 
@@ -351,11 +351,11 @@ def test_any_text_is_an_input_or_a_sentence(text: str) -> None:
 
 
 def test_unknown_schemes_are_usage_errors() -> None:
-    with pytest.raises(UsageError, match="No input is called gopher"):
+    with pytest.raises(UsageError, match="Unknown input scheme 'gopher'"):
         open_source("gopher://x")
-    with pytest.raises(UsageError, match="No output is called gopher"):
+    with pytest.raises(UsageError, match="Unknown output scheme 'gopher'"):
         open_sink("gopher://x")
-    with pytest.raises(UsageError, match="No scene is called moon"):
+    with pytest.raises(UsageError, match="Unknown scene 'moon'"):
         open_source("test://moon")
     with pytest.raises(SourceError, match="contains no image"):
         open_source("/nowhere/*.png")

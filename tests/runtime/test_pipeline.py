@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
-from i2i_runtime.pipeline import Pipeline, Progress
+from i2i_runtime.pipeline import Pipeline
+from i2i_runtime.sinks import Sink
 from i2i_runtime.sources import SourceOptions
 from i2i_runtime.sources.video import VideoSource
+from i2i_runtime.stages import Stage
+from i2i_runtime.stats import Progress
 
 
 class FakeEngine:
@@ -42,7 +45,7 @@ class FakeEngine:
         return
 
 
-class ListSink:
+class ListSink(Sink):
     """Remembers what came; `before` is called with each frame and may wait or raise."""
 
     def __init__(self, name: str = "list", before: Callable[[Frame], None] = lambda frame: None) -> None:
@@ -72,9 +75,9 @@ def test_every_frame_arrives_once_and_in_order(fake_source: Any) -> None:
     pipeline.run()
     assert [frame.index for frame in sink.frames] == list(range(50))
     assert [frame.pts for frame in sink.frames] == [512 * index for index in range(50)]
-    assert (pipeline.frames_in, pipeline.frames_out, pipeline.dropped) == (50, 50, 0)
+    assert (pipeline.stats.frames_in, pipeline.stats.frames_out, pipeline.stats.dropped) == (50, 50, 0)
     assert (sink.finished, sink.closed, source.closed) == (True, True, True)
-    assert pipeline.latencies["infer"].count == 50
+    assert pipeline.stats.latencies["infer"].count == 50
 
 
 def test_several_slots_keep_the_order(fake_source: Any) -> None:
@@ -126,9 +129,9 @@ def test_freshest_shows_the_newest_and_counts_the_rest(fake_source: Any) -> None
     sink = ListSink(before=lambda frame: behind.append(source.given - frame.index))
     pipeline = Pipeline(source, FakeEngine(1, lag), [sink], policy="freshest")
     pipeline.run()
-    assert pipeline.frames_in == 1000
-    assert pipeline.dropped > 800
-    assert pipeline.frames_out + pipeline.dropped == 1000
+    assert pipeline.stats.frames_in == 1000
+    assert pipeline.stats.dropped > 800
+    assert pipeline.stats.frames_out + pipeline.stats.dropped == 1000
     # However long it runs, what is shown is a few rounds behind the source: nothing queues up.
     assert max(behind) <= 100
     shown = [frame.index for frame in sink.frames]
@@ -170,15 +173,15 @@ def test_a_slow_sink_does_not_slow_the_other_when_live(fake_source: Any) -> None
     pipeline = Pipeline(fake_source(100, live=True, wait=pace), FakeEngine(), [fast, slow], policy="freshest")
     pipeline.run()
     assert len(fast.frames) == 100
-    assert pipeline.dropped == 0
-    assert pipeline.dropped_by_sink["slow"] >= 95
+    assert pipeline.stats.dropped == 0
+    assert pipeline.stats.dropped_by_sink[1] >= 95
 
 
 def test_stale_frames_are_dropped_and_counted(fake_source: Any) -> None:
     sink = ListSink()
     pipeline = Pipeline(fake_source(20), FakeEngine(), [sink], max_staleness_s=-1.0)
     pipeline.run()
-    assert (pipeline.dropped_stale, pipeline.dropped, len(sink.frames)) == (20, 20, 0)
+    assert (pipeline.stats.dropped_stale, pipeline.stats.dropped, len(sink.frames)) == (20, 20, 0)
 
 
 def test_limit_ends_whole(fake_source: Any) -> None:
@@ -195,7 +198,7 @@ def test_size_scales_before_the_engine(fake_source: Any) -> None:
 
 
 def test_stages_run_in_order_and_are_closed(fake_source: Any) -> None:
-    class Add:
+    class Add(Stage):
         closed = False
 
         def __init__(self, factor: int, offset: int) -> None:
@@ -234,13 +237,10 @@ def test_a_failing_stage_ends_the_job_with_its_own_error(fake_source: Any, where
         engine = FakeEngine(2, failing(20, error))
     elif where == "stage":
 
-        class Broken:
+        class Broken(Stage):
             def process(self, translated: Frame, source: Frame) -> Frame:
                 failing(20, error)(translated)
                 return translated
-
-            def close(self) -> None:
-                return
 
         stages = [Broken()]
     elif where == "sink":
@@ -264,7 +264,7 @@ def test_a_failing_stage_ends_the_job_with_its_own_error(fake_source: Any, where
 
 def test_a_hanging_engine_is_noticed(fake_source: Any) -> None:
     pipeline = Pipeline(fake_source(5), FakeEngine(1, never), [ListSink()], stall_s=0.3)
-    with pytest.raises(I2IError, match="the engine has not answered"):
+    with pytest.raises(I2IError, match="The engine did not respond"):
         pipeline.run()
 
 
@@ -297,7 +297,7 @@ def test_a_clip_whose_disk_is_gone_ends_the_job(
 
     monkeypatch.setattr(source, "_next", answering_no_more)
     error = ended_with(Pipeline(source, FakeEngine(), [ListSink()], stall_s=0.5).run)
-    assert "the source has not answered" in str(error)
+    assert "The source did not respond" in str(error)
 
 
 @pytest.mark.parametrize("part", ["source", "sink"])
@@ -309,7 +309,7 @@ def test_what_hangs_and_cannot_be_closed_is_left_behind(fake_source: Any, part: 
         sink = ListSink(before=never)
         sink.close = never  # type: ignore[method-assign]
     error = ended_with(Pipeline(source, FakeEngine(), [sink], stall_s=0.5).run)
-    assert "has not answered" in str(error)
+    assert "did not respond" in str(error)
 
 
 @pytest.mark.parametrize("live", [False, True])
@@ -348,7 +348,7 @@ def test_every_frame_passed_over_is_an_answer_and_moves_the_line(fake_source: An
             if self.given == 20:
                 return False
             self.given += 1
-            began_s.extend(since_s for _, since_s in pipeline._busy.values())
+            began_s.extend(since_s for _, since_s in pipeline._watchdog._running.values())
             time.sleep(0.001)
             return True
 
@@ -356,4 +356,4 @@ def test_every_frame_passed_over_is_an_answer_and_moves_the_line(fake_source: An
     pipeline.run(seen.append)
     assert len(set(began_s)) == 20, "the watchdog hears of every one of them"
     assert (seen[-1].skipped, seen[-1].frames_in, seen[-1].frames_out) == (20, 10, 10)
-    assert pipeline.latencies["read"].count == 11, "they are no part of what reading takes"
+    assert pipeline.stats.latencies["read"].count == 11, "they are no part of what reading takes"

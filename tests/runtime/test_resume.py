@@ -25,7 +25,7 @@ from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.journal import Journal, Segment, unfinished_folder
 from i2i_runtime.sinks.video import VideoSink
-from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources import Source, SourceOptions
 from i2i_runtime.sources.video import VideoSource
 from i2i_runtime.verify import compare_files
 
@@ -278,17 +278,16 @@ def test_one_segment_is_worth_resuming(begun: Path) -> None:
     before = journal_of(begun)
     VideoSink(begun, SinkOptions(resume=True)).close()
     sink = VideoSink(begun, SinkOptions(resume=True))
-    with pytest.raises(SinkError, match="gave no frame; --resume goes on"):
+    with pytest.raises(SinkError, match="had no frames; use --resume to continue it"):
         sink.finish()
     sink.close()
     assert journal_of(begun) == before
 
 
-class Camera:
+class Camera(Source):
     """Gives frames for ever, whose times begin anew with each session."""
 
     live, name = True, "camera"
-    frame_count: int | None = None
 
     def __init__(self) -> None:
         self._index = 0
@@ -296,9 +295,6 @@ class Camera:
     def read(self) -> Frame:
         self._index += 1
         return frame_at(self._index - 1, 0.01)
-
-    def close(self) -> None:
-        return
 
 
 def test_a_live_recording_that_was_killed_goes_on(begun: Path, engines: Any) -> None:

@@ -68,7 +68,7 @@ def test_timecode_that_no_track_holds_is_named(
     (note,) = translated(engines.identity, clip, tmp_path / "out.mp4")
     assert (
         note
-        == "the timecode 01:00:00;02 was left out, as mp4 holds none of this kind for 25.00 frames per second"
+        == "the timecode 01:00:00;02 was dropped, because mp4 cannot hold one of this kind for 25.00 frames per second"
     )
     assert translated(engines.identity, clip, tmp_path / "out.mkv") == []
     assert disagreements(clip, tmp_path / "out.mkv") == []
@@ -85,9 +85,7 @@ def test_data_that_is_left_out_is_named(engines: Any, make_clip: Callable[..., P
         "flight.ts", pts=[3600 * n for n in range(9)], time_base=Fraction(1, 90000), prepare=add_data
     )
     (note,) = translated(engines.identity, clip, tmp_path / "out.mp4")
-    assert note.startswith(
-        "the data stream 1 (klv) was left out, as of the streams beside the images only sound"
-    )
+    assert note.startswith("the data stream 1 (klv) was dropped: only audio")
     assert "data streams: klv | none" in disagreements(clip, tmp_path / "out.mp4")
 
 

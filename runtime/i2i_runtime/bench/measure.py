@@ -185,10 +185,12 @@ def _through_pipeline(
         for _ in range(repeats):
             last = Pipeline(source(), opened, [NullSink()], policy="every-frame", size=size, limit=frames)
             last.run()
-            rates.append(last.fps)
-            dropped += last.dropped
+            rates.append(last.stats.fps)
+            dropped += last.stats.dropped
     assert last is not None
-    stages = {stage: histogram.summary() for stage, histogram in last.latencies.items() if histogram.count}
+    stages = {
+        stage: histogram.summary() for stage, histogram in last.stats.latencies.items() if histogram.count
+    }
     added = stages["added"]
     latency = {key: added[key] for key in ("p50_ms", "p95_ms", "p99_ms")}
     return Level(

@@ -16,13 +16,12 @@ import tyro
 from i2i_runtime.cli.checks import checked_input, encoder_options
 from i2i_runtime.cli.entry import INTERRUPTED
 from i2i_runtime.errors import I2IError, UsageError
-from i2i_runtime.media.size import parse_size
 from i2i_runtime.uri import parse_uri, redact
 
 if TYPE_CHECKING:
     from i2i_runtime.job import Outcome, Translation
-    from i2i_runtime.pipeline import Stage
     from i2i_runtime.sinks import SinkOptions
+    from i2i_runtime.stages import Stage
     from i2i_runtime.web.auth import ServerOptions
 
 # What an unfinished output must have in common with the run that goes on with it.
@@ -166,6 +165,7 @@ def stream(options: StreamOptions) -> int:
     """Does what the options say and returns the exit code. Raises I2IError and KeyboardInterrupt."""
     from i2i_runtime.job import clips_of, is_whole, translate, translate_folder
     from i2i_runtime.media.images import names_images
+    from i2i_runtime.media.size import parse_size
     from i2i_runtime.progress import ProgressLine
     from i2i_runtime.report import write_json
     from i2i_runtime.sources import SourceOptions

@@ -11,8 +11,6 @@ that its exact ones are asked for by flag.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import av
 import cv2
 import numpy as np
@@ -20,10 +18,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import SourceError
+from i2i_runtime.media.origin import FULL, LIMITED, UNSPECIFIED, Colour
 from i2i_runtime.media.pixels import Image
-
-UNSPECIFIED = 2
-LIMITED, FULL = 1, 2
 
 # libswscale's flags as numbers, because PyAV names them from version 18 on: accurate rounding, and full chroma in
 # both directions; repeated over the pixels it covers on the way in, averaged on the way back.
@@ -48,22 +44,6 @@ _PLANAR_8_BIT = {
 }
 """Pixel formats of three planes of bytes -> pixels across and down that share a chroma sample."""
 _MATRIX_NAMES = {8: "YCgCo", 10: "BT.2020 constant luminance", 11: "SMPTE 2085", 12: "derived", 14: "ICtCp"}
-_HDR_TRANSFERS = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}
-
-
-@dataclass(frozen=True)
-class Colour:
-    """The four numbers of ITU-T H.273 as a file states them; 2 means unspecified, range 0 likewise."""
-
-    matrix: int = UNSPECIFIED
-    range: int = 0
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
-
-    @property
-    def hdr(self) -> str | None:
-        """The name of a high dynamic range transfer function, None for ordinary clips."""
-        return _HDR_TRANSFERS.get(self.transfer)
 
 
 def is_rgb(pixel_format: str) -> bool:

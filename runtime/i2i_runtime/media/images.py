@@ -15,24 +15,11 @@ from numpy.typing import NDArray
 
 from i2i_runtime.errors import SourceError
 from i2i_runtime.files import IMAGE_ENDINGS
+from i2i_runtime.media.origin import ImageOrigin
 from i2i_runtime.media.pixels import Alpha, Image
 
 _EXIF = cv2.IMAGE_METADATA_EXIF
 _WITH_ALPHA = frozenset({".png", ".webp", ".tif", ".tiff", ".avif", ".jp2"})
-
-
-@dataclass(frozen=True)
-class ImageOrigin:
-    """The file an image was read from.
-
-    `deep` says that it has 16 bits per channel. `icc` is the bytes of its RGB colour profile. `sources` are all images
-    of the input, none of which may be overwritten.
-    """
-
-    path: Path
-    deep: bool
-    icc: bytes | None
-    sources: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

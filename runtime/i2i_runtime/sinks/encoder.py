@@ -14,13 +14,13 @@ from av.codec.codec import Capabilities
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
-from i2i_runtime.media.alpha import alpha_bits
-from i2i_runtime.media.clip import Clip
-from i2i_runtime.media.colour import FULL, LIMITED, Colour, is_rgb
-from i2i_runtime.media.pixels import Alpha
-from i2i_runtime.sinks import SinkOptions
+from i2i_runtime.media.alpha import alpha_bits, fitting_alpha
+from i2i_runtime.media.colour import is_rgb
+from i2i_runtime.media.origin import FULL, LIMITED, Clip, Colour
+from i2i_runtime.media.pixels import Image
+from i2i_runtime.sinks.base import SinkOptions
 
-# What is written where the user names no codec, by the container's suffix.
+# What is written if the user names no codec, by the suffix of the container.
 _SOFTWARE = "libx264"
 _DEFAULT_CODEC = {".webm": "libvpx-vp9"}
 CONTAINERS = {
@@ -30,7 +30,7 @@ CONTAINERS = {
     ".mkv": "matroska",
     ".webm": "webm",
 }
-"""The endings that a video is written to, and FFmpeg's name of each."""
+"""The suffixes of videos that can be written, and FFmpeg's name of each container."""
 _DEFAULTS: dict[str, dict[str, str]] = {
     "libx264": {"preset": "veryfast", "crf": "20"},
     "libx265": {"preset": "veryfast", "crf": "23", "x265-params": "log-level=error"},
@@ -50,7 +50,10 @@ _WIDER = {
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that decides the bytes of a segment; the same for every segment of a job."""
+    """All that decides the bytes of a segment; the same for every segment of a job.
+
+    `width` and `height` are those of the stored image, before `rotation` (see `Clip`).
+    """
 
     codec: str
     options: dict[str, str]
@@ -61,6 +64,7 @@ class Encoding:
     rate: Fraction
     colour: Colour
     sample_aspect: Fraction | None
+    rotation: int = 0
 
     @property
     def has_alpha(self) -> bool:
@@ -81,7 +85,7 @@ def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
         name, codec = _SOFTWARE, _codec(_SOFTWARE)
     if not _holds(CONTAINERS[path.suffix.lower()], codec):
         raise SinkError(
-            f"{path}: a {path.suffix} file cannot hold {name}: use another ending, or leave out --codec."
+            f"{path}: a {path.suffix} file cannot hold {name}: use another suffix, or omit --codec."
         )
     return name, notes
 
@@ -104,15 +108,13 @@ def _holds(container: str, codec: av.Codec) -> bool:
 def choose_encoding(
     codec: str,
     options: SinkOptions,
-    clip: Clip | None,
-    source_size: tuple[int, int],
-    frame: Frame,
-    alpha: Alpha | None,
+    translated: Frame,
+    source: Frame,
 ) -> Encoding:
-    """How `frame`, as it is stored, is encoded; `source_size` is (width, height) of what the engine was given.
+    """How a file whose first frame is `translated` is encoded.
 
-    `clip` is None where images come from no file. `alpha` is that of the frame; the encoding has none where the
-    codec cannot hold it.
+    Time base, rate, colour, rotation and pixel shape are those of the source's clip if there is one. The encoding has
+    alpha if the source has it, the image kept its shape and the codec can hold it.
     """
     settings = dict(_DEFAULTS.get(codec, {}))
     if options.crf is not None:
@@ -124,8 +126,11 @@ def choose_encoding(
         # x264's AVX-512 code reads memory that it never wrote, so that the same images can give other bytes: a
         # resumed job would not equal one that was never stopped.
         settings["x264-params"] = ":".join(filter(None, ["asm=avx2", settings.get("x264-params")]))
-    height, width = frame.pixels.shape[:2]
+    clip = source.clip
+    rotation = 0 if clip is None else clip.rotation
+    width, height = _stored_size(translated.pixels, rotation)
     source_format = "yuv420p" if clip is None else clip.pixel_format
+    alpha = fitting_alpha(source.alpha, source.pixels, translated.pixels)
     pixel_format = None if alpha is None else _alpha_format(codec, source_format, 8 * alpha.itemsize)
     if pixel_format is None:
         pixel_format = _pixel_format(_codec(codec), source_format, (width, height))
@@ -139,15 +144,22 @@ def choose_encoding(
         width=width,
         height=height,
         pixel_format=pixel_format,
-        time_base=frame.time_base,
+        time_base=translated.time_base,
         rate=Fraction(options.rate or 30) if clip is None else clip.rate,
         colour=Colour(1, LIMITED, 1, 1) if clip is None else _encoded_colour(clip, pixel_format),
-        sample_aspect=None if clip is None else _sample_aspect(clip, source_size),
+        sample_aspect=None if clip is None else _sample_aspect(clip, _stored_size(source.pixels, rotation)),
+        rotation=rotation,
     )
 
 
+def _stored_size(upright: Image, rotation: int) -> tuple[int, int]:
+    """(width, height) of an image before it is rotated."""
+    height, width = upright.shape[:2]
+    return (height, width) if rotation % 180 else (width, height)
+
+
 def open_encoder(container: av.container.OutputContainer, encoding: Encoding) -> av.VideoStream:
-    """A new video stream in `container` that encodes as told. Raises SinkError for an option nobody knows."""
+    """A new video stream in `container` that encodes as told. Raises SinkError for an unknown option."""
     # The rate serves rate control alone; time stamps carry the timing.
     rate = encoding.rate.limit_denominator(65535)
     stream = container.add_stream(encoding.codec, rate=rate, options=encoding.options)
@@ -167,9 +179,9 @@ def open_encoder(container: av.container.OutputContainer, encoding: Encoding) ->
         raise SinkError(
             f"{encoding.codec} does not take images of {encoding.width}x{encoding.height} as {encoding.pixel_format} "
             f"with these options ({getattr(error, 'strerror', None) or error}): "
-            "choose another --codec, or leave out --crf, --preset and -e."
+            "choose another --codec, or omit --crf, --preset and -e."
         ) from error
-    # What the encoder did not take is left behind.
+    # The encoder leaves the options it does not know.
     if context.options:
         unknown = ", ".join(context.options)
         raise SinkError(
@@ -183,15 +195,15 @@ def _codec(name: str) -> av.Codec:
         codec = av.Codec(name, "w")
     except (av.error.FFmpegError, ValueError) as error:
         raise SinkError(
-            f"No encoder is called {name}: see those of this machine with i2i-doctor, or leave out --codec."
+            f"Unknown encoder {name!r}: list those of this machine with i2i-doctor, or omit --codec."
         ) from error
     if codec.type != "video":
-        raise SinkError(f"{name} encodes {codec.type}, not video: leave out --codec for H.264.")
+        raise SinkError(f"{name} encodes {codec.type}, not video: omit --codec for H.264.")
     return codec
 
 
 def _refusal(codec: av.Codec) -> str | None:
-    """Why an encoder does not open on a small image, None where it does."""
+    """Why an encoder does not open on a small image; None if it does."""
     context = av.CodecContext.create(codec.name, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width = context.height = 256
@@ -205,7 +217,7 @@ def _refusal(codec: av.Codec) -> str | None:
 
 
 def _encoded_colour(clip: Clip, pixel_format: str) -> Colour:
-    """The clip's own; but what says how RGB became YCbCr has no meaning for RGB, nor that of RGB for YCbCr."""
+    """The clip's own; but what says how RGB became YCbCr does not apply to RGB, nor the reverse."""
     was, becomes = is_rgb(clip.pixel_format), is_rgb(pixel_format)
     if was == becomes:
         return clip.colour
@@ -221,12 +233,12 @@ def _sample_aspect(clip: Clip, size: tuple[int, int]) -> Fraction | None:
     if size == (clip.width, clip.height):
         return clip.sample_aspect
     shape = (clip.sample_aspect or Fraction(1)) * clip.width * size[1] / (clip.height * size[0])
-    # Sizes are whole numbers, so that an image scaled evenly can miss its shape by a hair.
+    # Sizes are whole numbers, so an image scaled evenly can miss its shape slightly.
     return None if abs(shape - 1) < Fraction(1, 100) else shape.limit_denominator(255)
 
 
 def _alpha_format(codec: str, source: str, bits: int) -> str | None:
-    """The pixel format with alpha of this encoder that is nearest to the source's; None where it holds no alpha."""
+    """The pixel format with alpha of this encoder that is nearest to the source's; None if it has none."""
     formats = _codec(codec).video_formats or ()
     offered = [entry for entry in formats if len(entry.components) == 4 and alpha_bits(entry.name)]
     if codec not in _HOLD_ALPHA or not offered:
@@ -252,7 +264,7 @@ def _alpha_format(codec: str, source: str, bits: int) -> str | None:
 
 
 def _coloured(pixel_format: str) -> str:
-    """The format of the same depth that holds the engine's colours, where a grey one would lose them."""
+    """The format of the same depth that holds the engine's colours, if a grey one would lose them."""
     if not pixel_format.startswith(("gray", "ya", "mono")):
         return pixel_format
     bits = max(entry.bits for entry in av.VideoFormat(pixel_format).components)
@@ -260,13 +272,13 @@ def _coloured(pixel_format: str) -> str:
 
 
 def _pixel_format(codec: av.Codec, source: str, size: tuple[int, int]) -> str:
-    """The source's own pixel format where the encoder takes it, else the nearest that keeps what the source has."""
+    """The source's own pixel format if the encoder takes it, else the nearest that keeps what the source has."""
     offered = [entry.name for entry in codec.video_formats or ()]
     source = _coloured(source)
     wanted = source.replace("yuva", "yuv").replace("gbrap", "gbrp")
     odd = size[0] % 2 == 1 or size[1] % 2 == 1
     if odd and "420" in wanted:
-        # Encoders refuse odd sizes at 4:2:0; full chroma keeps the size where cutting a line would not.
+        # Encoders refuse odd sizes at 4:2:0; full chroma keeps the size.
         wanted = wanted.replace("420", "444")
     candidates = [wanted, _WIDER.get(wanted, wanted)]
     if "10" in source or "12" in source:

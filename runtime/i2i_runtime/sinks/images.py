@@ -13,8 +13,8 @@ from i2i_runtime.errors import SinkError
 from i2i_runtime.files import IMAGE_ENDINGS, write_whole
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import fitting_alpha, narrowed
-from i2i_runtime.media.images import ImageOrigin
-from i2i_runtime.sinks import SinkOptions
+from i2i_runtime.media.origin import ImageOrigin
+from i2i_runtime.sinks.base import Sink, SinkOptions
 
 # What keeps 16 bits, alpha and a colour profile alike.
 _LOSSLESS = ".png"
@@ -29,7 +29,7 @@ def takes_images(location: str) -> bool:
     return path.is_dir() or location.endswith(("/", os.sep)) or path.suffix.lower() in {"", *IMAGE_ENDINGS}
 
 
-class ImageSink:
+class ImageSink(Sink):
     """Writes each frame under its source's name (or its number), whole or not at all.
 
     Alpha, 16 bits and an RGB colour profile of the source image are kept where the format holds them.
@@ -75,9 +75,6 @@ class ImageSink:
     def finish(self) -> None:
         if not self._written:
             raise SinkError(f"Nothing was written to {self.name}, as the input gave no image.")
-
-    def close(self) -> None:
-        return
 
     def _path(self, origin: ImageOrigin | None, index: int) -> Path:
         if self._single is not None:

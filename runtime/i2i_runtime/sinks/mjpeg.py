@@ -26,6 +26,7 @@ from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.live_stats import LiveFigures
 from i2i_runtime.media.letterbox import letterboxed
+from i2i_runtime.sinks.base import Sink
 from i2i_runtime.sinks.pacing import Pacer
 from i2i_runtime.web.auth import Access
 from i2i_runtime.web.server import WebServer, require_serve_extra
@@ -40,7 +41,7 @@ _SHARE = 0.06
 _PAGE_TYPES = {"index.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 
 
-class MjpegSink:
+class MjpegSink(Sink):
     """Serves Motion JPEG over HTTP; every viewer gets the newest image that his connection is ready for.
 
     Images are encoded only while somebody watches, once for all viewers, no larger than the widest of them shows
@@ -74,9 +75,6 @@ class MjpegSink:
                 pair = side_by_side(source.pixels, translated.pixels, self._pairs.width)
                 self._pairs.publish(_jpeg(pair, self._quality))
         self._figures.observe(translated, source)
-
-    def finish(self) -> None:
-        return
 
     def close(self) -> None:
         self._pairs.close()

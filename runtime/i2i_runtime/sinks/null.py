@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from i2i_runtime.frame import Frame
+from i2i_runtime.sinks.base import Sink
 
 
-class NullSink:
+class NullSink(Sink):
     """Takes frames and forgets them."""
 
     name = "null:"
 
     def write(self, translated: Frame, source: Frame) -> None:
-        return
-
-    def finish(self) -> None:
-        return
-
-    def close(self) -> None:
         return

@@ -1,4 +1,4 @@
-"""RTMP and RTSP out: pushes to a server, comes back after a loss, and never slows the other sinks."""
+"""RTMP and RTSP out: pushes to a server, reconnects after a loss, and never slows the other sinks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.logs import event
-from i2i_runtime.mailbox import Mailbox
 from i2i_runtime.media.letterbox import letterboxed
+from i2i_runtime.queues import Mailbox
+from i2i_runtime.sinks.base import Sink
 from i2i_runtime.sinks.pacing import Pacer
 from i2i_runtime.sinks.push_worker import STAMP
 from i2i_runtime.uri import redact
@@ -30,13 +31,15 @@ _FORMATS = {"rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp", "rtsps": "rtsp"}
 PUSH_SCHEMES = tuple(_FORMATS)
 
 
-class NetworkSink:
+class NetworkSink(Sink):
     """Pushes H.264 to `rtmp://` (FLV) or `rtsp://` (ANNOUNCE and RECORD over TCP).
 
     The sink's own thread takes the newest image and hands it to a process that encodes and sends it (see
     `push`). A server that is slow or gone costs images of this stream, counted in `dropped`, and nothing
-    else; the process is killed and started anew, with back-off, when it fails or takes nothing for `stall_s`.
+    else; the process is killed and started again, with back-off, when it fails or takes nothing for `stall_s`.
     """
+
+    outages = 0
 
     def __init__(
         self,
@@ -47,7 +50,7 @@ class NetworkSink:
         stall_s: float = 10.0,
         backoff: Backoff | None = None,
     ) -> None:
-        """Raises SinkError for an address that cannot be pushed to; a server that does not answer is
+        """Raises SinkError for an address that cannot be pushed to; a server that does not respond is
         retried.
         """
         parts = urlsplit(uri)
@@ -79,7 +82,6 @@ class NetworkSink:
         self._size: tuple[int, int] | None = None
         self._failure = ""
         self._accepted = False
-        self.outages = 0
         self.sent = 0
         self._thread = threading.Thread(target=self._run, name=f"{self.name} sender", daemon=True)
         self._thread.start()
@@ -94,14 +96,14 @@ class NetworkSink:
         self._box.put(translated)
 
     def finish(self) -> None:
-        """Sends what still waits and closes the stream properly. Raises SinkError where nothing was ever
+        """Sends what still waits and closes the stream properly. Raises SinkError if nothing was ever
         accepted.
         """
         self._box.close()
         self._thread.join(timeout=2 * self._stall_s)
         if not self._accepted:
             raise SinkError(
-                f"{self.name} never took an image ({self._failure or 'no answer'}): check the address, the stream "
+                f"{self.name} never took an image ({self._failure or 'no response'}): check the address, the stream "
                 "name and that the server allows publishing."
             )
 
@@ -175,7 +177,7 @@ class NetworkSink:
             frame = self._box.get(0.5)
 
     def _feed(self, pipe: int, data: bytes | memoryview) -> None:
-        """Writes all of `data`. Raises TimeoutError where nothing is taken for `stall_s`, OSError on its
+        """Writes all of `data`. Raises TimeoutError if nothing is taken for `stall_s`, OSError on its
         death.
         """
         view = memoryview(data)

@@ -1,4 +1,4 @@
-"""Closed segments and all other streams of the source become one file, while later segments are still made."""
+"""Joins closed segments and copies all other streams of the source, while later segments are still encoded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import av
 import av.error
 
 from i2i_runtime.errors import SinkError
-from i2i_runtime.media.clip import Clip
+from i2i_runtime.media.origin import Clip
 from i2i_runtime.media.timecode import fits_timecode_track, is_timecode, timecode_of
 from i2i_runtime.sinks.journal import Journal, Segment
 
@@ -32,7 +32,7 @@ class Assembly:
     def __init__(self, journal: Journal, clip: Clip | None, time_base: Fraction, target: Path) -> None:
         self.target = target
         self._journal, self._clip, self._time_base = journal, clip, time_base
-        self._film: _Film | None = None
+        self._file: _JoinedFile | None = None
         self._joined = 0
         self._depth = 0
         self._step = 1
@@ -52,26 +52,26 @@ class Assembly:
         segments = self._journal.segments
         while self._joined < len(segments):
             self._join()
-        assert self._film is not None
+        assert self._file is not None
         try:
-            self._film.finish(None if whole else max(segments[-1].pts) * self._time_base)
+            self._file.finish(None if whole else max(segments[-1].pts) * self._time_base)
         except BaseException:
             self.close()
             raise
-        notes, self._film = self._film.notes, None
+        notes, self._file = self._file.notes, None
         return notes
 
     def close(self) -> None:
-        """Throws away what is joined and not finished; joining then begins anew. Safe to call twice."""
+        """Deletes what is joined and not finished; joining then starts over. Safe to call twice."""
         self._joined = 0
-        if self._film is not None:
-            film, self._film = self._film, None
+        if self._file is not None:
+            film, self._file = self._file, None
             with suppress(av.error.FFmpegError, OSError):
                 film.close()
             self.target.unlink(missing_ok=True)
 
     def _join(self) -> None:
-        """One more segment; all of them anew where it needs its images decoded further ahead than those before."""
+        """Joins one more segment, or starts over if it reorders its images more than those before."""
         segments = self._journal.segments
         segment = segments[self._joined]
         following = segments[self._joined + 1].pts if self._joined + 1 < len(segments) else ()
@@ -90,8 +90,8 @@ class Assembly:
     def _add(self, segment: Segment, following: tuple[int, ...]) -> None:
         file = self._journal.folder / segment.file
         due = sorted(segment.pts)
-        if self._film is None:
-            self._film = _Film(self.target, file, self._clip, self._time_base)
+        if self._file is None:
+            self._file = _JoinedFile(self.target, file, self._clip, self._time_base)
             second = [*due, *sorted(following)][1:2]
             self._step = second[0] - due[0] if second else 1
             self._ahead = [due[0] - back * self._step for back in range(self._depth, 0, -1)]
@@ -102,12 +102,12 @@ class Assembly:
             packets = [packet for packet in container.demux(video=0) if packet.size]
             if len(packets) != len(due):
                 raise SinkError(
-                    f"{file} is damaged (it holds {len(packets)} of {len(due)} images): --restart begins anew."
+                    f"{file} is damaged (it holds {len(packets)} of {len(due)} images): use --restart to start over."
                 )
             for packet, pts, dts in zip(packets, segment.pts, decoded, strict=False):
                 packet.time_base = self._time_base
                 packet.pts, packet.dts, packet.duration = pts, dts, lasts[pts]
-                self._film.add(packet)
+                self._file.add(packet)
         self._ahead = decoded[len(due) :]
 
 
@@ -117,8 +117,8 @@ def _reorder_depth(segment: Segment) -> int:
     return max(place - rank[value] for place, value in enumerate(segment.pts))
 
 
-class _Film:
-    """An open file that takes images in the order of their decoding and puts the other streams between them."""
+class _JoinedFile:
+    """An open file that takes images in decoding order and interleaves the other streams."""
 
     def __init__(self, target: Path, segment: Path, clip: Clip | None, time_base: Fraction) -> None:
         self.notes: list[str] = []
@@ -127,7 +127,7 @@ class _Film:
             made = template.streams.video[0]
             self._images = self._output.add_stream_from_template(made)
             if self._output.format.name in ("mov", "mp4"):
-                # A new stream forgets the label: ProRes 4444 would be taken for 4:2:2, and Apple's players want hvc1.
+                # A new stream forgets the label: ProRes 4444 would be taken for 4:2:2, and Apple's players need hvc1.
                 label = {"prores": made.codec_context.codec_tag, "hevc": "hvc1"}.get(made.codec_context.name)
                 self._images.codec_context.codec_tag = label or self._images.codec_context.codec_tag
             if made.metadata.get("alpha_mode") == "1":
@@ -135,7 +135,7 @@ class _Film:
                 self._images.codec_context.pix_fmt = "yuva420p"
                 if self._output.format.name not in ("matroska", "webm"):
                     self.notes.append(
-                        f"the alpha channel was left out, as {self._output.format.name} holds none of VP9: "
+                        f"the alpha channel was dropped, because {self._output.format.name} cannot hold that of VP9: "
                         "a .webm or .mkv keeps it"
                     )
         self._images.time_base = time_base
@@ -157,7 +157,7 @@ class _Film:
             # FFmpeg would fail at the end of the job.
             if not fits_timecode_track(timecode, round(rate)):
                 self.notes.append(
-                    f"the timecode {timecode} was left out, as {container} holds none of this kind for "
+                    f"the timecode {timecode} was dropped, because {container} cannot hold one of this kind for "
                     f"{float(rate):.2f} frames per second"
                 )
                 return
@@ -165,7 +165,7 @@ class _Film:
         self._images.metadata["timecode"] = timecode
 
     def add(self, image: av.Packet[Any]) -> None:
-        """A packet of the images, its times in the film's time base; its dts is later than those before."""
+        """A packet of the images, its times in the file's time base, its dts later than those before."""
         assert image.dts is not None
         image.stream = self._images
         due = (image.dts * image.time_base, self._images.index)
@@ -213,19 +213,19 @@ def _carry(
             if output.format.name == "matroska":
                 output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
             else:
-                notes.append(f"an attachment was left out, as {output.format.name} holds none")
+                notes.append(f"an attachment was dropped, because {output.format.name} cannot hold one")
         elif codec is None:
-            kind = getattr(stream, "name", None) or "of a kind unknown"
+            kind = getattr(stream, "name", None) or "unknown kind"
             # QuickTime keeps chapters in a track, too.
             if is_timecode(stream) or (kind == "bin_data" and source.chapters()):
                 continue
             notes.append(
-                f"the {stream.type} stream {stream.index} ({kind}) was left out, as of the streams beside the images "
-                "only sound, subtitles, timecode and attachments are carried over"
+                f"the {stream.type} stream {stream.index} ({kind}) was dropped: only audio, subtitle, timecode and "
+                "attachment streams are copied"
             )
         elif codec.canonical_name not in output.supported_codecs:
             notes.append(
-                f"the {stream.type} stream {stream.index} ({codec.canonical_name}) was left out, as "
+                f"the {stream.type} stream {stream.index} ({codec.canonical_name}) was dropped, because "
                 f"{output.format.name} cannot hold it"
             )
         else:

@@ -16,6 +16,7 @@ import cv2
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.letterbox import letterboxed
+from i2i_runtime.sinks.base import Sink
 
 # Requests and constants of linux/videodev2.h.
 QUERYCAP, G_FMT, S_FMT = 0x80685600, 0xC0D05604, 0xC0D05605
@@ -56,7 +57,7 @@ class LoopbackFormat:
 
 
 def device_from_ioctl(ioctl: Ioctl) -> LoopbackDevice:
-    """Asks who the device is. Raises OSError for what is no video device."""
+    """Asks who the device is. Raises OSError if it is not a video device."""
     answer = bytearray(CAPABILITY.size)
     ioctl(QUERYCAP, answer)
     driver, card, _, _, capabilities, device = CAPABILITY.unpack(answer)
@@ -70,7 +71,7 @@ def negotiate(ioctl: Ioctl, width: int, height: int) -> LoopbackFormat:
     """Asks for YUYV (4:2:2, BT.601, limited range); the device may insist on the size its readers already
     use.
 
-    Raises SinkError where it takes no YUYV, OSError where it refuses to talk.
+    Raises SinkError if it does not take YUYV, OSError if it does not respond.
     """
     width += width % 2
     wanted = (_OUTPUT, width, height, YUYV, _NO_FIELDS, 2 * width, 2 * width * height, _SMPTE170M, _PRIVATE)
@@ -81,12 +82,12 @@ def negotiate(ioctl: Ioctl, width: int, height: int) -> LoopbackFormat:
         name = _text(pixels.to_bytes(4, "little"))
         raise SinkError(
             f"The virtual camera insists on {name} {width}x{height}, which is not offered: close the programs that "
-            f"read it and load the module anew ({MODPROBE})."
+            f"read it and load the module again ({MODPROBE})."
         )
     return LoopbackFormat(width, height, line_bytes)
 
 
-class VirtualCameraSink:
+class VirtualCameraSink(Sink):
     """Writes each image to a loopback device; the format is agreed on with the first one."""
 
     def __init__(self, device: str = "") -> None:
@@ -110,7 +111,7 @@ class VirtualCameraSink:
         if not found.takes_images:
             self.close()
             raise SinkError(
-                f"{path} is no virtual camera (it takes no images): load the module with: {MODPROBE}."
+                f"{path} is not a virtual camera (it takes no images): load the module with: {MODPROBE}."
             )
 
     def write(self, translated: Frame, source: Frame) -> None:
@@ -125,9 +126,6 @@ class VirtualCameraSink:
             raise SinkError(
                 f"{self.name} refuses the image ({error.strerror}): close other programs that write to it."
             ) from error
-
-    def finish(self) -> None:
-        return
 
     def close(self) -> None:
         if self._descriptor >= 0:

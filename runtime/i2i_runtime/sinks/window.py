@@ -10,19 +10,26 @@ import cv2
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
+from i2i_runtime.sinks.base import Closed, Sink
 from i2i_runtime.sinks.pacing import Pacer
 
 
-class WindowSink:
-    """Shows each frame as it comes; the keys q and Escape, or closing the window, end the job."""
+class WindowSink(Sink):
+    """Shows each frame as it comes; the keys q and Escape, or closing the window, end the job normally."""
 
     def __init__(self, title: str = "") -> None:
         self.name = f"display://{title}"
         self._title = f"i2i-stream {title}".strip()
-        # OpenCV's window library ends the whole process where there is no screen, so this must be asked first.
+        # OpenCV's window library ends the whole process if there is no screen, so this must be asked first.
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            raise SinkError("There is no screen to open a window on: write to a file with --output FILE.mp4.")
-        # What the window library has to say about its fonts and timers helps nobody who sees a window.
+            raise SinkError(
+                "This machine has no screen to open a window on: write to a file with --output FILE.mp4."
+            )
+        if _av_was_first():
+            raise SinkError(
+                "A window needs OpenCV loaded before PyAV: import i2i_runtime.media or cv2 before av."
+            )
+        # Silence Qt's warnings about fonts and timers.
         os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
         self._open = False
         self._owner = 0
@@ -40,7 +47,7 @@ class WindowSink:
             key = cv2.waitKey(1) & 0xFF
             if key in (ord("q"), 27) or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
                 self.close()
-                raise KeyboardInterrupt
+                raise Closed
         except cv2.error as error:
             raise SinkError(
                 f"The window cannot be shown ({error.err}): install opencv-python, not opencv-python-headless, "
@@ -57,3 +64,9 @@ class WindowSink:
             self._open = False
             cv2.destroyWindow(self._title)
             cv2.waitKey(1)
+
+
+def _av_was_first() -> bool:
+    """Whether PyAV was imported before OpenCV, so that its X libraries would make the window hang."""
+    loaded = list(sys.modules)
+    return sys.platform == "linux" and "av" in loaded and loaded.index("av") < loaded.index("cv2")

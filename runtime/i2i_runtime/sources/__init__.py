@@ -3,71 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from i2i_runtime.errors import SourceError, UsageError
-from i2i_runtime.frame import Frame
+from i2i_runtime.sources.base import Source, SourceOptions, SourceWrapper
 from i2i_runtime.uri import Uri, parse_uri
 
-
-class Source(Protocol):
-    """Delivers frames in order.
-
-    `live` sources go on whether or not they are read, so that stale frames are dropped; others wait.
-    `frame_count` is the expected number of frames, None where the source cannot know. One that can lose part of what
-    it reads and go on also has `losses`: one sentence for each.
-    """
-
-    name: str
-    live: bool
-    frame_count: int | None
-
-    def read(self) -> Frame | None:
-        """The next frame, or None at the end. Blocks; raises SourceError."""
-
-    def close(self) -> None:
-        """Releases the device or file; a blocked `read` in another thread returns soon after."""
-
-
-@runtime_checkable
-class Skipping(Protocol):
-    """A source that passes over the frames that a resumed job has done, before the first `read`."""
-
-    def skip_one(self) -> bool:
-        """Passes over one of them, losses noted; False once none is left. Blocks; raises SourceError."""
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """What a user may say about any input.
-
-    `size` asks cameras, screens and synthetic scenes for (width, height); files keep their own. `rate` is wanted
-    frames per second. `timeout_s` bounds the wait for a frame. `skip` is how many frames a resumed job has done.
-    """
-
-    size: tuple[int, int] | None = None
-    rate: int | None = None
-    timeout_s: float = 10.0
-    tonemap: bool = False
-    skip: int = 0
+__all__ = ["Source", "SourceOptions", "SourceWrapper", "open_source"]
 
 
 def open_source(text: str, options: SourceOptions | None = None) -> Source:
-    """Opens an input by its URI. Raises SourceError, or UsageError for a scheme nobody knows."""
+    """Opens an input by its URI. Raises SourceError, or UsageError for an unknown scheme."""
     uri = parse_uri(text)
     opener = _OPENERS.get(uri.scheme)
     if opener is None:
         raise UsageError(
-            f"No input is called {uri.scheme}: (known are {', '.join(sorted(_OPENERS))}); "
-            "a path with a colon is written file:PATH."
+            f"Unknown input scheme {uri.scheme!r}; supported: {', '.join(sorted(_OPENERS))}; "
+            "write a path with a colon as file:PATH."
         )
     try:
         return opener(uri, options or SourceOptions())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SourceError(
-            f"{uri.shown} cannot be read ({reason}): see that it is spelled right and yours."
+            f"{uri.shown} cannot be read ({reason}): check the path and its permissions."
         ) from error
 
 

@@ -11,14 +11,14 @@ import numpy as np
 
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
-from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources.base import Source, SourceOptions
 
 # Microseconds, as Video4Linux stamps its buffers.
 _TIME_BASE = Fraction(1, 1_000_000)
 _PATIENCE_S = 1.0
 
 
-class CameraSource:
+class CameraSource(Source):
     """Frames of one camera, stamped with the moment they arrive.
 
     Motion JPEG is asked for, because uncompressed 720p does not fit through USB 2 at more than ten frames a second.
@@ -29,14 +29,14 @@ class CameraSource:
     def __init__(self, device: str, options: SourceOptions) -> None:
         self.name = f"camera {device}"
         target = int(device) if device.isdecimal() else device
-        # What OpenCV has to say about a camera that is not there would stand between the user and our sentence.
+        # Silence OpenCV's own error output; the SourceError below says what is wrong.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         known = cv2.videoio_registry.getCameraBackends()
         self._capture = cv2.VideoCapture(target, cv2.CAP_V4L2 if cv2.CAP_V4L2 in known else cv2.CAP_ANY)
         if not self._capture.isOpened():
             raise SourceError(
-                f"Camera {device} cannot be opened (it is not there, or another program uses it): "
-                "see the cameras of this machine with i2i-doctor."
+                f"Camera {device} cannot be opened (it does not exist, or another program uses it): "
+                "list the cameras of this machine with i2i-doctor."
             )
         self._capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
         # One buffer: what waits in the driver is already old.
@@ -47,7 +47,6 @@ class CameraSource:
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, options.size[1])
         if options.rate is not None:
             self._capture.set(cv2.CAP_PROP_FPS, options.rate)
-        self.frame_count: int | None = None
         self._index = 0
         self._reading = Lock()
         self._began_s = time.monotonic()
@@ -74,7 +73,7 @@ class CameraSource:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            # Releasing a camera while another thread reads it crashes inside OpenCV, and a driver may never answer.
+            # Releasing a camera while another thread reads it crashes inside OpenCV, and a driver may never respond.
             if self._reading.acquire(timeout=_PATIENCE_S):
                 self._capture.release()
                 self._reading.release()

@@ -10,10 +10,10 @@ from i2i_runtime.errors import SourceError
 from i2i_runtime.files import IMAGE_ENDINGS
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.images import image_paths, read_image
-from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources.base import Source, SourceOptions
 
 
-class ImageSource:
+class ImageSource(Source):
     """Reads every image that a folder or glob names, upright as its EXIF orientation says.
 
     An image that does not decode is skipped and named in `losses`.
@@ -28,7 +28,7 @@ class ImageSource:
             raise SourceError(
                 f"{location} contains no image: {', '.join(sorted(IMAGE_ENDINGS))} are supported."
             )
-        self.frame_count: int | None = len(self._paths)
+        self.frame_count = len(self._paths)
         self._index = 0
         self._left_to_skip = options.skip
         self._time_base = Fraction(1, options.rate or 25)

@@ -10,6 +10,7 @@ import numpy as np
 
 from i2i_runtime.errors import SourceError, UsageError
 from i2i_runtime.frame import Frame
+from i2i_runtime.sources.base import Source
 
 _MICROSECOND = Fraction(1, 1_000_000)
 
@@ -41,11 +42,10 @@ def opencv_has_gstreamer() -> bool:
     return any("YES" in line for line in lines)
 
 
-class CsiSource:
+class CsiSource(Source):
     """One CSI camera; images as the sensor's pipeline delivers them."""
 
     live = True
-    frame_count: int | None = None
 
     def __init__(self, location: str, size: tuple[int, int] | None = None, rate: int | None = None) -> None:
         """`location` is the sensor's number, `size` (width, height). Raises UsageError and SourceError."""
@@ -62,7 +62,7 @@ class CsiSource:
         self._capture = cv2.VideoCapture(line, cv2.CAP_GSTREAMER)
         if not self._capture.isOpened():
             raise SourceError(
-                f"{self.name} cannot be opened: see that the sensor is listed by v4l2-ctl --list-devices, and restart "
+                f"{self.name} cannot be opened: check that v4l2-ctl --list-devices lists the sensor, and restart "
                 "the capture service with: sudo systemctl restart nvargus-daemon."
             )
         self._index = 0

@@ -13,7 +13,9 @@ from av.error import FFmpegError
 from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
-from i2i_runtime.media.colour import Colour, ColourConverter
+from i2i_runtime.media.colour import ColourConverter
+from i2i_runtime.media.origin import Colour
+from i2i_runtime.sources.base import Source
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 from i2i_runtime.uri import redact
 
@@ -34,7 +36,7 @@ class StreamTimeouts:
         return StreamTimeouts(max(self.open_s, 20.0), max(self.read_s, 30.0))
 
 
-class StreamSource:
+class StreamSource(Source):
     """One connection to one network stream; ends or raises when the connection does.
 
     RTSP goes over TCP: lost UDP packets are torn images. Decoding keeps no frames back (`low_delay`, slices
@@ -42,12 +44,11 @@ class StreamSource:
     """
 
     live = True
-    frame_count: int | None = None
 
     def __init__(
         self, uri: str, timeouts: StreamTimeouts | None = None, *, rtsp_transport: str = "tcp"
     ) -> None:
-        """Raises SourceError where nothing answers in time or the stream holds no image."""
+        """Raises SourceError if the server does not respond in time or the stream has no video."""
         timeouts = timeouts or StreamTimeouts()
         if is_playlist(uri):
             timeouts = timeouts.for_playlist()
@@ -78,7 +79,7 @@ class StreamSource:
         self._began_s = float("-inf")
 
     def read(self) -> Frame | None:
-        """The next image; None where the peer ended the stream. Raises SourceError after a loss or
+        """The next image; None if the peer ended the stream. Raises SourceError after a loss or
         `read_s`.
         """
         if self._closed:
@@ -131,7 +132,7 @@ def open_network_source(
     patience: Patience | None = None,
     rtsp_transport: str = "tcp",
 ) -> ReconnectingSource:
-    """A network stream that comes back by itself. Raises SourceError where the first connection fails."""
+    """A network stream that reconnects by itself. Raises SourceError if the first connection fails."""
     if patience is None and is_playlist(uri):
         patience = Patience(stall_s=45.0)
     return ReconnectingSource(
@@ -153,7 +154,7 @@ def _plain(error: Exception) -> str:
 
 def _refusal(name: str, error: Exception, timeouts: StreamTimeouts) -> str:
     if _timed_out(error):
-        why = f"nothing answered within {timeouts.open_s:g} s"
+        why = f"no response within {timeouts.open_s:g} s"
     elif isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
         why = "the server refuses the user name or password"
     else:

@@ -1,4 +1,4 @@
-"""A live source that comes back: back-off with jitter, a watchdog, and a card while there is no image."""
+"""A live source that reconnects: back-off with jitter, a watchdog, and a slate while there is no image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
 from i2i_runtime.logs import event
-from i2i_runtime.mailbox import Mailbox
 from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.media.no_signal import draw_slate
-from i2i_runtime.sources import Source
+from i2i_runtime.queues import Mailbox
+from i2i_runtime.sources.base import Source
 from i2i_runtime.uri import redact
 
 _log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ _STUCK_LIMIT = 4
 class Patience:
     """How long a missing image is waited for, in seconds.
 
-    After `slate_after_s` the card is shown, every `slate_every_s`. A call into the source (open or read) that
-    blocks for `stall_s` is given up and the source opened anew, even if the driver never returns; `stall_s`
+    After `slate_after_s` the slate is shown, every `slate_every_s`. A call into the source (open or read) that
+    blocks for `stall_s` is abandoned and the source opened again, even if the driver never returns; `stall_s`
     must exceed the source's own time-outs.
     """
 
@@ -39,17 +39,18 @@ class Patience:
     stall_s: float = 12.0
 
 
-class ReconnectingSource:
+class ReconnectingSource(Source):
     """Wraps a live source that may be lost; reads never end and never block longer than `slate_after_s`.
 
-    Opens it at once, so that a wrong address is refused in the caller's face; from then on every loss is
-    mended in the background. Images keep the size of the first one: a camera that comes back with another
+    Opens it at once, so that a wrong address is an error for the caller; from then on it reconnects in the
+    background after every loss. Images keep the size of the first one: a camera that returns with another
     size is letterboxed. `pts` counts microseconds since the start, by capture time; a gap in `index` is
     images that nobody read in time.
     """
 
     live = True
-    frame_count: int | None = None
+    outages = 0
+    recoveries = 0
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class ReconnectingSource:
         patience: Patience | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """Raises SourceError where the first attempt brings no image."""
+        """Raises SourceError if the first attempt delivers no image."""
         self._open = open_source
         self._backoff = backoff or Backoff()
         self._patience = patience or Patience()
@@ -73,8 +74,6 @@ class ReconnectingSource:
         self._reason = ""
         self._delivered = 0
         self._last_pts = -1
-        self.outages = 0
-        self.recoveries = 0
         inner = self._open()
         self.name = inner.name
         self._start_s = self._heard_s = time.monotonic()
@@ -92,7 +91,7 @@ class ReconnectingSource:
             raise
         if first is None:
             inner.close()
-            raise SourceError(f"{inner.name} answers but sends no image: check that its sender is running.")
+            raise SourceError(f"{inner.name} responds but sends no image: check that its sender is running.")
         return first
 
     @property
@@ -147,10 +146,10 @@ class ReconnectingSource:
             if frame is None:
                 return f"{self.name} ended"
             if not self._take(frame, turn):
-                return f"{self.name} was given up"
+                return f"{self.name} was abandoned"
 
     def _take(self, frame: Frame, turn: int) -> bool:
-        """Puts an image into the box; False where this feeder has been replaced meanwhile."""
+        """Puts an image into the box; False if this feeder has been replaced meanwhile."""
         with self._lock:
             if self._turn != turn:
                 return False
@@ -203,7 +202,7 @@ class ReconnectingSource:
         busy_since_s = self._busy_since_s
         if busy_since_s is None or time.monotonic() - busy_since_s < self._patience.stall_s:
             return
-        self._note_loss(f"no answer for {self._patience.stall_s:.0f} s", self._turn)
+        self._note_loss(f"no response for {self._patience.stall_s:.0f} s", self._turn)
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         if len(self._stuck) < _STUCK_LIMIT:
             self._stuck.append(self._feeder)

@@ -1,4 +1,4 @@
-"""Frames held in memory: what a pipeline is measured with when neither disk nor decoder shall count."""
+"""Frames held in memory: what a pipeline is measured with when neither disk nor decoder should count."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from i2i_runtime.frame import Frame, Image
+from i2i_runtime.sources.base import Source
 
 
-class RecordedSource:
-    """Gives `frame_count` frames, going round the recorded images; waits to be read."""
+class RecordedSource(Source):
+    """Gives `frame_count` frames, cycling through the recorded images; waits to be read."""
 
     name = "recorded"
     live = False
 
     def __init__(self, images: Sequence[Image], frame_count: int, rate: int = 30) -> None:
-        self.frame_count: int | None = frame_count
+        self.frame_count = frame_count
         self._images = images
         self._left = frame_count
         self._index = 0

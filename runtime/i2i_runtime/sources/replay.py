@@ -1,39 +1,28 @@
-"""A clip at its own pace, as a camera would deliver it: the stand-in wherever there is no camera."""
+"""A clip at its own pace, as a camera would deliver it: the stand-in if there is no camera."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from threading import Event
 
 from i2i_runtime.frame import Frame
-from i2i_runtime.sources import Skipping, Source
+from i2i_runtime.sources.base import Source, SourceWrapper
 
 
-class ReplaySource:
-    """Holds back each frame of another source until its time has come; `captured_s` is that moment."""
-
-    live = True
+class ReplaySource(SourceWrapper):
+    """Holds back each frame of another source until it is due; `captured_s` is that moment."""
 
     def __init__(self, source: Source) -> None:
-        self._source = source
+        super().__init__(source)
         self.name = f"replay:{source.name}"
-        self.frame_count = source.frame_count
+        self.live = self.replayable = True
         self._start: tuple[float, Fraction] | None = None
         self._closing = Event()
 
-    @property
-    def losses(self) -> Sequence[str]:
-        losses: Sequence[str] = getattr(self._source, "losses", ())
-        return losses
-
-    def skip_one(self) -> bool:
-        return isinstance(self._source, Skipping) and self._source.skip_one()
-
     def read(self) -> Frame | None:
-        frame = self._source.read()
+        frame = super().read()
         if frame is None:
             return None
         if self._start is None:
@@ -46,4 +35,4 @@ class ReplaySource:
 
     def close(self) -> None:
         self._closing.set()
-        self._source.close()
+        super().close()

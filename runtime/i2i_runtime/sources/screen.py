@@ -1,4 +1,4 @@
-"""The image on a screen of this machine, through mss."""
+"""The contents of a screen of this machine, through mss."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from i2i_runtime.errors import SourceError, UsageError
 from i2i_runtime.frame import Frame
+from i2i_runtime.sources.base import Source
 
 _MICROSECOND = Fraction(1, 1_000_000)
 _WHERE = re.compile(
@@ -21,21 +22,20 @@ _WHERE = re.compile(
 )
 
 
-class ScreenSource:
+class ScreenSource(Source):
     """`screen`, `screen:1` or `screen:1,X,Y,WIDTH,HEIGHT` (pixels from the screen's upper left corner).
 
     Screen 0 is all screens together. At most `rate` images a second: a grab costs processor time.
     """
 
     live = True
-    frame_count: int | None = None
 
     def __init__(self, where: str = "", rate: int = 30) -> None:
-        """Raises UsageError for a region that is spelled wrong, SourceError where there is no such screen."""
+        """Raises UsageError for a region that is spelled wrong, SourceError if the screen does not exist."""
         match = _WHERE.match(where)
         if match is None:
             raise UsageError(
-                f"screen:{where} is no screen: write screen, screen:1 or screen:1,X,Y,WIDTH,HEIGHT."
+                f"screen:{where} is not a screen: write screen, screen:1 or screen:1,X,Y,WIDTH,HEIGHT."
             )
         if importlib.util.find_spec("mss") is None:
             raise SourceError("screen needs mss: pip install 'i2i-stream[serve]'.")

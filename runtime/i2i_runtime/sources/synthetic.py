@@ -10,15 +10,15 @@ import numpy as np
 
 from i2i_runtime.errors import UsageError
 from i2i_runtime.frame import Frame, Image
-from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources.base import Source, SourceOptions
 
 DEFAULT_FRAMES = 250
 
 
-class SyntheticSource:
+class SyntheticSource(Source):
     """`street` or `bars` at a rate of its own; every frame depends on its index alone.
 
-    Not live: it waits to be read. `replay` pacing is not needed where nothing has to keep up.
+    Not live: it waits to be read.
     """
 
     live = False
@@ -27,7 +27,7 @@ class SyntheticSource:
         self.name = f"test://{scene}"
         width, height = options.size or (1280, 720)
         self._draw = _drawer(scene, width, height)
-        self.frame_count: int | None = DEFAULT_FRAMES
+        self.frame_count = DEFAULT_FRAMES
         self._index = options.skip
         self._time_base = Fraction(1, options.rate or 25)
 
@@ -49,7 +49,7 @@ def _drawer(scene: str, width: int, height: int) -> Callable[[int], Image]:
         from i2i_runtime.sources.street import Street
 
         return Street(width, height).draw
-    raise UsageError(f"No scene is called {scene}: test://street and test://bars are there.")
+    raise UsageError(f"Unknown scene {scene!r}: use test://street or test://bars.")
 
 
 def draw_bars(index: int, width: int, height: int) -> Image:

@@ -17,8 +17,7 @@ import av.error
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import alpha_of_frame
-from i2i_runtime.media.clip import Clip
-from i2i_runtime.media.colour import FULL, LIMITED, Colour, ColourConverter
+from i2i_runtime.media.colour import ColourConverter
 from i2i_runtime.media.decode import (
     decoder_of,
     disable_generated_pts,
@@ -26,12 +25,13 @@ from i2i_runtime.media.decode import (
     upright_from_stored,
 )
 from i2i_runtime.media.hdr import ToneMapper
-from i2i_runtime.sources import SourceOptions
+from i2i_runtime.media.origin import FULL, LIMITED, Clip, Colour
+from i2i_runtime.sources.base import Source, SourceOptions
 
 _PATIENCE_S = 1.0
 
 
-class VideoSource:
+class VideoSource(Source):
     """Decodes the first video stream of a file.
 
     Images are delivered upright; `Frame.clip` says how they were stored. If the file is damaged, the frames that
@@ -61,7 +61,7 @@ class VideoSource:
         self._stream = self._container.streams.video[0]
         self._decoder = decoder_of(self._stream)
         self._decoder.thread_type = "AUTO"
-        self.frame_count: int | None = self._stream.frames or None
+        self.frame_count = self._stream.frames or None
         self._losses: list[str] = []
         self._decoded = self._decode()
         self._index = 0

@@ -9,11 +9,12 @@ import numpy as np
 
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.live_stats import Figures, LiveFigures
+from i2i_runtime.stages.base import Stage
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-class Hud:
+class Hud(Stage):
     """A stage that writes one line on a darkened strip at the lower edge; it touches no other pixel."""
 
     def __init__(self) -> None:
@@ -23,9 +24,6 @@ class Hud:
         """The frame with the line on it; the given frame's pixels stay as they are."""
         figures = self._figures.observe(translated, source)
         return translated.with_pixels(draw_line(translated.pixels, line_from_figures(figures)))
-
-    def close(self) -> None:
-        return
 
 
 def line_from_figures(figures: Figures) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.frame import Frame, Image
-from i2i_runtime.sources import Source
+from i2i_runtime.sources.base import Source, SourceWrapper
+from i2i_runtime.stages.base import Stage
 
 _FLOW_WIDTH = 240
 _STILL_PX = 0.15
@@ -27,34 +28,24 @@ _CUT_EXPLAINED = 0.5
 _CUT_CHANGE = 6.0
 
 
-class HeldSource:
+class HeldSource(SourceWrapper):
     """A source whose pixels stay as they are until they differ by more than `noise` code values.
 
-    The difference is averaged over 3x3 pixels, so that a grain does not count as motion. What is shown is
-    never further from the camera's image than the noise allows.
+    The difference is averaged over 3x3 pixels, so that grain does not count as motion. What is shown is never further
+    from the camera's image than the noise allows.
     """
 
     def __init__(self, source: Source, noise: int = 6) -> None:
-        self._source = source
+        super().__init__(source)
         self._noise = noise
         self._held: Image | None = None
-        self.name = source.name
-        self.live = source.live
-        self.frame_count = source.frame_count
-
-    def __getattr__(self, name: str) -> Any:
-        """What else the source tells of itself: its losses, outages and drops."""
-        return getattr(self._source, name)
 
     def read(self) -> Frame | None:
-        frame = self._source.read()
+        frame = super().read()
         if frame is None or frame.is_slate:
             return frame
         self._held = hold(self._held, frame.pixels, self._noise)
         return frame.with_pixels(self._held)
-
-    def close(self) -> None:
-        self._source.close()
 
 
 def hold(held: Image | None, image: Image, noise: int) -> Image:
@@ -66,7 +57,7 @@ def hold(held: Image | None, image: Image, noise: int) -> Image:
     return np.asarray(cv2.copyTo(held, still, image.copy()), np.uint8)
 
 
-class Steadier:
+class Steadier(Stage):
     """A stage that blends each translated frame with the last one, moved along with the scene.
 
     `strength` is the share of the last image where the source is fully explained by its motion: 0 changes
@@ -102,9 +93,6 @@ class Steadier:
         self._grey, self._shown = grey, pixels
         # The next blend reads these pixels: what goes on must be a copy, for later stages may draw into it.
         return translated.with_pixels(pixels.copy())
-
-    def close(self) -> None:
-        return
 
     def _blended(self, pixels: Image, shown: Image, grey: Image, before: Image) -> Image:
         flow = _flow(self._engine, grey, before)

@@ -95,7 +95,7 @@ def test_no_virtual_camera_is_one_sentence_with_the_command(tmp_path: Any) -> No
         virtualcam.find_loopback(tmp_path)
     file = tmp_path / "video0"
     file.write_bytes(b"")
-    with pytest.raises(SinkError, match="is no virtual camera"):
+    with pytest.raises(SinkError, match="is not a virtual camera"):
         virtualcam.VirtualCameraSink(str(file))
 
 

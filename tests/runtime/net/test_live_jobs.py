@@ -21,19 +21,20 @@ from i2i_runtime.errors import SinkError, SourceError
 from i2i_runtime.frame import Frame
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.prometheus import MetricsServer
+from i2i_runtime.sinks import Sink
 from i2i_runtime.sinks.mjpeg import MjpegSink
 from i2i_runtime.sinks.push import NetworkSink
+from i2i_runtime.sources import Source
 from i2i_runtime.sources.network import StreamSource
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 from i2i_runtime.web.auth import Access
 
 
-class Camera:
+class Camera(Source):
     """Fifty images a second until it is closed; with `count`, it breaks after so many."""
 
     live = True
     name = "camera"
-    frame_count: int | None = None
 
     def __init__(self, paint: Callable[..., Frame], count: int = 1_000_000) -> None:
         self._paint, self._left, self._closing = paint, count, threading.Event()
@@ -49,7 +50,7 @@ class Camera:
         self._closing.set()
 
 
-class Kept:
+class Kept(Sink):
     """An output that keeps what it is given; with `slow`, it takes its time."""
 
     def __init__(self, name: str, slow_s: float = 0.0) -> None:
@@ -59,12 +60,6 @@ class Kept:
     def write(self, translated: Frame, source: Frame) -> None:
         time.sleep(self._slow_s)
         self.taken.append((translated, source))
-
-    def finish(self) -> None:
-        return
-
-    def close(self) -> None:
-        return
 
 
 def get(url: str, path: str) -> str:
@@ -89,7 +84,7 @@ def test_a_slow_output_and_a_deaf_server_hold_nobody_up(paint: Callable[..., Fra
             pipeline.run()
     assert len(quick.taken) >= 3 * len(slow.taken)
     assert slow.taken
-    assert pipeline.dropped_by_sink["slow"] >= 20
+    assert pipeline.stats.dropped_by_sink[1] >= 20
 
 
 def test_one_translation_for_page_and_recording(
@@ -98,7 +93,7 @@ def test_one_translation_for_page_and_recording(
     page, kept, camera = MjpegSink(Access("127.0.0.1", 0)), Kept("kept"), Camera(paint)
     engine = OnnxRuntimeEngine(engines.invert)
     pipeline = Pipeline(camera, engine, [page, kept], policy="freshest")
-    metrics = MetricsServer(Access("127.0.0.1", 0), pipeline, camera, (page, kept))
+    metrics = MetricsServer(Access("127.0.0.1", 0), pipeline.stats)
     job = threading.Thread(target=pipeline.run)
     job.start()
     wait_until(lambda: len(kept.taken) >= 5, "frames pass")
@@ -153,8 +148,8 @@ def test_a_lost_camera_shows_a_card_that_no_engine_touched(
     first_translated, first = kept.taken[0]
     assert (first_translated.pixels == 255 - first.pixels).all()
     new = sum(not frame.is_slate for _, frame in kept.taken)
-    assert pipeline.frames_out == new <= 3, "a card is no new frame"
-    assert new <= len(translated) <= pipeline.frames_in <= 3
+    assert pipeline.stats.frames_out == new <= 3, "a card is no new frame"
+    assert new <= len(translated) <= pipeline.stats.frames_in <= 3
 
 
 def test_the_command_serves_the_page_and_the_figures(

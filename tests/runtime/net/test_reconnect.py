@@ -20,9 +20,10 @@ from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
 from i2i_runtime.logs import close_log, event, open_log
-from i2i_runtime.mailbox import Mailbox
 from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.media.no_signal import draw_slate
+from i2i_runtime.queues import Mailbox
+from i2i_runtime.sources import Source
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 
 if TYPE_CHECKING:
@@ -32,14 +33,13 @@ QUICK = Backoff(first_s=0.001, limit_s=0.004)
 EAGER = Patience(slate_after_s=0.05, slate_every_s=0.02, stall_s=0.2)
 
 
-class Camera:
+class Camera(Source):
     """Delivers `count` images as they are fetched, then acts as `ending` says: fail, end or hang."""
 
     live = True
 
     def __init__(self, paint: Callable[..., Frame], count: int, ending: str, height: int = 180) -> None:
         self.name = "rtsp://***@door/1"
-        self.frame_count: int | None = None
         self.released = threading.Event()
         self._paint, self._count, self._ending, self._height = paint, count, ending, height
         self._index = itertools.count()
@@ -117,8 +117,8 @@ def test_close_ends_a_waiting_read_although_the_driver_hangs(paint: Callable[...
     assert results == [None]
 
 
-def test_a_source_that_never_answered_is_refused_at_once(paint: Callable[..., Frame]) -> None:
-    with pytest.raises(SourceError, match="answers but sends no image"):
+def test_a_source_that_never_responded_is_refused_at_once(paint: Callable[..., Frame]) -> None:
+    with pytest.raises(SourceError, match="responds but sends no image"):
         ReconnectingSource(lambda: Camera(paint, 0, "end"))
     with pytest.raises(SourceError, match="broke off"):
         ReconnectingSource(lambda: Camera(paint, 0, "fail"))
