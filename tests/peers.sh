@@ -3,7 +3,7 @@
 # Elsewhere those tests skip and say which program they miss.
 set -euo pipefail
 packages=(
-  ffmpeg nginx libnginx-mod-rtmp chromium xvfb
+  ffmpeg nginx libnginx-mod-rtmp chromium xvfb xdotool
   python3-gi gir1.2-gst-rtsp-server-1.0
   gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline
-from i2i_runtime.sinks import Sink
-from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sinks import Closed, Sink, SinkOptions
+from i2i_runtime.sinks.video import VideoSink
+from i2i_runtime.sources import SourceOptions, SourceWrapper
 from i2i_runtime.sources.video import VideoSource
 from i2i_runtime.stages import Stage
 from i2i_runtime.stats import Progress
@@ -357,3 +359,66 @@ def test_every_frame_passed_over_is_an_answer_and_moves_the_line(fake_source: An
     assert len(set(began_s)) == 20, "the watchdog hears of every one of them"
     assert (seen[-1].skipped, seen[-1].frames_in, seen[-1].frames_out) == (20, 10, 10)
     assert pipeline.stats.latencies["read"].count == 11, "they are no part of what reading takes"
+
+
+def closing_at(index: int) -> Callable[[Frame], None]:
+    """The user closes the output at that frame."""
+
+    def check(frame: Frame) -> None:
+        if frame.index >= index:
+            raise Closed
+
+    return check
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_closed_output_ends_the_job_normally(fake_source: Any, live: bool) -> None:
+    source, window, kept = fake_source(10**9, live=live), ListSink("window", closing_at(20)), ListSink("kept")
+    pipeline = Pipeline(source, FakeEngine(), [window, kept])
+    pipeline.run()
+    assert [frame.index for frame in window.frames] == list(range(20))
+    assert pipeline.stats.frames_out == 20
+    assert (window.finished, kept.finished, kept.closed, source.closed) == (True, True, True, True)
+    # What was read before the end reaches the other output, and nothing is missing on the way.
+    assert [frame.index for frame in kept.frames] == list(range(pipeline.stats.frames_in))
+    assert len(kept.frames) > 20
+
+
+def test_a_video_that_is_ended_early_is_complete_and_its_audio_ends_with_it(
+    make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    clip = make_clip("ended.mp4", pts=[512 * index for index in range(100)], audio_tracks=1)
+    output = VideoSink(tmp_path / "out.mp4", SinkOptions())
+    window = ListSink("window", closing_at(30))
+    Pipeline(VideoSource(clip, SourceOptions()), FakeEngine(), [window, output]).run()
+    with av.open(tmp_path / "out.mp4") as container:
+        ends = dict.fromkeys(("video", "audio"), 0.0)
+        for packet in container.demux():
+            if packet.pts is not None:
+                kind = packet.stream.type
+                ends[kind] = max(ends[kind], float((packet.pts + (packet.duration or 0)) * packet.time_base))
+    assert 30 * 0.04 <= ends["video"] <= 60 * 0.04
+    assert ends["audio"] == pytest.approx(ends["video"], abs=0.1)
+    assert any("ends where the job was ended" in note for note in output.notes)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+def test_a_wrapped_source_tells_what_the_source_tells(fake_source: Any) -> None:
+    class Damaged(fake_source):  # type: ignore[misc]
+        losses = ("the frame at 1.000 s did not decode",)
+        outages, recoveries, replayable = 3, 2, True
+
+        def skip_one(self) -> bool:
+            self.given += 1
+            return bool(self.given < 4)
+
+    inner = Damaged(9, live=True)
+    wrapped = SourceWrapper(inner)
+    assert (wrapped.name, wrapped.live, wrapped.frame_count, wrapped.replayable) == ("fake", True, 9, True)
+    assert (wrapped.losses, wrapped.outages, wrapped.recoveries) == (Damaged.losses, 3, 2)
+    assert [wrapped.skip_one() for _ in range(4)] == [True, True, True, False]
+    frame = wrapped.read()
+    assert frame is not None
+    assert frame.index == 4
+    wrapped.close()
+    assert inner.closed

@@ -69,7 +69,7 @@ class VideoSink(Sink):
         self.done = self._journal.frames
         self._live = False
         self._recorded_to = self._journal.last_pts
-        self._cut = options.cut
+        self._ended_early = False
         self._output: _Output | None = None
         self._finished = False
         self._working = Lock()
@@ -84,7 +84,7 @@ class VideoSink(Sink):
         self._live, self._recorded_to = True, self._journal.last_pts
 
     def end_early(self) -> None:
-        self._cut = True
+        self._ended_early = True
 
     def write(self, translated: Frame, source: Frame) -> None:
         with self._working:
@@ -142,7 +142,11 @@ class VideoSink(Sink):
             )
         try:
             output.segments.close()
-            self._notes += output.assembly.finish(whole=not self._cut)
+            self._notes += output.assembly.finish(whole=not (self._options.cut or self._ended_early))
+            if self._ended_early and not self._live:
+                self._notes.append(
+                    f"{self._path.name} ends where the job was ended, before the end of its input"
+                )
             if output.frames.dropped_alpha:
                 self._notes.append(
                     f"the alpha channel was dropped, because {self._codec} cannot hold one: "

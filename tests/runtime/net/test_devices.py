@@ -188,6 +188,64 @@ def test_a_window_shows_a_clip_at_its_own_pace_and_closes_quietly(
     )
 
 
+PRESSED = """
+import sys, cv2
+code, wait, calls = int(sys.argv.pop(1)), cv2.waitKey, []
+def pressed(delay):
+    found = wait(delay)
+    calls.append(delay)
+    return code if len(calls) == 10 else found
+cv2.waitKey = pressed
+from i2i_runtime.cli.stream import main
+main()
+"""
+
+
+@pytest.mark.parametrize("code", [ord("q"), 27])
+def test_q_and_escape_in_a_window_end_the_job_normally(
+    screen: None, engines: Any, make_clip: Callable[..., Path], code: int
+) -> None:
+    clip = make_clip("keys.mp4", pts=[512 * index for index in range(250)])
+    job = ["-m", str(engines.identity), "-i", str(clip)]
+    shown = subprocess.run(
+        [sys.executable, "-c", PRESSED, str(code), *job], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr.splitlines()[-1].startswith("9 frames in "), shown.stderr
+    assert "interrupted" not in shown.stderr
+
+
+def test_a_real_key_in_a_real_window_ends_the_job_normally(screen: None, engines: Any) -> None:
+    if shutil.which("xdotool") is None:
+        pytest.skip("xdotool is not installed")
+    job = ["-m", str(engines.identity), "-i", "test://bars", "--size", "96x64", "--rate", "1"]
+    script = "import sys; from i2i_runtime.cli.stream import main; main()"
+    command = [sys.executable, "-c", script, *job]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as shown:
+        search = ["xdotool", "search", "--sync", "--onlyvisible", "--name", "i2i-stream"]
+        subprocess.run([*search, "windowfocus", "--sync", "key", "q"], check=True, timeout=60)
+        _, told = shown.communicate(timeout=60)
+    assert shown.returncode == 0, told
+    assert "written to display://" in told.splitlines()[-1]
+
+
+def test_a_window_says_that_pyav_was_loaded_first(screen: None) -> None:
+    script = "import av, i2i_runtime.sinks.window as window\nwindow.WindowSink()"
+    refused = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "SinkError: A window needs OpenCV loaded before PyAV" in refused.stderr
+
+
+@pytest.mark.parametrize("module", ["sources.video", "sinks.video", "frame", "pipeline"])
+def test_the_runtime_loads_opencv_before_pyav(module: str) -> None:
+    """Else the X libraries of PyAV make a window of OpenCV hang."""
+    script = (
+        f"import sys, i2i_runtime.{module}\n"
+        "names = [name for name in sys.modules if name in ('av', 'cv2')]\n"
+        "assert names[0] == 'cv2', names\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_screens_that_are_not_there(screen: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match="There is no screen 7"):
         ScreenSource("7")
