@@ -17,8 +17,8 @@ from i2i_export import parity
 from i2i_export.enginefile import EngineFile, check_contract, read_engine, write_engine
 from i2i_export.errors import ExportError
 from i2i_export.frames import fit_all
-from i2i_export.graph.edit import nodes_of
 from i2i_export.graph.macs import count_macs
+from i2i_export.graph.match import nodes_of
 from i2i_export.precision.half import half_from_engine
 from i2i_export.run.trace import Origin, check_against_torch, engine_from_inference, style_encoder_model
 from i2i_export.sizes import dynamic_size, gate_sizes

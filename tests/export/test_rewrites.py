@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.graph import edit
+from i2i_export.graph import edit, match
 from i2i_export.graph.macs import node_macs
-from i2i_export.passes import norms, upsampling
+from i2i_export.passes import fold, norms, upsampling
 from i2i_export.passes.order import optimise
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def normal(*shape: int) -> np.ndarray[Any, Any]:
 
 
 def count(model: ir.Model, op_type: str) -> int:
-    return len(edit.nodes_of(model, op_type))
+    return len(match.nodes_of(model, op_type))
 
 
 def macs(model: ir.Model) -> int:
@@ -54,7 +54,7 @@ def test_a_bias_before_instance_norm_cancels(network: Any, run: Any) -> None:
     x = normal(1, 4, 9, 11)
     before = run(model, x)
     assert norms.remove_bias_before_norm(model) == 1
-    assert len(edit.nodes_of(model, "Conv")[0].inputs) == 2
+    assert len(match.nodes_of(model, "Conv")[0].inputs) == 2
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_batch_norm_and_scales_become_weights(network: Any, run: Any, op: str, g
     )
     x = normal(1, 4, 9, 7)
     before = run(model, x)
-    assert edit.fold_into_convolution(model) == 2
+    assert fold.fold_into_convolution(model) == 2
     assert model.graph.num_nodes() == 1
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
@@ -121,7 +121,7 @@ def test_attention_maps_fold_into_their_convolution(network: Any, run: Any) -> N
     )
     x = normal(1, 5, 6, 6)
     before, work = run(model, x), macs(model)
-    assert edit.fold_attention_maps(model) == 1
+    assert fold.fold_attention_maps(model) == 1
     edit.simplify(model)
     assert model.graph.num_nodes() == 1
     assert macs(model) * 2 == work
@@ -183,7 +183,7 @@ def test_a_channel_order_becomes_an_order_of_weights(network: Any, run: Any) -> 
     )
     x = normal(1, 7, 6, 5)
     before = run(model, x)
-    assert edit.fold_channel_order(model) == 1
+    assert fold.fold_channel_order(model) == 1
     assert model.graph.num_nodes() == 1
     np.testing.assert_allclose(run(model, x), before, atol=1e-5)
 
@@ -318,7 +318,7 @@ def test_phases_do_the_work_that_the_literature_counts(network: Any, kernel: int
 
 def test_smooth_upsampling_is_left_alone(network: Any) -> None:
     model = doubled(network, 5, "zero")
-    edit.nodes_of(model, "Resize")[0].attributes["mode"] = ir.AttrString("mode", "linear")
+    match.nodes_of(model, "Resize")[0].attributes["mode"] = ir.AttrString("mode", "linear")
     assert upsampling.write_wide_upsampling_as_phases(model) == 0
 
 

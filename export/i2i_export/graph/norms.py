@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.graph.edit import Array, constant
-from i2i_export.graph.statistics import Flat, Moment, Statistics, fits, image_of
+from i2i_export.graph.match import Array, constant, is_standard
+from i2i_export.graph.statistics import Centred, Flat, InverseRoot, Root, Statistics, fits, image_of
 
 _ONE, _NONE = np.ones(1, np.float32), np.zeros(1, np.float32)
 
@@ -85,7 +85,7 @@ def _ends(norm: Norm, found: dict[ir.Value, Norm]) -> bool:
 
 def _norm_at(node: ir.Node, statistics: Statistics, found: dict[ir.Value, Norm]) -> Norm | None:
     """The norm that a node's result is."""
-    if node.domain not in ("", "ai.onnx"):
+    if not is_standard(node):
         return None
     if node.op_type in ("InstanceNormalization", "GroupNormalization"):
         return _operator(node, statistics)
@@ -150,21 +150,20 @@ def _operator(node: ir.Node, statistics: Statistics) -> Norm | None:
 
 def _normalised(node: ir.Node, statistics: Statistics) -> Norm | None:
     """A centred image over its own deviation."""
-    by = "inverse" if node.op_type == "Mul" else "root"
-    pairs = [tuple(node.inputs)]
-    if node.op_type == "Mul":
-        pairs.append((node.inputs[1], node.inputs[0]))
-    for one, other in pairs:
-        centred, spread = statistics.moment(one, "centred"), statistics.moment(other, by)
-        if centred is not None and spread is not None and _belong(centred, spread, other):
-            norm = Norm(centred.image, centred.image, spread.unbiased, spread.eps, spread.eps_inside)
+    left, right = node.inputs
+    for one, other in ((left, right), (right, left)) if node.op_type == "Mul" else ((left, right),):
+        centred, root = statistics.find(one, Centred), statistics.find(other, Root)
+        if node.op_type == "Mul":
+            inverse = statistics.find(other, InverseRoot)
+            root = None if inverse is None else inverse.root
+        if centred is not None and root is not None and _belong(centred, root, other):
+            norm = Norm(centred.image, centred.image, root.unbiased, root.eps, root.eps_inside)
             return replace(norm, instance=_ONE) if centred.over == "channel" else replace(norm, layer=_ONE)
     return None
 
 
-def _belong(centred: Moment, spread: Moment, value: ir.Value | None) -> bool:
-    alike = (centred.image, centred.over) == (spread.image, spread.over) and not centred.layout
-    return alike and fits(value, centred.image, centred.over)
+def _belong(centred: Centred, root: Root, value: ir.Value | None) -> bool:
+    return centred.is_of_same(root) and not centred.layout and fits(value, centred.image, centred.over)
 
 
 def _scaled(node: ir.Node, found: dict[ir.Value, Norm]) -> Norm | None:

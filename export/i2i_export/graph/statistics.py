@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.graph.edit import constant
+from i2i_export.graph.match import constant, is_standard
 
 Over = Literal["channel", "sample"]
 """Statistics of H and W in each channel, or of C, H and W in each sample."""
@@ -29,16 +29,75 @@ class Moment:
 
     image: ir.Value
     over: Over
-    what: Literal[
-        "mean", "centred", "square", "total", "power", "mean squared", "variance", "root", "inverse"
-    ]
-    unbiased: bool = False
-    """The variance is divided by the count less one."""
-    eps: float = 0.0
-    eps_inside: bool = True
-    """`sqrt(variance + eps)`, else `sqrt(variance) + eps`."""
+
+    def is_of_same(self, other: Moment) -> bool:
+        """Whether both are statistics of the same values."""
+        return self.image is other.image and self.over == other.over
+
+
+@dataclass(frozen=True)
+class Mean(Moment):
+    """`mean(x)`."""
+
+
+@dataclass(frozen=True)
+class Centred(Moment):
+    """`x - mean(x)`."""
+
     layout: Layout = ()
-    """Of a changed image that lies flattened."""
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A centred image plus a constant: times the centred one it has the same mean as the square."""
+
+    centred: Centred
+
+
+@dataclass(frozen=True)
+class CentredSquare(Moment):
+    """`(x - mean(x))^2`."""
+
+    layout: Layout = ()
+
+
+@dataclass(frozen=True)
+class CentredSum(Moment):
+    """`sum((x - mean(x))^2)`."""
+
+
+@dataclass(frozen=True)
+class MeanOfSquare(Moment):
+    """`mean(x^2)`."""
+
+
+@dataclass(frozen=True)
+class SquareOfMean(Moment):
+    """`mean(x)^2`."""
+
+
+@dataclass(frozen=True)
+class Variance(Moment):
+    """`mean((x - mean(x))^2) + eps`, or the sum divided by the count less one."""
+
+    unbiased: bool = False
+    eps: float = 0.0
+
+
+@dataclass(frozen=True)
+class Root(Moment):
+    """`sqrt(variance + eps)`, or `sqrt(variance) + eps`."""
+
+    unbiased: bool
+    eps: float
+    eps_inside: bool = True
+
+
+@dataclass(frozen=True)
+class InverseRoot(Moment):
+    """`1 / root`."""
+
+    root: Root
 
 
 @dataclass(frozen=True)
@@ -58,13 +117,6 @@ class Square:
 
 
 @dataclass(frozen=True)
-class Lifted:
-    """A centred image plus a constant: times the centred one it has the same mean as the square."""
-
-    moment: Moment
-
-
-@dataclass(frozen=True)
 class Extents:
     """Height and width of an image, or channels too, or their product, less `without`; read when the network runs."""
 
@@ -74,7 +126,9 @@ class Extents:
     without: int = 0
 
 
-Statistic: TypeAlias = Moment | Flat | Square | Lifted | Extents
+Statistic: TypeAlias = Moment | Lifted | Flat | Square | Extents
+
+M = TypeVar("M", bound=Moment)
 
 
 class Statistics:
@@ -86,7 +140,7 @@ class Statistics:
     def learn(self, node: ir.Node) -> None:
         """Takes the next node in graph order. Shapes must have been inferred."""
         rule = _RULES.get(node.op_type)
-        if rule is None or node.domain not in ("", "ai.onnx"):
+        if rule is None or not is_standard(node):
             return
         found = rule(self, node)
         if found is not None:
@@ -95,12 +149,13 @@ class Statistics:
     def of(self, value: ir.Value | None) -> Statistic | None:
         return self._found.get(value) if value is not None else None
 
-    def moment(self, value: ir.Value | None, what: str) -> Moment | None:
+    def find(self, value: ir.Value | None, kind: type[M]) -> M | None:
+        """The statistic that the value is, if it is of this kind."""
         found = self.of(value)
-        return found if isinstance(found, Moment) and found.what == what else None
+        return found if isinstance(found, kind) else None
 
     def missing_from_count(self, value: ir.Value | None, moment: Moment) -> int | None:
-        """How much less than the number of values in the statistic this divisor is: 0 or 1; None for anything else."""
+        """How much this divisor is below the number of values in the statistic: 0 or 1; None for anything else."""
         found = self.of(value)
         if isinstance(found, Extents):
             is_count = found.is_product and (found.image, found.over) == (moment.image, moment.over)
@@ -119,7 +174,7 @@ def number(value: ir.Value | None) -> float | None:
 
 
 def count_of(image: ir.Value, over: Over) -> int | None:
-    """How many values one statistic of the image is made of, where that is known."""
+    """How many values one statistic of the image is made of, if that is known."""
     assert image.shape is not None
     extents = image.shape[2:] if over == "channel" else image.shape[1:]
     whole = [extent for extent in extents if isinstance(extent, int)]
@@ -180,7 +235,7 @@ def _over(node: ir.Node, image: ir.Value, layout: Layout) -> Over | None:
 
 
 def _reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...]:
-    """The axes of a reduction, all of them where it names none."""
+    """The axes of a reduction, all of them if it names none."""
     axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     stated = axes.tolist() if axes is not None else node.attributes.get_ints("axes", None)
     return tuple(range(rank) if stated is None else sorted(int(axis) % rank for axis in stated))
@@ -188,38 +243,43 @@ def _reduced_axes(node: ir.Node, rank: int) -> tuple[int, ...]:
 
 def _mean(known: Statistics, node: ir.Node) -> Statistic | None:
     found, image = known.of(node.inputs[0]), image_of(node.inputs[0])
+    if isinstance(found, CentredSquare):
+        is_same = _over(node, found.image, found.layout) == found.over
+        return Variance(found.image, found.over) if is_same else None
     if isinstance(found, Moment):
-        is_variance = found.what == "square" and _over(node, found.image, found.layout) == found.over
-        return replace(found, what="variance", layout=()) if is_variance else None
+        return None
     if isinstance(found, Square):
         over = _over(node, found.image, found.layout)
-        return None if over is None else Moment(found.image, over, "power")
+        return None if over is None else MeanOfSquare(found.image, over)
     over = None if image is None else _over(node, image, ())
     if isinstance(found, Flat) and over is None:
         image = found.image
         over = _over(node, image, found.layout)
-    return None if over is None or image is None else Moment(image, over, "mean")
+    return None if over is None or image is None else Mean(image, over)
 
 
 def _sum(known: Statistics, node: ir.Node) -> Statistic | None:
-    squared = known.moment(node.inputs[0], "centred" if node.op_type == "ReduceSumSquare" else "square")
-    if squared is None or _over(node, squared.image, squared.layout) != squared.over:
+    given = node.inputs[0]
+    found: Centred | CentredSquare | None = known.find(given, CentredSquare)
+    if node.op_type == "ReduceSumSquare":
+        found = known.find(given, Centred)
+    if found is None or _over(node, found.image, found.layout) != found.over:
         return None
-    return replace(squared, what="total", layout=())
+    return CentredSum(found.image, found.over)
 
 
 def _sub(known: Statistics, node: ir.Node) -> Statistic | None:
     left, right = node.inputs
-    mean, image, found = known.moment(right, "mean"), image_of(left), known.of(left)
+    mean, image, found = known.find(right, Mean), image_of(left), known.of(left)
     if mean is not None and image is mean.image and fits(right, image, mean.over):
-        return replace(mean, what="centred")
+        return Centred(image, mean.over)
     if mean is not None and isinstance(found, Flat) and found.image is mean.image:
         # One number for the whole image meets every layout of it.
         is_one = right is not None and right.shape is not None and all(extent == 1 for extent in right.shape)
-        return replace(mean, what="centred", layout=found.layout) if is_one else None
-    power, squared = known.moment(left, "power"), known.moment(right, "mean squared")
-    if power is not None and squared is not None and replace(squared, what="power") == power:
-        return replace(power, what="variance")
+        return Centred(mean.image, mean.over, found.layout) if is_one else None
+    power, squared = known.find(left, MeanOfSquare), known.find(right, SquareOfMean)
+    if power is not None and squared is not None and squared.is_of_same(power):
+        return Variance(power.image, power.over)
     if isinstance(found, Extents) and found.is_product and not found.without and number(right) == 1:
         return replace(found, without=1)
     return None
@@ -228,13 +288,13 @@ def _sub(known: Statistics, node: ir.Node) -> Statistic | None:
 def _add(known: Statistics, node: ir.Node) -> Statistic | None:
     for left, right in (node.inputs, reversed(node.inputs)):
         found, amount = known.of(left), number(right)
-        if not isinstance(found, Moment) or amount is None:
+        if amount is None:
             continue
-        if found.what == "variance" and not found.eps:
+        if isinstance(found, Variance) and not found.eps:
             return replace(found, eps=amount)
-        if found.what == "root" and not found.eps:
+        if isinstance(found, Root) and not found.eps:
             return replace(found, eps=amount, eps_inside=False)
-        if found.what == "centred":
+        if isinstance(found, Centred):
             return Lifted(found)
     return None
 
@@ -244,10 +304,10 @@ def _mul(known: Statistics, node: ir.Node) -> Statistic | None:
     if left is right:
         return _squared(known, left)
     for one, other in ((left, right), (right, left)):
-        centred, lifted = known.moment(one, "centred"), known.of(other)
-        if centred is not None and isinstance(lifted, Lifted) and lifted.moment == centred:
-            return replace(centred, what="square")
-        variance = known.moment(one, "variance")
+        centred, lifted = known.find(one, Centred), known.of(other)
+        if centred is not None and isinstance(lifted, Lifted) and lifted.centred == centred:
+            return CentredSquare(centred.image, centred.over, centred.layout)
+        variance = known.find(one, Variance)
         if variance is not None:
             return _corrected(variance, number(other))
     return None
@@ -255,15 +315,17 @@ def _mul(known: Statistics, node: ir.Node) -> Statistic | None:
 
 def _squared(known: Statistics, value: ir.Value | None) -> Statistic | None:
     found = known.of(value)
-    if isinstance(found, Moment) and found.what in ("centred", "mean"):
-        return replace(found, what="square" if found.what == "centred" else "mean squared")
+    if isinstance(found, Centred):
+        return CentredSquare(found.image, found.over, found.layout)
+    if isinstance(found, Mean):
+        return SquareOfMean(found.image, found.over)
     if isinstance(found, Flat):
         return Square(found.image, found.layout)
     image = image_of(value)
     return None if image is None or found is not None else Square(image)
 
 
-def _corrected(variance: Moment, factor: float | None) -> Moment | None:
+def _corrected(variance: Variance, factor: float | None) -> Variance | None:
     """A biased variance times `count / (count - 1)`."""
     count = count_of(variance.image, variance.over)
     if factor is None or count is None or count < 2 or variance.unbiased or variance.eps:
@@ -273,31 +335,39 @@ def _corrected(variance: Moment, factor: float | None) -> Moment | None:
 
 def _div(known: Statistics, node: ir.Node) -> Statistic | None:
     left, right = node.inputs
-    total, root = known.moment(left, "total"), known.moment(right, "root")
+    total, root = known.find(left, CentredSum), known.find(right, Root)
     if total is not None:
         less = known.missing_from_count(right, total)
-        return None if less is None else replace(total, what="variance", unbiased=less == 1)
-    return replace(root, what="inverse") if root is not None and number(left) == 1 else None
+        return None if less is None else Variance(total.image, total.over, unbiased=less == 1)
+    return _inverse(root) if number(left) == 1 else None
 
 
 def _sqrt(known: Statistics, node: ir.Node) -> Statistic | None:
-    variance = known.moment(node.inputs[0], "variance")
-    return None if variance is None else replace(variance, what="root")
+    return _root(known.find(node.inputs[0], Variance))
 
 
 def _reciprocal(known: Statistics, node: ir.Node) -> Statistic | None:
-    root = known.moment(node.inputs[0], "root")
-    return None if root is None else replace(root, what="inverse")
+    return _inverse(known.find(node.inputs[0], Root))
 
 
 def _pow(known: Statistics, node: ir.Node) -> Statistic | None:
     exponent = number(node.inputs[1])
     if exponent == 2:
         return _squared(known, node.inputs[0])
-    variance = known.moment(node.inputs[0], "variance")
-    if variance is not None and exponent in (0.5, -0.5):
-        return replace(variance, what="root" if exponent == 0.5 else "inverse")
-    return None
+    root = _root(known.find(node.inputs[0], Variance))
+    if exponent == 0.5:
+        return root
+    return _inverse(root) if exponent == -0.5 else None
+
+
+def _root(variance: Variance | None) -> Root | None:
+    if variance is None:
+        return None
+    return Root(variance.image, variance.over, variance.unbiased, variance.eps)
+
+
+def _inverse(root: Root | None) -> InverseRoot | None:
+    return None if root is None else InverseRoot(root.image, root.over, root)
 
 
 def _cast(known: Statistics, node: ir.Node) -> Statistic | None:
@@ -311,12 +381,12 @@ def _reshaped(known: Statistics, node: ir.Node) -> Statistic | None:
     """A statistic or a count in another shape, or an image laid flat."""
     given = node.inputs[0]
     found, image = known.of(given), image_of(given)
-    is_small = isinstance(found, Moment) and found.what not in ("centred", "square")
-    if is_small or (isinstance(found, Extents) and found.is_product):
+    is_image = isinstance(found, Centred | CentredSquare)
+    if (isinstance(found, Moment) and not is_image) or (isinstance(found, Extents) and found.is_product):
         return found
     if node.op_type != "Reshape" or image is None:
         return None
-    if isinstance(found, Moment | Square):
+    if isinstance(found, Centred | CentredSquare | Square):
         layout = _layout_of(node, found.image) if not found.layout else None
         return None if layout is None else replace(found, layout=layout)
     layout = _layout_of(node, image) if found is None else None

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.graph.edit import Writer, constant, nodes_of, only_use
+from i2i_export.graph.edit import Writer
+from i2i_export.graph.match import Convolution, constant, is_standard, nodes_of, only_use, producer
 
 _END = np.iinfo(np.int64).max
 
@@ -32,7 +33,7 @@ def join_equal_convolutions(model: ir.Model) -> int:
     """
     groups: dict[object, list[_Part]] = {}
     for convolution in nodes_of(model, "Conv"):
-        cut = convolution.inputs[0].producer() if convolution.inputs[0] else None
+        cut = producer(convolution.inputs[0], "Slice")
         part = None if cut is None else _part_of(convolution, cut)
         if part is not None and cut is not None:
             attributes = tuple(
@@ -42,23 +43,27 @@ def join_equal_convolutions(model: ir.Model) -> int:
     return sum(_join(model, sorted(parts, key=lambda part: part.start)) for parts in groups.values())
 
 
-def _part_of(convolution: ir.Node, cut: ir.Node) -> _Part | None:
-    """The channels that a convolution without bias reads, where a Slice picks them."""
-    given = [constant(value) for value in cut.inputs[1:]]
-    if cut.op_type != "Slice" or len(given) < 3 or any(entry is None or entry.size != 1 for entry in given):
+def _part_of(node: ir.Node, cut: ir.Node) -> _Part | None:
+    """The channels that a convolution without bias reads, if a Slice picks them."""
+    bounds, convolution = _bounds_of(cut), Convolution.of(node)
+    if bounds is None or convolution is None or convolution.weight is None:
         return None
-    start, stop, axis, *step = (int(entry.item()) for entry in given if entry is not None)
+    start, stop, axis = bounds
     shape = cut.inputs[0].shape if cut.inputs[0] else None
-    is_plain = (
-        (len(convolution.inputs) < 3 or convolution.inputs[2] is None)
-        and convolution.attributes.get_int("group", 1) == 1
-        and constant(convolution.inputs[1]) is not None
-    )
-    if axis != 1 or step not in ([], [1]) or start < 0 or shape is None or not is_plain:
+    if axis != 1 or start < 0 or shape is None or convolution.has_bias or convolution.groups != 1:
         return None
     if not isinstance(shape[1], int):
         return None
-    return _Part(convolution, start, min(stop, shape[1]) if stop > 0 else shape[1] + stop)
+    return _Part(node, start, min(stop, shape[1]) if stop > 0 else shape[1] + stop)
+
+
+def _bounds_of(cut: ir.Node) -> tuple[int, int, int] | None:
+    """Start, stop and axis of a Slice along one axis in steps of 1."""
+    given = [constant(value) for value in cut.inputs[1:]]
+    if len(given) < 3 or any(entry is None or entry.size != 1 for entry in given):
+        return None
+    start, stop, axis, *step = (int(entry.item()) for entry in given if entry is not None)
+    return (start, stop, axis) if step in ([], [1]) else None
 
 
 def _join(model: ir.Model, parts: list[_Part]) -> int:
@@ -120,38 +125,30 @@ def crop_before_convolutions(model: ir.Model) -> int:
 
 
 def _crop_of(cut: ir.Node) -> _Crop | None:
-    given = [constant(value) for value in cut.inputs[1:]]
-    if len(given) < 3 or any(entry is None or entry.size != 1 for entry in given):
+    bounds = _bounds_of(cut)
+    if bounds is None:
         return None
-    start, stop, axis, *step = (int(entry.item()) for entry in given if entry is not None)
+    start, stop, axis = bounds
     # A crop that is stated from the far end holds at every size.
-    if axis not in (2, 3) or step not in ([], [1]) or start < 0 or 0 <= stop < 2**31 - 1:
+    if axis not in (2, 3) or start < 0 or 0 <= stop < 2**31 - 1:
         return None
     return _Crop(axis, start, max(0, -stop))
 
 
 def _crop_above(node: ir.Node, crop: _Crop) -> _Crop | None:
-    """What to cut off the operator's input so that its result is the cropped one, None where it cannot be."""
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type in ("Relu", "LeakyRelu"):
+    """What to cut off the operator's input so that its result is the cropped one, None if that is not possible."""
+    if is_standard(node, "Relu", "LeakyRelu"):
         return crop
-    pads = list(node.attributes.get_ints("pads", [0] * 4))
-    is_plain = (
-        node.op_type == "Conv"
-        and len(pads) == 4
-        and set(node.attributes.get_ints("strides", [1])) == {1}
-        and set(node.attributes.get_ints("dilations", [1])) == {1}
-        and node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
-    )
-    if not is_plain:
+    convolution = Convolution.of(node)
+    if convolution is None or not convolution.moves_by_one:
         return None
-    before, after = crop.before - pads[crop.axis - 2], crop.after - pads[crop.axis]
+    before = crop.before - convolution.pads[crop.axis - 2]
+    after = crop.after - convolution.pads[crop.axis]
     return _Crop(crop.axis, before, after) if before >= 0 and after >= 0 else None
 
 
 def _swap(model: ir.Model, cut: ir.Node, above: ir.Node, crop: _Crop) -> ir.Node | None:
-    """Writes the operator behind its crop; returns the crop's new node, None where nothing is left to cut."""
+    """Writes the operator behind its crop; returns the crop's new node, None if nothing is left to cut."""
     build = Writer(model, cut)
     given, *rest = above.inputs
     assert given is not None

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.graph.edit import Array, Writer
+from i2i_export.graph.edit import Writer
+from i2i_export.graph.match import Array
 from i2i_export.graph.norms import Norm, norms_of
 
 _ROWS_PER_MEAN = 16384
@@ -30,7 +31,7 @@ def write_norms_in_nhwc(model: ir.Model) -> int:
 
 
 def write_spelled_norms_in_nhwc(model: ir.Model) -> int:
-    """The same for the norms that are no operator of their own: TensorRT has kernels for those that are."""
+    """The same for the norms that are not an operator of their own: TensorRT has kernels for those that are."""
     return _write(model, [norm for norm in norms_of(model) if not norm.is_operator])
 
 
@@ -113,7 +114,7 @@ def _times(build: Writer, value: ir.Value, factor: Array) -> ir.Value:
 
 
 def _corrected(build: Writer, norm: Norm, variance: ir.Value, *, over_sample: bool) -> ir.Value:
-    """The unbiased variance, where that is meant."""
+    """The unbiased variance, if the norm takes that."""
     if not norm.unbiased:
         return variance
     shape = norm.image.shape

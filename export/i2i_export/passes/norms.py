@@ -1,4 +1,4 @@
-"""Exact rewrites of norms: written-out ones become one operator, and what meets them for nothing goes.
+"""Exact rewrites of norms: written-out ones become one operator, and what has no effect before or behind them goes.
 
 Each takes an `onnx_ir.Model`, changes it in place and returns how many places it changed.
 """
@@ -9,16 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.graph.edit import (
-    Writer,
-    add_weight,
-    affine_after,
-    constant,
-    constant_follower,
-    nodes_of,
-    only_use,
-    skip,
-)
+from i2i_export.graph.edit import Writer, add_weight, skip
+from i2i_export.graph.match import ScaleOrShift, constant, nodes_of, only_use, producer
 from i2i_export.graph.norms import norms_of
 
 
@@ -52,18 +44,18 @@ def collapse_written_norms(model: ir.Model) -> int:
 
 
 def remove_bias_before_norm(model: ir.Model) -> int:
-    """Drops a convolution's bias where InstanceNormalization follows directly.
+    """Drops the bias of a convolution that InstanceNormalization follows directly.
 
     A constant added to a channel is removed again with that channel's mean, so it cancels exactly.
     """
     changed = 0
     for norm in nodes_of(model, "InstanceNormalization"):
-        producer = norm.inputs[0].producer() if norm.inputs[0] else None
-        if producer is None or producer.op_type not in ("Conv", "ConvTranspose"):
+        convolution = producer(norm.inputs[0], "Conv", "ConvTranspose")
+        if convolution is None or not only_use(convolution.outputs[0]):
             continue
-        if not only_use(producer.outputs[0]) or len(producer.inputs) < 3 or producer.inputs[2] is None:
+        if len(convolution.inputs) < 3 or convolution.inputs[2] is None:
             continue
-        producer.resize_inputs(2)
+        convolution.resize_inputs(2)
         changed += 1
     return changed
 
@@ -72,16 +64,13 @@ def fold_adain(model: ir.Model) -> int:
     """A constant scale or shift per channel behind InstanceNormalization moves into it (AdaIN under a fixed style)."""
     changed = 0
     for norm in nodes_of(model, "InstanceNormalization"):
-        while (follower := constant_follower(norm.outputs[0])) is not None:
+        while (follower := ScaleOrShift.behind(norm.outputs[0])) is not None:
             scale, bias = constant(norm.inputs[1]), constant(norm.inputs[2])
-            if scale is None or bias is None:
+            if scale is None or bias is None or follower.values.size not in (1, scale.size):
                 break
-            node, values = follower
-            if values.size not in (1, scale.size):
-                break
-            scale, bias = affine_after(node.op_type, scale, bias, values.reshape(-1))
+            scale, bias = follower.after(scale, bias)
             norm.replace_input_with(1, add_weight(model, f"{norm.outputs[0].name}.scale", scale))
             norm.replace_input_with(2, add_weight(model, f"{norm.outputs[0].name}.bias", bias))
-            skip(model, node, norm.outputs[0])
+            skip(model, follower.node, norm.outputs[0])
             changed += 1
     return changed

@@ -1,4 +1,4 @@
-"""The exact rewrites in the order in which each finds what the one before laid bare."""
+"""Exact graph rewrites, in dependency order."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from i2i_export.graph import edit
-from i2i_export.passes import norms, shuffles, upsampling
+from i2i_export.passes import fold, norms, shuffles, upsampling
 
 _PASSES: dict[str, Callable[[ir.Model], int]] = {
     "written-out norms collapsed": norms.collapse_written_norms,
-    "channel orders folded into convolutions": edit.fold_channel_order,
-    "attention maps folded": edit.fold_attention_maps,
-    "scales and batch norms folded into convolutions": edit.fold_into_convolution,
+    "channel orders folded into convolutions": fold.fold_channel_order,
+    "attention maps folded": fold.fold_attention_maps,
+    "scales and batch norms folded into convolutions": fold.fold_into_convolution,
     "constant AdaIN folded": norms.fold_adain,
     "biases before norms removed": norms.remove_bias_before_norm,
     "5x5 convolutions of doubled images as phases": upsampling.write_wide_upsampling_as_phases,

@@ -5,7 +5,7 @@
 for elementwise operators, and for 1x1 convolutions that have their weights once per place of the block. What else
 enters is brought to the same form: a doubled value (nearest) is the same number at every place, a plain image is
 unshuffled. The Laplacian pyramid of LPTN then works on blocks from the band it takes off to the band it puts back:
-convolutions of 12 channels where there were 3, and half of the shuffles. Exact but for the order of sums. For
+convolutions of 12 channels instead of 3, and half of the shuffles. Exact but for the order of sums. For
 processors, whose convolutions waste most of a register on three channels.
 """
 
@@ -14,7 +14,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.graph.edit import Array, Writer, constant
+from i2i_export.graph.edit import Writer
+from i2i_export.graph.match import Array, Convolution, constant, is_standard, producer
 
 _ALONE = ("LeakyRelu", "Relu")
 _TOGETHER = ("Add", "Sub", "Mul")
@@ -24,7 +25,7 @@ _NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "
 
 
 def sink_shuffles(model: ir.Model) -> int:
-    """Moves every 2x2 shuffle behind what follows it, where that is a 1x1 convolution at least.
+    """Moves every 2x2 shuffle behind what follows it, if that includes a 1x1 convolution.
 
     Returns how many operators the shuffles passed.
     """
@@ -66,53 +67,47 @@ def _can_pass(node: ir.Node) -> bool:
     if node.outputs[0].is_graph_output():
         return False
     if node.op_type == "Conv":
-        weight, attributes = constant(node.inputs[1]), node.attributes
+        convolution = Convolution.of(node)
         return (
-            weight is not None
-            and weight.shape[2:] == (1, 1)
-            and attributes.get_int("group", 1) == 1
-            and list(attributes.get_ints("strides", [1, 1])) == [1, 1]
-            and not any(attributes.get_ints("pads", [0, 0, 0, 0]))
-            and (len(node.inputs) < 3 or constant(node.inputs[2]) is not None)
+            convolution is not None
+            and convolution.is_known
+            and convolution.kernel == (1, 1)
+            and convolution.is_plain
+            and not any(convolution.pads)
         )
-    # Constants stand in the scaling that ends a network, where a shuffle gains nothing by passing.
+    # Constants stand in the scaling that ends a network; a shuffle gains nothing by passing that.
     together = node.op_type in _TOGETHER and all(constant(value) is None for value in node.inputs)
     return together or node.op_type in _ALONE
 
 
 def _is_shuffle(node: ir.Node) -> bool:
     """A 2x2 shuffle right behind a convolution with known weights, whose output channels can be put in any order."""
-    if node.op_type != "DepthToSpace" or node.attributes.get_int("blocksize") != 2:
+    if not is_standard(node, "DepthToSpace") or node.attributes.get_int("blocksize") != 2:
         return False
-    convolution = node.inputs[0].producer() if node.inputs[0] is not None else None
-    return (
-        convolution is not None
-        and convolution.op_type == "Conv"
-        and constant(convolution.inputs[1]) is not None
-        and len(convolution.inputs) == 2
-    )
+    convolution = Convolution.of(producer(node.inputs[0]))
+    return convolution is not None and convolution.weight is not None and not convolution.has_bias
 
 
 def _places_first(shuffle: ir.Node, write: Writer) -> ir.Value:
     """The convolution before a shuffle without groups, its channels in the order (place, colour)."""
-    convolution = shuffle.inputs[0].producer() if shuffle.inputs[0] is not None else None
+    convolution = Convolution.of(producer(shuffle.inputs[0]))
     assert convolution is not None
     weight = _without_groups(convolution)
     if shuffle.attributes.get_string("mode", "DCR") == "CRD":
         order = np.arange(len(weight)).reshape(-1, _PLACES).T.reshape(-1)
         weight = weight[order]
+    given = convolution.node.attributes
     attributes = {
-        name: list(convolution.attributes.get_ints(name))
+        name: list(given.get_ints(name))
         for name in ("pads", "strides", "dilations", "kernel_shape")
-        if name in convolution.attributes
+        if name in given
     }
-    return write("Conv", [convolution.inputs[0], write.weight("places", weight)], **attributes)
+    return write("Conv", [convolution.image, write.weight("places", weight)], **attributes)
 
 
-def _without_groups(convolution: ir.Node) -> Array:
-    weight = constant(convolution.inputs[1])
+def _without_groups(convolution: Convolution) -> Array:
+    weight, groups = convolution.weight, convolution.groups
     assert weight is not None
-    groups = convolution.attributes.get_int("group", 1)
     outputs, inputs = len(weight) // groups, weight.shape[1]
     whole = np.zeros((len(weight), groups * inputs, *weight.shape[2:]), weight.dtype)
     for group in range(groups):
@@ -170,8 +165,8 @@ def _copies(value: ir.Value, write: Writer) -> ir.Value:
 
 def _doubled(value: ir.Value) -> ir.Value | None:
     """What a Resize repeats twice along both axes to make this value; None for any other value."""
-    resize = value.producer()
-    if resize is None or resize.op_type != "Resize" or len(resize.inputs) < 3:
+    resize = producer(value, "Resize")
+    if resize is None or len(resize.inputs) < 3:
         return None
     scales, attributes = constant(resize.inputs[2]), resize.attributes
     if any(attributes.get_string(name, "") != wanted for name, wanted in _NEAREST.items()):

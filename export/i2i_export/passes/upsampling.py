@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.graph.edit import Array, Writer, constant, nodes_of, only_use
+from i2i_export.graph.edit import Writer
+from i2i_export.graph.match import Array, Convolution, constant, nodes_of, only_use, producer, reflection_of
 
 _END = np.iinfo(np.int64).max
 
@@ -141,48 +142,29 @@ def _cut(write: Writer, value: ir.Value, axis: int, start: int, stop: int) -> ir
     return write("Slice", [value, *(write.integers(number) for number in (start, stop, axis))])
 
 
-def doubled_convolution(convolution: ir.Node, kernel: int) -> tuple[ir.Value, str, Array] | None:
-    """The small image, the border (`zero` or `reflect`) and the weights, where the pattern stands."""
-    weight, value = constant(convolution.inputs[1]), convolution.inputs[0]
-    if weight is None or value is None or weight.shape[2:] != (kernel, kernel) or not _is_plain(convolution):
+def doubled_convolution(node: ir.Node, kernel: int) -> tuple[ir.Value, str, Array] | None:
+    """The small image, the border (`zero` or `reflect`) and the weights, if the pattern ends in this node."""
+    convolution = Convolution.of(node)
+    if convolution is None or convolution.weight is None or convolution.kernel != (kernel, kernel):
         return None
-    if len(convolution.inputs) > 2 and constant(convolution.inputs[2]) is None:
+    if not convolution.is_plain or not convolution.is_known:
         return None
-    reach = kernel // 2
-    border, pads = "zero", list(convolution.attributes.get_ints("pads", [0, 0, 0, 0]))
-    pad = value.producer()
-    if pads == [0] * 4 and pad is not None and pad.op_type == "Pad" and only_use(value):
-        amounts = constant(pad.inputs[1])
-        if (
-            pad.attributes.get_string("mode", "constant") != "reflect"
-            or amounts is None
-            or pad.inputs[0] is None
-        ):
-            return None
-        if len(pad.inputs) > 3 or amounts.tolist() != [0, 0, reach, reach] * 2:
+    border, value, reach = "zero", convolution.image, kernel // 2
+    pad = producer(value, "Pad")
+    if pad is not None and only_use(value) and not any(convolution.pads):
+        if reflection_of(pad) != reach or pad.inputs[0] is None:
             return None
         border, value = "reflect", pad.inputs[0]
-    elif pads != [reach] * 4:
+    elif convolution.pads != (reach,) * 4:
         return None
     small = _doubled_from(value)
-    return None if small is None else (small, border, weight)
-
-
-def _is_plain(convolution: ir.Node) -> bool:
-    """Whether a convolution has stride 1, one group, no dilation and stated pads."""
-    attributes = convolution.attributes
-    return (
-        attributes.get_int("group", 1) == 1
-        and list(attributes.get_ints("strides", [1, 1])) == [1, 1]
-        and list(attributes.get_ints("dilations", [1, 1])) == [1, 1]
-        and attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
-    )
+    return None if small is None else (small, border, convolution.weight)
 
 
 def _doubled_from(value: ir.Value) -> ir.Value | None:
     """What a Resize that repeats every pixel twice along both axes was given, None for any other value."""
-    resize = value.producer()
-    if resize is None or resize.op_type != "Resize" or not only_use(value):
+    resize = producer(value, "Resize")
+    if resize is None or not only_use(value):
         return None
     attributes = resize.attributes
     scales = constant(resize.inputs[2]) if len(resize.inputs) > 2 else None

@@ -19,7 +19,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.graph.edit import Writer, constant, nodes_of, only_use, simplify
+from i2i_export.graph.edit import Writer, simplify
+from i2i_export.graph.match import constant, fixed_size, nodes_of, only_reader, only_use, producer
 from i2i_export.passes.convolutions import crop_before_convolutions, join_equal_convolutions
 from i2i_export.passes.nhwc_norms import write_norms_in_nhwc
 from i2i_export.passes.upsampling import doubled_convolution
@@ -30,7 +31,7 @@ Pass = Callable[[ir.Model], int]
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A model and the passes that were kept; the structures are None where no plan could be counted."""
+    """A model and the passes that were kept; the structures are None if no plan could be counted."""
 
     model: onnx.ModelProto
     kept: tuple[str, ...]
@@ -43,7 +44,7 @@ def smallest_rewrite(
 ) -> Rewritten:
     """Tries each pass on top of those kept; keeps it only when the counted launches or bytes fall.
 
-    `count` builds a plan and counts it. Where it cannot (None), no pass is kept.
+    `count` builds a plan and counts it; if it cannot (None), no pass is kept.
     """
     before = best = count(model)
     kept: list[str] = []
@@ -58,7 +59,7 @@ def smallest_rewrite(
 
 
 def rewritten(model: onnx.ModelProto, names: tuple[str, ...]) -> onnx.ModelProto | None:
-    """A copy of the model after these passes, None where none of them found a place."""
+    """A copy of the model after these passes, None if none of them found a place."""
     graph = ir.from_proto(model)
     simplify(graph)
     ShapeInferencePass()(graph)
@@ -87,18 +88,15 @@ def _write_border_as_gather(model: ir.Model, mode: Literal["reflect", "edge"]) -
         image, pads = pad.inputs[0], constant(pad.inputs[1] if len(pad.inputs) > 1 else None)
         if pad.attributes.get_string("mode", "constant") != mode or image is None or pads is None:
             continue
-        shape = image.shape
-        if shape is None or len(shape) != 4 or len(pad.inputs) > 3 or pads.size != 8:
+        sizes = fixed_size(image)
+        if sizes is None or len(pad.inputs) > 3 or pads.size != 8:
             continue
         before, after = pads.reshape(2, 4).tolist()
         if any(before[:2]) or any(after[:2]) or min(before + after) < 0:
             continue
-        height, width = shape[2], shape[3]
-        if not (isinstance(height, int) and isinstance(width, int)):
-            continue
         build = Writer(model, pad)
         value = image
-        for axis, size in ((2, height), (3, width)):
+        for axis, size in zip((2, 3), sizes, strict=True):
             index = np.pad(np.arange(size), (int(before[axis]), int(after[axis])), mode=mode)
             value = build("Gather", [value, build.integers(*index.tolist())], axis=axis)
         build.finish(value)
@@ -173,8 +171,8 @@ def write_pixel_shuffle_last(model: ir.Model) -> int:
         while (reader := _pixelwise_reader(value)) is not None:
             chain.append(reader)
             value = reader.outputs[0]
-        turn = next(iter(value.uses())).node if only_use(value) else None
-        if deep is None or deep.shape is None or turn is None or turn.op_type != "Transpose":
+        turn = only_reader(value, "Transpose")
+        if deep is None or deep.shape is None or turn is None:
             continue
         batch, channels, height, width = deep.shape
         sizes = [extent for extent in (batch, channels, height, width) if isinstance(extent, int)]
@@ -212,8 +210,8 @@ def write_pixel_unshuffle_first(model: ir.Model) -> int:
             assert node is not None
             chain.append(node)
             value = next(given for given in node.inputs if given is not None and constant(given) is None)
-        turn = value.producer() if value is not None and only_use(value) else None
-        image = turn.inputs[0] if turn is not None and turn.op_type == "Transpose" else None
+        turn = producer(value, "Transpose") if value is not None and only_use(value) else None
+        image = turn.inputs[0] if turn is not None else None
         if turn is None or image is None or image.shape is None or value is None:
             continue
         sizes = [extent for extent in image.shape if isinstance(extent, int)]
@@ -241,8 +239,8 @@ def write_pixel_unshuffle_first(model: ir.Model) -> int:
 
 def _is_pixelwise(value: ir.Value) -> bool:
     """Whether arithmetic with constants of one value made this and only one node reads it."""
-    node = value.producer()
-    if node is None or node.op_type not in _PIXELWISE or not only_use(value):
+    node = producer(value, *_PIXELWISE)
+    if node is None or not only_use(value):
         return False
     numbers = [constant(given) for given in node.inputs if given is not None]
     return sum(number is None for number in numbers) == 1 and all(
@@ -251,30 +249,27 @@ def _is_pixelwise(value: ir.Value) -> bool:
 
 
 def _reorders_by_colour(unshuffle: ir.Node, factor: int, colours: int) -> ir.Node | None:
-    """The only reader, where it turns SpaceToDepth's (row, column, colour) into (colour, row, column)."""
-    value = unshuffle.outputs[0]
-    reader = next(iter(value.uses())).node if only_use(value) else None
-    if reader is None or reader.op_type != "Gather" or reader.attributes.get_int("axis", 0) != 1:
+    """The only reader, if it turns SpaceToDepth's (row, column, colour) into (colour, row, column)."""
+    reader = only_reader(unshuffle.outputs[0], "Gather")
+    if reader is None or reader.attributes.get_int("axis", 0) != 1:
         return None
     index = constant(reader.inputs[1])
     wanted = np.arange(factor**2 * colours).reshape(-1, colours).T.reshape(-1)
     return reader if index is not None and np.array_equal(index, wanted) else None
 
 
-_PIXELWISE = frozenset(
-    {"Add", "Sub", "Mul", "Div", "Clip", "Round", "Tanh", "Sigmoid", "Relu", "Cast", "Max", "Min"}
-)
+_PIXELWISE = ("Add", "Sub", "Mul", "Div", "Clip", "Round", "Tanh", "Sigmoid", "Relu", "Cast", "Max", "Min")
 
 
 def _pixelwise_reader(value: ir.Value) -> ir.Node | None:
-    """The only reader, where it does the same to every pixel and channel."""
-    if not only_use(value):
+    """The only reader, if it does the same to every pixel and channel."""
+    reader = only_reader(value, *_PIXELWISE)
+    if reader is None:
         return None
-    reader = next(iter(value.uses())).node
     others = [other for other in reader.inputs if other is not None and other is not value]
     numbers = [constant(other) for other in others]
     is_same = all(number is not None and number.size == 1 for number in numbers)
-    return reader if reader.op_type in _PIXELWISE and reader.domain in ("", "ai.onnx") and is_same else None
+    return reader if is_same else None
 
 
 PASSES: dict[str, Pass] = {

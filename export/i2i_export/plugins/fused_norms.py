@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 import onnx_ir as ir
 
-from i2i_export.graph.edit import constant, only_use
+from i2i_export.graph.match import constant, fixed_size, only_reader, reflection_of
 from i2i_export.graph.norms import Norm, norms_of
 from i2i_kernels.kind import Activation, Kind
 from i2i_kernels.pack.recipes import CHANNEL_MULTIPLE, Dtype
@@ -80,25 +80,6 @@ def share_of(norm: Norm) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | 
     return np.broadcast_to(np.clip(share, 0, 1), norm.channels).astype(np.float32)
 
 
-def fixed_size(image: ir.Value | None) -> tuple[int, int] | None:
-    """Height and width of an image, where they are fixed."""
-    if image is None or image.shape is None or len(image.shape) != 4:
-        return None
-    height, width = image.shape[2], image.shape[3]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
-def reflection_of(node: ir.Node | None) -> int:
-    """Rows and columns that a reflection pad adds on every side, 0 for anything else."""
-    if node is None or node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "reflect":
-        return 0
-    pads = constant(node.inputs[1])
-    if pads is None or len(node.inputs) > 3 or pads.size != 8 or pads[2] < 1:
-        return 0
-    amount = int(pads[2])
-    return amount if pads.tolist() == [0, 0, amount, amount] * 2 else 0
-
-
 def _in_its_own_type(norm: Norm) -> Norm:
     """Without a last cast from the image's type to another."""
     last = norm.result.producer()
@@ -121,13 +102,13 @@ def _is_ours(norm: Norm) -> bool:
 def _with_tail(norm: Norm, taken: set[ir.Node | None]) -> FusedNorm:
     """With its activation, and its residual unless that is taken."""
     activation, slope, value = "none", 0.2, norm.result
-    reader = _only_reader(value)
+    reader = only_reader(value)
     if reader is not None and reader.op_type in ("Relu", "LeakyRelu"):
         activation = "relu" if reader.op_type == "Relu" else "leaky"
         if activation == "leaky":
             slope = _short(reader.attributes.get_float("alpha", 0.01))
         value = reader.outputs[0]
-        reader = _only_reader(value)
+        reader = only_reader(value)
     kind = Kind(
         unbiased=norm.unbiased,
         eps=_short(norm.eps),
@@ -173,13 +154,6 @@ def _residual_of(node: ir.Node, value: ir.Value) -> ir.Value | None:
     if other is None or other.shape is None or value.shape is None or constant(other) is not None:
         return None
     return other if list(other.shape) == list(value.shape) and other.dtype == value.dtype else None
-
-
-def _only_reader(value: ir.Value) -> ir.Node | None:
-    if not only_use(value):
-        return None
-    reader = next(iter(value.uses())).node
-    return reader if reader.domain in ("", "ai.onnx") else None
 
 
 def _short(value: float) -> float:

@@ -15,25 +15,18 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from i2i_export.graph.edit import (
+from i2i_export.graph.edit import Writer, add_weight, replace_value, simplify
+from i2i_export.graph.match import (
     Array,
-    Writer,
-    add_weight,
-    constant,
+    Convolution,
+    fixed_size,
     nodes_of,
     only_use,
-    replace_value,
-    simplify,
+    producer,
+    reflection_of,
 )
 from i2i_export.passes.nhwc_norms import write_spelled_norms_in_nhwc
-from i2i_export.plugins.fused_norms import (
-    DTYPES,
-    FusedNorm,
-    fixed_size,
-    fused_norms,
-    reflection_of,
-    share_of,
-)
+from i2i_export.plugins.fused_norms import DTYPES, FusedNorm, fused_norms, share_of
 from i2i_kernels.kind import Kind
 from i2i_kernels.pack.recipes import CHANNEL_MULTIPLE, Affine, Argument, Op, Variant, recipe
 
@@ -157,32 +150,29 @@ class _Lowering:
         changed, fused = 0, fused_norms(self.graph, padding=False)
         behind = {one.norm.image: one for one in fused}
         before = {one.result: one for one in fused if one.residual is None}
-        for convolution in nodes_of(self.graph, "Conv"):
-            weight, pad = constant(convolution.inputs[1]), _maker(convolution.inputs[0], "Pad")
-            reader = behind.get(convolution.outputs[0])
-            if weight is None or pad is None or reader is None:
+        for node in nodes_of(self.graph, "Conv"):
+            convolution, pad = Convolution.of(node), producer(node.inputs[0], "Pad")
+            reader = behind.get(node.outputs[0])
+            if convolution is None or convolution.weight is None or pad is None or reader is None:
                 continue
-            given, size = pad.inputs[0], fixed_size(pad.inputs[0])
+            given, size, weight = pad.inputs[0], fixed_size(pad.inputs[0]), convolution.weight
             if given is None or size is None or size[0] * size[1] > CONVOLUTION_PIXELS or min(size) < 2:
                 continue
-            # An instance norm removes whatever bias the convolution has.
-            has_bias = len(convolution.inputs) > 2 and convolution.inputs[2] is not None
             is_ours = (
-                weight.shape[2:] == (3, 3)
+                convolution.kernel == (3, 3)
+                and convolution.is_plain
+                and not any(convolution.pads)
                 and weight.shape[0] == weight.shape[1]
                 and weight.shape[0] % CHANNEL_MULTIPLE == 0
                 and reflection_of(pad) == 1
                 and only_use(pad.outputs[0])
-                and (not has_bias or (reader.norm.is_instance and only_use(convolution.outputs[0])))
-                and list(convolution.attributes.get_ints("pads", [0] * 4)) == [0] * 4
-                and list(convolution.attributes.get_ints("strides", [1, 1])) == [1, 1]
-                and list(convolution.attributes.get_ints("dilations", [1, 1])) == [1, 1]
-                and convolution.attributes.get_int("group", 1) == 1
+                # An instance norm removes whatever bias the convolution has.
+                and (not convolution.has_bias or (reader.norm.is_instance and only_use(node.outputs[0])))
                 and given.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
             )
             if is_ours:
                 norm = before.get(given) if only_use(given) else None
-                self._replace_convolution(convolution, given, norm, weight, size)
+                self._replace_convolution(node, given, norm, weight, size)
                 changed += 1
         return changed
 
@@ -284,7 +274,7 @@ class _Lowering:
         node = value.producer()
         if node is not None and node.op_type in ("Unsqueeze", "Reshape") and node.inputs[0] is not None:
             value = node.inputs[0]
-        split = _maker(value, "Split")
+        split = producer(value, "Split")
         if split is None or list(value.shape or ()) != list(shape):
             return None
         if split not in self._wide_splits:
@@ -354,11 +344,6 @@ def _applied(variant: Variant) -> Variant:
     """The kernel that takes coefficients: whatever made them is not its business."""
     kind = Kind(activation=variant.kind.activation, slope=variant.kind.slope, pad=variant.kind.pad)
     return replace(variant, kind=kind, affine="none", splits=0)
-
-
-def _maker(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type and node.domain in ("", "ai.onnx") else None
 
 
 def in_graph_order(argument: Argument) -> tuple[str, ...]:

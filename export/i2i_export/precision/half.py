@@ -20,7 +20,8 @@ from onnx_ir.passes.common import ShapeInferencePass
 from i2i_export import parity
 from i2i_export.enginefile import EngineFile
 from i2i_export.errors import ExportError
-from i2i_export.graph.edit import add_weight, constant, graphs_of, simplify
+from i2i_export.graph.edit import add_weight, graphs_of, simplify
+from i2i_export.graph.match import constant
 from i2i_export.precision.calibration import measure_magnitudes
 from i2i_runtime.frame import Image
 

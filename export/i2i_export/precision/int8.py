@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from i2i_export import parity
 from i2i_export.enginefile import EngineFile
 from i2i_export.errors import ExportError
-from i2i_export.graph.edit import constant, nodes_of
 from i2i_export.graph.macs import infer_shapes, node_macs
+from i2i_export.graph.match import constant, nodes_of
 from i2i_export.precision.calibration import Limits, exposures, measure_limits
 from i2i_export.precision.qdq import Form, quantised, quantised_values
 from i2i_runtime.frame import Image

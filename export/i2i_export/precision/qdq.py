@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from i2i_export.enginefile import EngineFile
-from i2i_export.graph.edit import Array, Writer, add_weight, constant, only_use, simplify
+from i2i_export.graph.edit import Writer, add_weight, simplify
+from i2i_export.graph.match import Array, constant, only_use
 
 _CARRIES = ("Add", "Concat", "Resize", "Pad", "MaxPool", "DepthToSpace", "SpaceToDepth")
 """What may stand between two convolutions and still be done on codes."""
