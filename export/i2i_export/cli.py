@@ -1,30 +1,19 @@
-"""`i2i-export`: a run becomes an engine, an engine a leaner one, a foreign network an engine."""
+"""`i2i-export`: makes engines from runs, from engines and from foreign networks, and TensorRT plans from engines."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
-from i2i_export import parity
-from i2i_export.adopt.convert import check_against_original, engine_from_foreign
-from i2i_export.adopt.declared import Answers
-from i2i_export.enginefile import EngineFile, atomic_file, default_style, read_engine, write_engine
-from i2i_export.frames import fit, fit_all, read_frames, read_held_back_frames
-from i2i_export.precision.half import half_from_engine
-from i2i_export.precision.int8 import int8_from_engine
-from i2i_export.precision.speed import compare_speed, require_faster
-from i2i_export.serving import repository_from_engine
-from i2i_export.sizes import FRAMES_IN_GATE, gate_sizes, size_from_text, timing_size
+from i2i_export.errors import ExportError
 from i2i_runtime.errors import I2IError, UsageError
-from i2i_trainer.errors import TrainError
-
-_FRAMES_TO_CALIBRATE = 8
+from i2i_runtime.metadata import EngineMetadata
 
 
 @dataclass(frozen=True)
@@ -43,11 +32,11 @@ class ExportOptions:
     output: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """Engine to write; NAME.onnx in the current folder if not given."""
     direction: Literal["a2b", "b2a"] = "a2b"
-    """Direction to export, where the method learned both."""
+    """Direction to export, if the method learned both."""
     size: str | None = None
     """WIDTHxHEIGHT, or `dynamic` for every multiple of the network's stride."""
     precision: Literal["fp32", "fp16", "int8"] | None = None
-    """Numbers inside the engine; int8 is calibrated on --frames, and refused where it is no faster here."""
+    """Numbers inside the engine; int8 is calibrated on --frames, and refused if it is not faster here."""
     style: str | None = None
     """`input` leaves the style to the runtime, `fixed:NAME` or `fixed:0.3,-1,...` bakes one in."""
     frames: Path | None = None
@@ -57,12 +46,12 @@ class ExportOptions:
     licence: str = ""
     """Licence of the weights, written into the metadata."""
     for_cpu: bool = False
-    """Also rewrite what makes the engine faster on processors and slower on GPUs; int8 in uint8 codes."""
+    """Also apply rewrites that make the engine faster on processors and slower on GPUs; int8 in uint8 codes."""
     guided: int | None = None
     """Translate the image this many times smaller, and bring the change to full size by a guided filter; for runs
     and for any engine in fp32."""
     insist: bool = False
-    """Write an int8 engine also where this machine does not run it faster than the original."""
+    """Write the int8 engine even if it is not faster here."""
     triton_repository: Path | None = None
     """Also write a model repository for NVIDIA Triton Inference Server here."""
     plan: bool = False
@@ -93,18 +82,18 @@ class AdoptOptions:
     layout: Literal["nchw", "nhwc"] | None = None
     """Order of the network's axes."""
     range: Literal["0,255", "0,1", "-1,1"] | None = None
-    """Values that stand for black and white."""
+    """Input value range."""
     channels: Literal["rgb", "bgr", "luma"] | None = None
-    """What the network's channels are."""
+    """Channel order."""
     output_range: Literal["0,255", "0,1", "-1,1"] | None = None
-    """Range of the network's output, where it differs from its input."""
+    """Output value range, if it differs from the input."""
     size: str | None = None
     """WIDTHxHEIGHT or `dynamic`, for networks that take several sizes."""
     stride: int | None = None
     """Multiple that height and width must have, for networks that take several sizes; found by trying 1 to 64 if not
     given."""
     direction: str = "image -> translated"
-    """What the engine says it does."""
+    """Direction text for the metadata, e.g. `day -> night`."""
     licence: str | None = None
     """Licence of the weights; the foreign file's own statement if not given."""
     name: str | None = None
@@ -121,11 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _adopt(tyro.cli(AdoptOptions, prog="i2i-export adopt", args=given[1:]), console)
         else:
             _export(tyro.cli(ExportOptions, prog="i2i-export", args=given), console)
-    except parity.ParityError as error:
-        console.print(error.report.to_table())
-        console.print(f"i2i-export: {error}", markup=False, highlight=False, soft_wrap=True)
-        return error.exit_code
-    except (I2IError, TrainError) as error:
+    except I2IError as error:
+        if isinstance(error, ExportError) and error.table is not None:
+            console.print(error.table)
         console.print(f"i2i-export: {error}", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
@@ -135,105 +122,89 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export(options: ExportOptions, console: Console) -> None:
-    output = options.output or Path(f"{options.source.stem}.onnx")
-    if output.suffix != ".onnx":
-        raise UsageError(f"-o {output} must end in .onnx: plans are written beside it with --plan.")
-    is_run = options.source.is_dir()
-    if is_run:
-        engine, encoder = _engine_from_run(options, output, console)
+    from i2i_export.api import ExportedEngine, Lean, derive_engine, export_run
+    from i2i_export.enginefile import read_engine
+
+    lean = Lean(
+        options.precision or "fp32", options.frames, options.for_cpu, options.insist, for_plan=options.plan
+    )
+    if options.source.is_dir():
+        exported = export_run(
+            options.source,
+            options.output,
+            direction=options.direction,
+            size=options.size,
+            style=options.style,
+            guided=options.guided,
+            name=options.name,
+            licence=options.licence,
+            lean=lean,
+            console=console,
+        )
     else:
-        engine = _engine_from_file(options)
-        encoder = _encoder_beside(engine, options.source, console)
-        if options.guided is not None:
-            engine = _guided(engine, options, output, console)
-    if options.precision in ("fp16", "int8"):
-        engine = _lean(engine, options, console)
-    if not output.exists() or not options.source.exists() or not output.samefile(options.source):
-        _write(engine, encoder, output)
-    elif options.precision or options.guided or options.name or options.licence:
-        raise UsageError(f"-o {output} would overwrite the engine it is made from: give it another name.")
-    console.print(f"{output}: {_summary(engine)}", highlight=False, soft_wrap=True)
-    served = _plan(options, output, engine, console) if options.plan else output
+        _refuse_what_a_run_settles(options)
+        metadata = read_engine(options.source).metadata
+        if options.precision == "fp32" and metadata.precision != "fp32":
+            raise UsageError(
+                f"{options.source} is {metadata.precision} and cannot be made fp32 again: export its run."
+            )
+        is_made_from = options.plan or options.triton_repository is not None
+        beside = options.source if _is_as_it_is(options) and is_made_from else Path(options.source.name)
+        output = options.output or beside
+        if _is_as_it_is(options) and output.exists() and output.samefile(options.source):
+            exported = ExportedEngine(output, metadata)
+        else:
+            exported = derive_engine(
+                options.source,
+                output,
+                guided=options.guided,
+                name=options.name,
+                licence=options.licence or None,
+                lean=lean,
+                console=console,
+            )
+    console.print(f"{exported.path}: {_summary(exported.metadata)}", highlight=False, soft_wrap=True)
+    served = _plan(options, exported.path, exported.metadata, console) if options.plan else exported.path
     if options.triton_repository is not None:
+        from i2i_export.serving import repository_from_engine
+
         model = repository_from_engine(served, options.triton_repository)
         console.print(
             f"{model}: for tritonserver --model-repository {options.triton_repository}", soft_wrap=True
         )
 
 
-def _write(engine: EngineFile, encoder: bytes | None, output: Path) -> None:
-    """The engine, then the style encoder that belongs to it, as NAME.style.onnx."""
-    path, style = output.with_name(f"{output.stem}.style.onnx"), engine.metadata.style
-    if style is not None:
-        named = replace(style, encoder=path.name if encoder is not None else None)
-        engine.metadata = replace(engine.metadata, style=named)
-    write_engine(engine, output)
-    if encoder is not None:
-        with atomic_file(path) as part:
-            part.write_bytes(encoder)
-
-
-def _encoder_beside(engine: EngineFile, source: Path, console: Console) -> bytes | None:
-    """The style encoder that lies beside an engine, None where it has none."""
-    style = engine.metadata.style
-    if style is None or style.encoder is None:
-        return None
-    try:
-        return source.with_name(style.encoder).read_bytes()
-    except OSError:
-        console.print(
-            f"{style.encoder} does not lie beside {source}: the new engine reads no style off an image, "
-            "unless it is put there and this is run again.",
-            highlight=False,
-            soft_wrap=True,
+def _refuse_what_a_run_settles(options: ExportOptions) -> None:
+    """Raises UsageError for flags that change a run's network, if the source is an engine."""
+    run_only = {
+        "--style": options.style,
+        "--direction b2a": options.direction == "b2a",
+        "--for-cpu": options.for_cpu and options.precision != "int8",
+        "--size": options.size is not None and not options.plan,
+    }
+    asked = [flag for flag, given in run_only.items() if given]
+    if asked:
+        raise UsageError(
+            f"{asked[0]} is settled when a run is exported: name the run folder, not {options.source}."
         )
-        return None
 
 
-def _lean(engine: EngineFile, options: ExportOptions, console: Console) -> EngineFile:
-    """The engine in half precision or int8, compared with the float32 one on the gate's frames."""
-    if options.precision == "int8":
-        return _int8(engine, options, console)
-    sizes, style = gate_sizes(engine.metadata.size), default_style(engine.metadata)
-    gate = fit_all(read_frames(options.frames, FRAMES_IN_GATE), sizes)
-    lean, report = half_from_engine(engine, gate, style)
-    console.print(report.to_table())
-    return lean
+def _is_as_it_is(options: ExportOptions) -> bool:
+    """Whether the engine itself stays as it is, as for a plan or a model repository alone."""
+    return not (options.precision or options.guided or options.name or options.licence)
 
 
-def _int8(engine: EngineFile, options: ExportOptions, console: Console) -> EngineFile:
-    """The engine in int8, held against frames it was not calibrated on and against the original's speed."""
-    if options.frames is None:
-        raise UsageError("int8 is calibrated on real frames: name a clip or a folder with --frames.")
-    if options.for_cpu and options.plan:
-        raise UsageError("--for-cpu writes int8 as TensorRT does not take it: leave out --for-cpu or --plan.")
-    sizes = gate_sizes(engine.metadata.size)
-    known, unknown = read_held_back_frames(options.frames, _FRAMES_TO_CALIBRATE)
-    # The rendered street stands for the scene that nobody thought of when the clip was chosen.
-    gate = fit_all([*unknown, *read_frames(None, 1)], sizes)
-    lean, report = int8_from_engine(
-        engine, fit_all(known, sizes), gate, default_style(engine.metadata), for_cpu=options.for_cpu
-    )
-    console.print(report.to_table())
-    if not options.plan:  # which another device runs
-        speed = compare_speed(engine, lean, fit(unknown[0], *timing_size(engine.metadata.size)))
-        console.print(f"The int8 engine is {speed}.", highlight=False, soft_wrap=True)
-        if not options.insist:
-            remedy = "keep the original" if options.for_cpu else "try --for-cpu, the form for processors"
-            require_faster(speed, remedy)
-    return lean
-
-
-def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Console) -> Path:
+def _plan(options: ExportOptions, engine: Path, metadata: EngineMetadata, console: Console) -> Path:
     from i2i_export.plan.candidates import plan_from_onnx, plan_summary
+    from i2i_export.sizes import size_from_text
 
-    policy = engine.metadata.size
+    policy = metadata.size
     wanted = size_from_text(options.size, policy.stride) if options.size else policy
     file = options.plan_file
     if file is not None and file.suffix != ".plan" and not file.is_dir():
         file = file.with_name(f"{file.name}.plan")
     plan = plan_from_onnx(
-        output,
+        engine,
         file,
         target=options.target,
         arch=options.arch,
@@ -248,87 +219,28 @@ def _plan(options: ExportOptions, output: Path, engine: EngineFile, console: Con
 
 
 def _adopt(options: AdoptOptions, console: Console) -> None:
-    output = options.output or Path(f"{options.source.stem}.engine.onnx")
-    if output.suffix != ".onnx" or output == options.source:
-        raise UsageError(f"-o {output} must be another file, and end in .onnx.")
-    answers = Answers(
-        options.layout, options.range, options.output_range, options.channels, options.size, options.stride
-    )
-    adopted = engine_from_foreign(
+    from i2i_export.api import adopt_network
+
+    adopted = adopt_network(
         options.source,
-        answers,
-        name=options.name or output.stem,
-        direction=options.direction,
-        licence=options.licence,
-    )
-    engine = adopted.engine
-    gate = fit_all(read_frames(options.frames, FRAMES_IN_GATE), adopted.gate_sizes)
-    console.print(check_against_original(adopted, gate).to_table())
-    write_engine(engine, output)
-    console.print(f"{output}: {_summary(engine)}", highlight=False)
-
-
-def _engine_from_run(
-    options: ExportOptions, output: Path, console: Console
-) -> tuple[EngineFile, bytes | None]:
-    from i2i_export.run.trace import onnx_from_run  # only here, and to guide an engine, torch is needed
-
-    engine, report, encoder = onnx_from_run(
-        options.source,
-        output,
-        direction=options.direction,
+        options.output,
+        layout=options.layout,
+        range=options.range,
+        channels=options.channels,
+        output_range=options.output_range,
         size=options.size,
-        style=options.style,
-        frames=options.frames,
-        name=options.name,
+        stride=options.stride,
+        direction=options.direction,
         licence=options.licence,
-        for_cpu=options.for_cpu,
-        guided=options.guided,
+        name=options.name,
+        frames=options.frames,
+        console=console,
     )
-    console.print(report.to_table())
-    return engine, None if encoder is None else encoder.SerializeToString(deterministic=True)
+    console.print(f"{adopted.path}: {_summary(adopted.metadata)}", highlight=False)
 
 
-def _engine_from_file(options: ExportOptions) -> EngineFile:
-    run_only = {
-        "--style": options.style,
-        "--direction b2a": options.direction == "b2a",
-        "--for-cpu": options.for_cpu and options.precision != "int8",
-        "--size": options.size is not None and not options.plan,
-    }
-    asked = [flag for flag, given in run_only.items() if given]
-    if asked:
-        raise UsageError(
-            f"{asked[0]} is settled when a run is exported: name the run folder, not {options.source}."
-        )
-    engine = read_engine(options.source)
-    metadata = engine.metadata
-    if options.precision == "fp32" and metadata.precision != "fp32":
-        raise UsageError(
-            f"{options.source} is {metadata.precision} and cannot be made fp32 again: export its run."
-        )
-    engine.metadata = replace(
-        metadata, name=options.name or metadata.name, licence=options.licence or metadata.licence
-    )
-    return engine
-
-
-def _guided(engine: EngineFile, options: ExportOptions, output: Path, console: Console) -> EngineFile:
-    from i2i_export.run.guided_engine import guided_from_engine  # here too torch is needed
-
-    assert options.guided is not None
-    guided, report = guided_from_engine(
-        engine,
-        options.guided,
-        read_frames(options.frames, FRAMES_IN_GATE),
-        name=options.name or output.stem,
-    )
-    console.print(report.to_table())
-    return guided
-
-
-def _summary(engine: EngineFile) -> str:
-    metadata, size = engine.metadata, engine.metadata.size
+def _summary(metadata: EngineMetadata) -> str:
+    size = metadata.size
     sizes = f"{size.min_width}x{size.min_height}"
     if not size.is_fixed:
         sizes = f"{sizes} to {size.max_width}x{size.max_height} in steps of {size.stride}"

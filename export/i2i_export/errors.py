@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from rich.table import Table
+
 from i2i_runtime.errors import I2IError
 
 
 class ExportError(I2IError):
     """A network that cannot become an engine, or an engine that cannot become what was asked for."""
+
+    table: Table | None = None
+    """Figures to show above the sentence."""
 
 
 class ForeignNetworkError(ExportError):

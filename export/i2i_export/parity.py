@@ -1,6 +1,6 @@
 """The gate: two forms of one translator run on the same frames, the differences are tabled and bounded.
 
-The first form is the truth (the torch network, or the float32 engine), the second what was made from it.
+The first form is the reference (the torch network, or the float32 engine), the second was made from it.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Translator(Protocol):
 
 @dataclass(frozen=True)
 class Bound:
-    """What a form must keep: the largest error on the [-1, 1] scale, the lowest PSNR, the lowest likeness."""
+    """What a form must keep: the largest error on the [-1, 1] scale, the lowest PSNR and SSIM."""
 
     max_abs: float | None = None
     psnr_db: float | None = None
     ssim: float | None = None
-    """In the worst square of 32 x 32 pixels (likeness.py)."""
+    """In the worst square of 32 x 32 pixels (ssim.py)."""
 
     def __str__(self) -> str:
         parts = []
@@ -149,11 +149,12 @@ class Report:
 
 
 class ParityError(ExportError):
-    """A form that left its bound; `report` is the table to show."""
+    """A form whose image differs from the reference by more than its bound."""
 
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
+        self.table = report.to_table()
 
 
 class OnnxTranslator:
@@ -219,7 +220,7 @@ def compare(
 
 
 def require(report: Report, subject: str, remedy: str) -> None:
-    """Raises ParityError, which carries the table, where a bound is broken."""
+    """Raises ParityError, which carries the table, if a bound is broken."""
     if not report.passed:
         raise ParityError(
             f"{subject} differs too much (max |error| {report.max_abs:.2e}, PSNR {report.psnr_db:.1f} dB, "
@@ -258,7 +259,7 @@ def _row(wanted: Translation, got: Translation) -> Row:
 def _tap_unrounded(model: onnx.ModelProto) -> tuple[str | None, bool]:
     """Makes the float tensor (levels 0 to 255) that is rounded last an output.
 
-    Returns its name, None where there is no such tensor, and whether it is `[1, 3, H, W]`, not `[1, H, W, 3]`.
+    Returns its name, None if there is no such tensor, and whether it is `[1, 3, H, W]`, not `[1, H, W, 3]`.
     """
     makers = {name: node for node in model.graph.node for name in node.output}
     node, channels_first = makers.get(TRANSLATED), False

@@ -34,10 +34,22 @@ from i2i_runtime.files import reason_of, sha256_of_file
 from i2i_runtime.frame import Image
 from i2i_runtime.metadata import FRAME, STYLE, TRANSLATED, EngineMetadata, Provenance, SizePolicy, StyleSpec
 from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config
+from i2i_trainer.errors import OptionError, TrainError
 from i2i_trainer.method import Inference, Method
 
 OPSET = 18
 """The dynamo exporter's own opset; newer ones only pass through a converter, and every back end takes 18."""
+
+
+@contextlib.contextmanager
+def _trainer_errors() -> Iterator[None]:
+    """The trainer's error sentences as export's own."""
+    try:
+        yield
+    except OptionError as error:
+        raise UsageError(str(error)) from error
+    except TrainError as error:
+        raise ExportError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,7 @@ def engine_from_inference(
     """Traces one direction of a method into an engine, not yet compared with the network.
 
     `fixed_style` `[1, S]` bakes a style in; without it a method that has one gets the input `style`.
-    Raises ExportError where the network cannot be traced for these sizes.
+    Raises ExportError if the network cannot be traced for these sizes.
     """
     inference.eval()
     has_style = inference.style_size > 0 and fixed_style is None
@@ -158,6 +170,7 @@ def check_against_torch(
     return report
 
 
+@_trainer_errors()
 def onnx_from_run(
     run: Path,
     output: Path,
@@ -173,10 +186,10 @@ def onnx_from_run(
 ) -> tuple[EngineFile, parity.Report, onnx.ModelProto | None]:
     """Turns one direction of a run folder into a checked engine; `output` is where the caller will write it.
 
-    Beside the gate's table comes the style encoder, where the engine has a style and the method one. `size` is
+    Beside the gate's table comes the style encoder, if the engine has a style and the method an encoder. `size` is
     `WIDTHxHEIGHT` or `dynamic`, `style` is `input` or `fixed:...`; `frames` names the clip or folder for the gate.
-    `guided` lets the network see the image that many times smaller (guided.py). Raises ExportError, UsageError, and
-    the trainer's CheckpointError where the run cannot be loaded.
+    `guided` lets the network see the image that many times smaller (guided.py). Raises ExportError, also if the run
+    cannot be loaded, and UsageError.
     """
     method_name, _ = read_config(run)
     method = load_method(run)
