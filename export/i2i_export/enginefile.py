@@ -73,7 +73,7 @@ def read_engine(path: Path) -> EngineFile:
 
 
 def default_style(metadata: EngineMetadata) -> NDArray[np.float32] | None:
-    """The style `[1, S]` that an engine takes when the user names none; None where it has none."""
+    """The style `[1, S]` that an engine takes if the user names none; None if it has none."""
     return None if metadata.style is None else np.asarray([metadata.style.default], dtype=np.float32)
 
 

@@ -23,27 +23,27 @@ _LOOKED_AT = 240
 def read_frames(source: Path | None, count: int) -> list[Image]:
     """`count` frames `[H, W, 3] uint8 RGB` spread over a clip, a folder of clips or of images.
 
-    Without a source they are of the rendered street. Fewer where the source holds fewer. Raises ExportError where
-    nothing can be read.
+    Without a source they show the rendered street. Fewer if the source holds fewer. Raises ExportError if nothing
+    can be read.
     """
     try:
         frames = _rendered_frames(count) if source is None else _frames_of(source, count)
     except I2IError as error:
         raise ExportError(f"--frames cannot be used: {error}") from error
     if not frames:
-        raise ExportError(f"--frames {source} holds no image that can be read: name a clip or a folder.")
+        raise ExportError(f"--frames {source} contains no readable image: name a clip or a folder.")
     return frames
 
 
 def read_held_back_frames(source: Path, count: int) -> tuple[list[Image], list[Image]]:
-    """`count` frames to calibrate with, and later ones of the same source to judge the result by.
+    """`count` frames to calibrate with, and later ones of the same source to compare the result on.
 
-    Raises ExportError where there are not two frames.
+    Raises ExportError if there are not two frames.
     """
     frames = read_frames(source, count + FRAMES_IN_GATE)
     if len(frames) < 2:
         raise CalibrationError(
-            f"--frames {source} holds one frame alone: int8 needs some to calibrate with and others to be judged by."
+            f"--frames {source} has only one frame: int8 needs some to calibrate with and others to compare on."
         )
     held_back = min(FRAMES_IN_GATE, len(frames) // 2)
     return frames[:-held_back], frames[-held_back:]

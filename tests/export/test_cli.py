@@ -98,7 +98,7 @@ def test_a_style_encoder_follows_its_engine(tmp_path: Path, tell: Tell, painter_
 
     (tmp_path / "master.style.onnx").unlink()
     code, said = tell([str(tmp_path / "master.onnx"), "-o", str(tmp_path / "alone.onnx")])
-    assert (code, "master.style.onnx does not lie beside" in said) == (0, True), said
+    assert (code, "master.style.onnx is not beside" in said) == (0, True), said
     alone = read_engine(tmp_path / "alone.onnx").metadata.style
     assert alone is not None
     assert alone.encoder is None

@@ -1,6 +1,6 @@
 """Networks that somebody else trained, wrapped into the engine contract.
 
-The foreign graph keeps its function and is brought to a current opset and standard operators; around it go the
+The foreign graph keeps its function and is converted to a current opset and standard operators; around it go the
 casts, the layout, the channel order and the ranges that its users otherwise write in NumPy. What the file states for
 certain is taken from it, the rest is asked for by the name of its flag.
 """
@@ -58,7 +58,7 @@ def engine_from_foreign(
 ) -> Adopted:
     """Wraps a foreign ONNX file, not yet compared with it.
 
-    Raises ForeignNetworkError with the reason where it cannot be an engine, UsageError where a flag is needed.
+    Raises ForeignNetworkError with the reason if it cannot be an engine, UsageError if a flag is needed.
     """
     original = read_model(path)
     _require_runnable(original, path)
@@ -177,7 +177,7 @@ def _current(original: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             model = onnx.version_converter.convert_version(model, OPSET)
         except Exception as error:  # the converter raises bare RuntimeErrors of its own kinds
             raise ForeignNetworkError(
-                f"{path} cannot be brought from opset {standard} to {OPSET} ({reason_of(error)}): "
+                f"{path} cannot be converted from opset {standard} to {OPSET} ({reason_of(error)}): "
                 "export it again from its source."
             ) from error
     foreign = sorted({node.domain for node in _all_nodes(model.graph)} - {""})
@@ -214,20 +214,20 @@ def _image_input(model: ir.Model, path: Path) -> ir.Value:
         if len(values) != 1:
             names = ", ".join(str(value.name) for value in values)
             raise ForeignNetworkError(
-                f"{path} has {len(values)} {what}s ({names}) where a translator has one image: "
+                f"{path} has {len(values)} {what}s ({names}) and a translator has one image: "
                 f"export it with the image as its only {what}."
             )
         value = values[0]
         if value.dtype not in _FLOATS or value.shape is None or len(value.shape) != 4:
             raise ForeignNetworkError(
-                f"{path} has the {what} {value.name} of type {value.dtype} and shape {value.shape}, which is no "
+                f"{path} has the {what} {value.name} of type {value.dtype} and shape {value.shape}, which is not a "
                 "float image [N, C, H, W]: only networks from image to image can be adopted."
             )
     return model.graph.inputs[0]
 
 
 def _own_sides(image: ir.Value, layout: Layout) -> tuple[int | None, int | None]:
-    """Height and width that the file declares, None where it leaves one open."""
+    """Height and width that the file declares, None if it leaves one open."""
     assert image.shape is not None
     sides = (image.shape[axis] for axis in ((2, 3) if layout == "nchw" else (1, 2)))
     height, width = (side if isinstance(side, int) else None for side in sides)
@@ -238,7 +238,7 @@ def _asked_size(own: tuple[int | None, int | None], answers: Answers, path: Path
     """What --size says, else the file; of a dynamic one the stride may still have to be found."""
     height, width = own
     if answers.stride is not None and answers.stride < 1:
-        raise UsageError(f"--stride {answers.stride} is no multiple of pixels: give 1 or more.")
+        raise UsageError(f"--stride {answers.stride} must be 1 or more (pixels).")
     if answers.size is None and height is not None and width is not None:
         return SizePolicy.fixed(height, width)
     if answers.size is None and (height is not None or width is not None):
@@ -251,7 +251,7 @@ def _asked_size(own: tuple[int | None, int | None], answers: Answers, path: Path
 
 
 def _gate_sizes(own: tuple[int | None, int | None], size: SizePolicy) -> tuple[tuple[int, int], ...]:
-    """Where original and engine are compared: at the file's own sides, open ones also against the stride."""
+    """Sizes at which original and engine are compared: the file's own, open ones also against the stride."""
     sizes = gate_sizes(size)
     if not size.is_fixed:
         sizes = (sizes[0], (odd_multiple(192, size.stride), odd_multiple(320, size.stride)))

@@ -24,7 +24,7 @@ _KEEPS_RANGE = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze")
 
 @dataclass(frozen=True)
 class Answers:
-    """What the user said about the network; None where the file itself must know."""
+    """What the user said about the network; None if the file itself must state it."""
 
     layout: Layout | None = None
     range: Range | None = None
@@ -45,7 +45,7 @@ def interface_from_file(
     """Puts together what the file states for certain and what the user said.
 
     `original` is the untouched file, `model` the same in current operators. Raises UsageError for what is left to
-    ask, ForeignNetworkError where the two contradict each other.
+    ask, ForeignNetworkError if the two contradict each other.
     """
     stated = stated_by(original)
     shape = model.graph.inputs[0].shape
@@ -66,7 +66,7 @@ def interface_from_file(
     }
     missing = [flag for flag, value in wanted.items() if value is None]
     if layout is None or span is None or channels is None:
-        raise UsageError(f"{path} does not say how it takes images: add {' and '.join(missing)}.")
+        raise UsageError(f"{path} does not state how it takes images: add {' and '.join(missing)}.")
     if count not in (1, 3) or (count == 1) != (channels == "luma"):
         raise ForeignNetworkError(
             f"{path} takes {count} channels, which is not {channels}: give --channels and --layout as it was trained."

@@ -77,7 +77,7 @@ def wrap_image_network(
 ) -> None:
     """Puts the contract's input and output around the model's single image input and output, in place.
 
-    Height and width stay open where `size` is None; the network gives `output_channels`, 1 or 3.
+    Height and width stay open if `size` is None; the network gives `output_channels`, 1 or 3.
     """
     graph = model.graph
     _clear_names(model)

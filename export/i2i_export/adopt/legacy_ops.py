@@ -42,7 +42,7 @@ def _affine(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto
 
 
 def _crop(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Takes left, top, right, bottom lines off; `scale`, where given, is the height and width that remain."""
+    """Takes left, top, right, bottom lines off; `scale`, if given, is the height and width that remain."""
     left, top, right, bottom = _attribute(node, "border", [0, 0, 0, 0])
     remain = _attribute(node, "scale", None)
     ends = [top + remain[0], left + remain[1]] if remain else [-bottom or _END, -right or _END]
@@ -76,7 +76,7 @@ def _scale_and_shift(
 
 
 def _free_from_size(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> None:
-    """Says by `output_padding` what `output_shape` says for one size only, where the two are the same."""
+    """Says by `output_padding` what `output_shape` says for one size only, if the two are the same."""
     wanted = _attribute(node, "output_shape", None)
     data, weight = shapes.get(node.input[0]), shapes.get(node.input[1])
     if (

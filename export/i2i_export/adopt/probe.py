@@ -27,7 +27,7 @@ class Trial:
         self._path = path
 
     def shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Height, width and channels of what comes out. Raises ForeignNetworkError where it does not run."""
+        """Height, width and channels of what comes out. Raises ForeignNetworkError if it does not run."""
         grey = np.full((height, width, 3), 128, np.uint8)
         given = self._interface.input_from_image(grey).astype(self._kind)
         try:
@@ -43,7 +43,7 @@ class Trial:
     def smallest_stride(self) -> int:
         """The smallest power of two whose multiples come out as large as they went in.
 
-        Raises ForeignNetworkError where none up to 64 does.
+        Raises ForeignNetworkError if none up to 64 does.
         """
         for stride in _STRIDES:
             if self._keeps_multiples(stride):

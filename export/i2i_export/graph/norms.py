@@ -76,7 +76,7 @@ def norms_of(model: ir.Model) -> list[Norm]:
 
 
 def _ends(norm: Norm, found: dict[ir.Value, Norm]) -> bool:
-    """Whether somebody reads this norm who does not go on with it."""
+    """Whether anything reads this norm that is not a later step of the same norm."""
     if norm.result.is_graph_output():
         return True
     readers = [found.get(reader.outputs[0]) for reader in norm.result.consumers()]

@@ -1,8 +1,8 @@
 """Statistics of images in a graph, recognised by what their operators compute: means, variances, roots, counts.
 
 Each operator's rule says what its result is, given what its inputs are ("the mean of this image over a channel",
-"the image minus that mean"). The order of factors, casts to a wider type, flattened images and where a square is
-taken do not matter. Counts may be constants or read off the image's shape when the network runs.
+"the image minus that mean"). The order of factors, casts to a wider type, flattened images and the place of a square
+do not matter. Counts may be constants or read off the image's shape when the network runs.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class FrameProfile:
 
 
 def profile_from_policy(policy: SizePolicy, size: tuple[int, int] | None = None) -> FrameProfile:
-    """The profile of a policy, or of one (height, width) of it. Raises ExportError where the size is not
+    """The profile of a policy, or of one (height, width) of it. Raises ExportError if the size is not
     allowed.
     """
     low, high = (policy.min_height, policy.min_width), (policy.max_height, policy.max_width)
@@ -97,7 +97,7 @@ def pinned_to_size(model: onnx.ModelProto, height: int, width: int) -> onnx.Mode
 
 
 class BuildBar:
-    """TensorRT's nested build phases as progress bars that vanish when done; silent where nobody looks on."""
+    """TensorRT's nested build phases as progress bars that vanish when done; silent without a terminal."""
 
     def __init__(self, console: Console | None) -> None:
         self._bars = Progress(
@@ -206,8 +206,8 @@ class PlanBuilder:
             described = " ".join(error.desc().split()).rstrip(".")
             reason = f"node {error.node_name() or '(unnamed)'} ({error.node_operator()}): {described}"
         raise ExportError(
-            f"{origin} cannot become a TensorRT plan, its operators are not all known to it ({reason}): "
-            f"replace that operator, or run the file as it is with `i2i-stream --engine {origin}`."
+            f"{origin} cannot become a TensorRT plan: TensorRT does not support all of its operators ({reason}). "
+            f"Replace that operator, or run the ONNX file with `i2i-stream --engine {origin}`."
         )
 
     def _lay_channels_last(self, network: Network) -> None:
@@ -238,8 +238,8 @@ class PlanBuilder:
 
     @contextlib.contextmanager
     def _caching(self, config: BuilderConfig) -> Iterator[None]:
-        """Full TensorRT remembers what it timed; TensorRT for RTX times nothing, its cache calls do
-        nothing.
+        """Full TensorRT remembers what it timed; TensorRT for RTX times nothing, and its cache calls have no
+        effect.
         """
         if self._timing_cache is None or self._flavour == TENSORRT_RTX:
             yield

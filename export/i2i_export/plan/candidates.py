@@ -89,7 +89,7 @@ def plan_from_onnx(
     several, the GPU at hand if None. `size` (height, width) pins a dynamic engine to one size. `plugins`
     `auto` builds with and without the fused kernels, times both on the GPU and keeps the faster; their
     kernels come out of the folder `kernel_pack`, or are compiled if None. Nothing is left behind by a failed
-    build. Raises ExportError, and EngineError where TensorRT or the driver is missing.
+    build. Raises ExportError, and EngineError if TensorRT or the driver is missing.
     """
     engine = read_engine(engine_path)
     trt = load_tensorrt(target)
@@ -149,7 +149,7 @@ def _timed(
 def _architectures(
     trt: TensorRT, target: Target, arch: str | Sequence[str] | None, facts: DeviceFacts | None
 ) -> tuple[str, ...]:
-    """The GPU architectures to build for. Raises ExportError where they cannot be had."""
+    """The GPU architectures to build for. Raises ExportError if they are not available."""
     asked = (arch,) if isinstance(arch, str) else tuple(arch or ())
     here = facts.architecture if facts else None
     if target == TENSORRT_RTX:
@@ -157,7 +157,7 @@ def _architectures(
         wanted = asked or ((here,) if here else ())
         if not wanted:
             raise ExportError(
-                f"There is no GPU here to build for: name one with --arch, out of {', '.join(known)}."
+                f"No GPU was found to build for: name one with --arch, out of {', '.join(known)}."
             )
         if unknown := [name for name in wanted if name not in known]:
             raise ExportError(
@@ -179,7 +179,7 @@ def _architectures(
 
 
 def _portable(model: onnx.ModelProto, profile: FrameProfile) -> onnx.ModelProto:
-    """Standard operators alone, and a fixed size where the profile has one."""
+    """Standard operators alone, and a fixed size if the profile has one."""
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     return pinned_to_size(model, *profile.largest) if profile.is_fixed else model
@@ -188,7 +188,7 @@ def _portable(model: onnx.ModelProto, profile: FrameProfile) -> onnx.ModelProto:
 def _smallest(
     builder: PlanBuilder, model: onnx.ModelProto, profile: FrameProfile, origin: str
 ) -> tuple[_Built, list[Candidate]]:
-    """The form whose launches or bytes are fewest, and the plain one where that is another.
+    """The form whose launches or bytes are fewest, and the plain one if that is another.
 
     A dynamic network is counted at its usual size.
     """
@@ -214,9 +214,9 @@ def _smallest(
 def _forms_to_time(
     engine: EngineFile, profile: FrameProfile, architecture: str, plugins: PluginChoice, pack: Path | None
 ) -> tuple[list[_Form], list[Candidate]]:
-    """What full TensorRT shall try: as it is, rewritten, and with our kernels as plugins.
+    """The forms that full TensorRT tries: unchanged, rewritten, and with our kernels as plugins.
 
-    Under `auto` a form whose kernels cannot be had, or whose image is another, is left out and noted.
+    Under `auto` a form whose kernels are not available, or that gives another image, is left out and noted.
     """
     portable = _portable(engine.to_proto(), profile)
     forms, left_out = [], []
@@ -315,7 +315,7 @@ def _path(out: Path | None, engine_path: Path, name: str) -> Path:
 
 
 def _write(path: Path, plan: bytes, manifest: PlanManifest, metadata: EngineMetadata) -> Path:
-    """Sidecar first: a sidecar alone harms nobody, and its hash tells a plan that is not its own."""
+    """Sidecar first: a sidecar alone does no harm, and its hash detects a plan that is not its own."""
     with atomic_file(sidecar_path(path)) as part:
         part.write_text(manifest.to_json(metadata), encoding="utf-8")
     with atomic_file(path) as part:

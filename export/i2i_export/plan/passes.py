@@ -1,6 +1,6 @@
 """Rewrites that make TensorRT plans small: the same image from fewer kernel launches and fewer bytes.
 
-They fit TensorRT's graph compiler, not every back end, so the portable file stays as it is and only the plan
+They fit TensorRT's graph compiler, not every back end, so the portable file is not changed and only the plan
 is built from the rewritten graph. What they rest on was read off plans.
 
 Each pass takes an `onnx_ir.Model` with shapes inferred, changes it in place and returns how many places it
@@ -161,7 +161,7 @@ def _doubled_kernel(weight: NDArray[np.generic]) -> NDArray[np.generic]:
 def write_pixel_shuffle_last(model: ir.Model) -> int:
     """DepthToSpace moves behind the arithmetic that follows it and becomes one with the turn to NHWC.
 
-    Arithmetic with constants of one value does not care where a pixel stands, and fuses with the convolution
+    Arithmetic with constants of one value is the same wherever a pixel stands, and fuses with the convolution
     or the kernel before while the channels are still deep.
     """
     changed = 0

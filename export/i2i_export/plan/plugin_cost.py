@@ -26,7 +26,7 @@ def structure_with_plugins(
     """Launches and bytes of the whole; `count` builds a cut network with channels-last ends and reads its
     plan.
 
-    A plugin's bytes are those of its inputs and outputs, each read or written once. None where `count` gives
+    A plugin's bytes are those of its inputs and outputs, each read or written once. None if `count` gives
     None.
     """
     rest = count(cut_at_plugins(network))

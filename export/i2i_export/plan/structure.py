@@ -2,7 +2,7 @@
 
 A plan of TensorRT for RTX holds a readable description of every tensor (shape, type, strides) and of every
 kernel launch with its inputs and outputs. From it the price of a network's structure can be counted without a
-GPU: how many kernels start per frame, and how many bytes they read and write. The text is no documented
+GPU: how many kernels start per frame, and how many bytes they read and write. The text is not a documented
 interface, so everything here answers None when it is not found, and only tools and tests may depend on it.
 """
 
@@ -85,7 +85,7 @@ class PlanStructure:
 
 
 def structure_from_plan(plan: bytes) -> PlanStructure | None:
-    """Reads the launches of a fixed-size RTX plan; None where the text is missing or the sizes are open.
+    """Reads the launches of a fixed-size RTX plan; None if the text is missing or the sizes are open.
 
     A plan with dynamic height and width computes its tensor sizes when it runs, so it has no byte count.
     """

@@ -1,6 +1,6 @@
 """Norms with everything that fits into one of our kernels: activation, residual, reflection, run-time style.
 
-A residual block reads its input twice: padded before its first convolution, and as it is behind its last norm. Where
+A residual block reads its input twice: padded before its first convolution, and unpadded behind its last norm. If
 nothing else reads it, only the padded image is made, and the residual is taken from its inside.
 """
 
@@ -44,7 +44,7 @@ class FusedNorm:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width, where they are fixed."""
+        """Height and width, if they are fixed."""
         return fixed_size(self.norm.image)
 
     @property
@@ -56,7 +56,7 @@ class FusedNorm:
 def fused_norms(model: ir.Model, *, padding: bool = True) -> list[FusedNorm]:
     """Every norm that our kernels can do, as far as a kernel reaches, in graph order. Shapes must be inferred.
 
-    Without `padding` the reflections behind them belong to somebody else.
+    Without `padding` the reflections behind them belong to another kernel.
     """
     found: list[FusedNorm] = []
     for norm in map(_in_its_own_type, norms_of(model)):
@@ -70,7 +70,7 @@ def fused_norms(model: ir.Model, *, padding: bool = True) -> list[FusedNorm]:
 
 
 def share_of(norm: Norm) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]] | None:
-    """The share of instance norm in the whole, `[C]` in [0, 1]; None where the norm is no mean of the two."""
+    """The share of instance norm in the whole, `[C]` in [0, 1]; None if the norm is not a mean of the two."""
     whole = norm.instance + norm.layer
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(whole == 0, 0, norm.instance / whole)
@@ -123,7 +123,7 @@ def _with_tail(norm: Norm, taken: set[ir.Node | None]) -> FusedNorm:
 
 
 def _padding_of_every_other_reader(fused: FusedNorm, found: list[FusedNorm]) -> int:
-    """The reflection that everybody gets of this result who does not take it as a residual; 0 where there is none."""
+    """The reflection behind which every reader but residuals takes this result; 0 if there is none."""
     if fused.result.is_graph_output():
         return 0
     additions = {other.addition for other in found if other.residual is fused.result}
@@ -147,7 +147,7 @@ def _pad_behind(value: ir.Value) -> ir.Value:
 
 
 def _residual_of(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """The other summand, where it is an image of the same shape."""
+    """The other summand, if it is an image of the same shape."""
     if node.op_type != "Add":
         return None
     other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]

@@ -45,7 +45,7 @@ _SPLITS = 32
 
 @dataclass(frozen=True)
 class PluginKernel:
-    """The kernel behind an operator; `size` (height, width) where it cannot be read off the plugin's
+    """The kernel behind an operator; `size` (height, width) if it cannot be read off the plugin's
     inputs.
     """
 
@@ -77,7 +77,7 @@ class _Partials:
 
 
 def network_with_plugins(model: onnx.ModelProto, *, convolutions: bool = False) -> PluginNetwork | None:
-    """Replaces every norm that our kernels can do; None where there is none. Takes standard operators alone.
+    """Replaces every norm that our kernels can do; None if there is none. Takes standard operators alone.
 
     `convolutions` also replaces reflected 3x3 convolutions between norms by the fused kernel that normalises
     what it loads and takes statistics of what it stores (half precision, maps of fixed size).
@@ -103,7 +103,7 @@ class _Lowering:
         ShapeInferencePass()(self.graph)
 
     def finish(self) -> PluginNetwork | None:
-        """The network with its plugins; None where there are none."""
+        """The network with its plugins; None if there are none."""
         simplify(self.graph)
         used = {node.op_type for node in self.graph.graph if node.domain == DOMAIN}
         if not used:
@@ -118,7 +118,7 @@ class _Lowering:
             self._replace_norm(fused)
 
     def rewrite_other_norms(self) -> None:
-        """Those that our kernels do not take, where they are written out."""
+        """Those that our kernels do not take and that are written out."""
         simplify(self.graph)
         write_spelled_norms_in_nhwc(self.graph)
 
@@ -233,7 +233,7 @@ class _Lowering:
         return _Partials(value, _SPLITS)
 
     def _affine(self, fused: FusedNorm, before: ir.Node) -> dict[str, ir.Value]:
-        """Weight and bias as the kernels read them: float32, `[C]`, or `[N, C]` where a style makes them."""
+        """Weight and bias as the kernels read them: float32, `[C]`, or `[N, C]` if a style makes them."""
         norm, affine = fused.norm, _affine_of(fused)
         if affine == "none":
             return {}

@@ -45,7 +45,7 @@ class Limits:
 def exposures(frames: Sequence[Image]) -> list[Image]:
     """Every frame as it is, darker, lighter, as a negative and with twice the contrast.
 
-    One clip knows one light. A camera meets others, and int8 has no room beyond what calibration saw.
+    One clip covers one lighting condition. A camera meets others, and int8 has no room beyond what calibration saw.
     """
     shown: list[Image] = []
     for frame in frames:
@@ -64,7 +64,7 @@ def measure_limits(
 ) -> Limits:
     """The largest magnitudes worth holding in int8, for each tensor of `names`.
 
-    Raises CalibrationError without frames, or where a tensor is not finite.
+    Raises CalibrationError without frames, or if a tensor is not finite.
     """
     if not frames:
         raise CalibrationError(

@@ -53,7 +53,7 @@ def half_from_engine(
 ) -> tuple[EngineFile, parity.Report]:
     """A copy in half precision, compared with the original on the frames of `gate`.
 
-    Raises ParityError past `parity.HALF_PRECISION`, ExportError where the engine is not float32, or where a value on a
+    Raises ParityError past `parity.HALF_PRECISION`, ExportError if the engine is not float32, or if a value on a
     frame is beyond half precision.
     """
     if engine.metadata.precision != "fp32":
@@ -215,7 +215,7 @@ def _has_extent(value: ir.Value) -> bool:
 def _feed(
     model: ir.Model, node: ir.Node, kind: ir.DataType, casts: dict[tuple[str, ir.DataType], ir.Value]
 ) -> None:
-    """Gives a node its floating inputs in one type, with a cast or a converted weight where they have another."""
+    """Gives a node its floating inputs in one type, with a cast or a converted weight if they have another."""
     for index, value in enumerate(node.inputs):
         if value is None or value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             continue

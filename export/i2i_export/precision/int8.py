@@ -1,6 +1,6 @@
 """A float32 engine as an int8 one: which convolutions can compute in int8 without harm to the image.
 
-Weights: symmetric int8 per output channel. Activations: 8 bits per tensor (codes.py). Norms and what follows them stay
+Weights: symmetric int8 per output channel. Activations: 8 bits per tensor (qdq.py). Norms and what follows them stay
 float32, and so do the first and the last convolution, which see or make the image itself.
 """
 
@@ -23,7 +23,7 @@ from i2i_export.precision.qdq import Form, quantised, quantised_values
 from i2i_runtime.frame import Image
 
 LEAST_SHARE = 0.5
-"""Below this share of multiply-adds in int8 the engine is no longer worth its loss, and is refused."""
+"""Below this share of multiply-adds in int8 the engine is refused: it would lose quality for little speed."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ def int8_from_engine(
 
     The frames of `calibration` are seen in several exposures; those of `gate` should be others. Every convolution is
     tried alone; then the most harmful are given back to float32 until the image keeps `parity.INT8` on the gate.
-    `for_cpu` writes the form of codes.py that processors are fastest with and TensorRT does not take. Raises
-    ParityError with the figures where less than half of the work could stay int8, CalibrationError where the frames
-    are of no use.
+    `for_cpu` writes the form of qdq.py that processors are fastest with and TensorRT does not take. Raises
+    ParityError with the figures if less than half of the work could stay int8, CalibrationError if the frames
+    cannot be used.
     """
     if engine.metadata.precision != "fp32":
         raise ExportError(

@@ -1,9 +1,9 @@
-"""Writing int8 into a graph: QuantizeLinear and DequantizeLinear where a back end computes in integers.
+"""Writing int8 into a graph: QuantizeLinear and DequantizeLinear around what a back end computes in integers.
 
 Two forms. The signed one is what TensorRT takes as well: symmetric int8 in front of each convolution. The unsigned one
-is for processors, whose integer products multiply uint8 by int8: what is never negative gets 255 steps for 127, biases
-are integers, and so are sums and copies between two convolutions, because ONNX Runtime computes an operator in
-integers only where everything around it is quantised.
+is for processors, whose integer products multiply uint8 by int8: a value that is never negative gets 255 steps
+instead of 127, biases are integers, and so are sums and copies between two convolutions, because ONNX Runtime
+computes an operator in integers only if everything around it is quantised.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _feeds_codes(value: ir.Value, convolutions: set[str]) -> bool:
 
 
 def _is_never_negative(value: ir.Value | None) -> bool:
-    """Whether the value follows from others in a way that gives no number below 0; False where it is not certain."""
+    """Whether the value follows from others in a way that gives no number below 0; False if it is not certain."""
     number = constant(value)
     if number is not None:
         return bool((number >= 0).all())

@@ -21,7 +21,7 @@ LEAST_GAIN = 1.05
 _ROUNDS, _FEWEST = 101, 5
 _BUDGET_S = 10.0
 _PERCENTILE = 25
-"""Of the times: what a frame takes while little else runs. Medians turn over as soon as another program is busy."""
+"""Of the times: what a frame takes while little else runs. A median jumps as soon as another program is busy."""
 
 
 class NotFasterError(ExportError):
@@ -57,7 +57,7 @@ def compare_speed(
 ) -> Speed:
     """Times both on `frame` `[H, W, 3] uint8`, each in the back end and precision that the runtime picks for it.
 
-    Stops after ten seconds, but not before five frames of each. Raises EngineError where a back end refuses one.
+    Stops after ten seconds, but not before five frames of each. Raises EngineError if a back end refuses one.
     """
     with tempfile.TemporaryDirectory(prefix="i2i-export-") as folder:
         engines: list[Engine] = []
@@ -72,7 +72,7 @@ def compare_speed(
 
 
 def require_faster(speed: Speed, remedy: str) -> None:
-    """Raises NotFasterError with the figures where the lean engine gains less than `LEAST_GAIN`."""
+    """Raises NotFasterError with the figures if the lean engine gains less than `LEAST_GAIN`."""
     if speed.gain < LEAST_GAIN:
         raise NotFasterError(
             f"the leaner engine is {speed}: {remedy}, or write it for another machine with --insist; "

@@ -38,7 +38,7 @@ class GuidedInference(Inference):
         super().__init__()
         if factor not in FACTORS:
             known = ", ".join(map(str, FACTORS))
-            raise UsageError(f"--guided {factor} is no factor the image can be made smaller by: {known} are.")
+            raise UsageError(f"--guided {factor} is not a supported factor: use {known}.")
         self.inference = inference
         self.factor = factor
         self.stride = factor * inference.stride

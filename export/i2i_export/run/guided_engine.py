@@ -1,4 +1,4 @@
-"""Any engine, whoever trained the network inside, becomes one that translates a smaller image (see guided.py).
+"""Any engine, also one with a foreign network, becomes one that translates a smaller image (see guided.py).
 
 The filter is traced around one operator that stands for the engine; then the engine's own operators, from their cast
 from uint8 to their cast back, take its place.
@@ -39,7 +39,7 @@ def guided_from_engine(
     """The engine behind a guided filter, which lets it see the image `factor` times smaller.
 
     It is compared, on `frames` of any size, with the filter in torch around the untouched engine. Raises ExportError
-    where the engine is not float32 or has further inputs, UsageError where `factor` is none, ParityError.
+    where the engine is not float32 or has further inputs, UsageError if `factor` is none, ParityError.
     """
     own = engine.metadata
     if own.precision != "fp32":
@@ -134,7 +134,7 @@ def body_of(engine: EngineFile) -> ir.Model:
 
 
 def _put_in(body: ir.Model, model: ir.Model) -> None:
-    """Puts the body's operators where the model has the operator that stands for them."""
+    """Puts the body's operators in place of the operator that stands for them."""
     graph = model.graph
     place = next(node for node in graph if node.domain == _STAND_IN)
     given = dict(zip((FRAME, STYLE), place.inputs, strict=False))

@@ -1,4 +1,4 @@
-"""A trained run becomes one portable ONNX file. The only place of export that needs torch."""
+"""A trained run becomes one portable ONNX file. The only room of export that needs torch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _trainer_errors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Origin:
-    """What the run knows and the network does not: goes into the metadata as it is."""
+    """What the run knows and the network does not: goes into the metadata unchanged."""
 
     name: str
     method: str
@@ -164,7 +164,7 @@ def check_against_torch(
     parity.require(
         report,
         "the exported engine",
-        "the network holds an operator that exports inexactly, no file was written.",
+        "the network has an operator that does not export exactly; no file was written.",
     )
     engine.metadata = replace(engine.metadata, parity=report.figures())
     return report
@@ -223,7 +223,7 @@ def _size_policy(inference: Inference, text: str | None) -> SizePolicy:
         return size_from_text(text or "dynamic", inference.stride)
     height, width = inference.fixed_size
     if text not in (None, f"{width}x{height}"):
-        raise UsageError(f"--size {text} does not fit the network, which takes {width}x{height} alone.")
+        raise UsageError(f"--size {text} does not fit the network, which takes only {width}x{height}.")
     return SizePolicy.fixed(height, width)
 
 
@@ -269,7 +269,7 @@ def _provenance(run: Path, method: Method) -> Provenance:
 def style_encoder_model(inference: Inference, stride: int) -> onnx.ModelProto | None:
     """The network that reads a style off an image, `frame` uint8 `[1, H, W, 3]` -> `style` `[1, S]` float32.
 
-    None where the method has none. H and W are multiples of `stride`.
+    None if the method has none. H and W are multiples of `stride`.
     """
     encoder = inference.style_encoder()
     if encoder is None:

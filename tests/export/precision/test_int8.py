@@ -227,7 +227,7 @@ def test_the_gate_sees_frames_that_calibration_did_not(data: Path) -> None:
 
 def test_one_image_is_too_little_to_calibrate_with(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(CalibrationError, match="holds one frame alone"):
+    with pytest.raises(CalibrationError, match="has only one frame"):
         read_held_back_frames(tmp_path, 8)
 
 

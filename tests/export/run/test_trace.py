@@ -53,7 +53,7 @@ def test_uint8_meets_only_cast_and_the_graph_is_clean(painter_engine: EngineFile
         if node.op_type == "Pad"
     )
     assert not ops & {"Identity", "Dropout", "BatchNormalization", "Shape", "Constant", "ReduceMean"}
-    assert str(Path(__file__).parents[2]).encode() not in proto.SerializeToString()
+    assert str(Path(__file__).parents[3]).encode() not in proto.SerializeToString()
     assert b"stack_trace" not in proto.SerializeToString()
 
 

@@ -147,7 +147,7 @@ def test_an_unknown_operator_is_named_and_nothing_is_left_behind(
     ("options", "sentence"),
     [
         ({"arch": "sm_90"}, "does not know sm_90: choose --arch out of sm_75"),
-        ({"arch": None}, "no GPU here to build for: name one with --arch"),
+        ({"arch": None}, "No GPU was found to build for: name one with --arch"),
         ({"plugins": "on"}, "--plugins on is not possible .TensorRT for RTX takes no"),
     ],
 )
@@ -186,9 +186,6 @@ class Blocked:
             raise ImportError(f"{name} must not be imported")
 sys.meta_path.insert(0, Blocked())
 from i2i_export.cli import main
-
-if TYPE_CHECKING:
-    from tests.export.plan.conftest import NetworkWriter
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -115,7 +115,7 @@ def test_what_the_runtime_must_know_follows_the_network() -> None:
     fixed = Dusk()
     fixed.fixed_size = (64, 96)
     assert GuidedInference(fixed, 2).fixed_size == (128, 192)
-    with pytest.raises(UsageError, match="--guided 5 is no factor"):
+    with pytest.raises(UsageError, match="--guided 5 is not a supported factor"):
         GuidedInference(Dusk(), 5)
 
 

@@ -175,7 +175,7 @@ def test_a_written_norm_that_is_not_ours_is_written_leaner(network: Any, run: An
     weights |= {"sample": np.asarray([1, 2, 3]), "free_sample": np.float32(24 * side**2 - 1)}
     fused = checked(network, run, rows, weights | {"eps": np.float32(1e-3)}, side)
     assert {kernel.op for kernel in fused.kernels.values()} == {"norm_slab"}, (
-        "24 channels are no multiple of 16"
+        "24 channels are not a multiple of 16"
     )
     assert "ReduceSumSquare" not in {node.op_type for node in fused.model.graph.node}
 
