@@ -15,7 +15,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.errors import I2IError, SourceError
 from i2i_runtime.frame import Image
 from i2i_runtime.sources import open_source

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from i2i_runtime.batch import clips_of
 from i2i_runtime.bench.rows import append_row
-from i2i_runtime.job import clips_of
 from i2i_runtime.verify import compare_files
 
 ROWS = Path(__file__).with_name("clips.jsonl")
@@ -36,7 +36,7 @@ def main() -> None:
     options = tyro.cli(Clips)
     print("| clip | frames | exit | frames, times, sound, tags, colour | remarks |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
-        for clip in clips_of(str(options.folder)):
+        for clip in clips_of(options.folder):
             row = translate_and_verify(clip, options.engine, Path(scratch))
             append_row(ROWS, row)
             whole = "agree" if not row["disagree"] else "differ: " + ", ".join(row["disagree"])
@@ -48,7 +48,7 @@ def translate_and_verify(clip: Path, engine: str, scratch: Path) -> dict[str, An
     """One row: exit code, frames, which checks of `i2i-stream verify` disagree, and what was said."""
     output, report = scratch / clip.name, scratch / "report.json"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-c", "from i2i_runtime.cli.stream import main; main()", "--quiet"]
+    command = [sys.executable, "-c", "from i2i_runtime.cli.entry import stream; stream()", "--quiet"]
     command += [
         "--engine",
         engine,

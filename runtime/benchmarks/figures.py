@@ -167,7 +167,7 @@ def _first_frame(options: Figures) -> list[str]:
 
 
 def _timed_command(arguments: list[str]) -> float:
-    command = [sys.executable, "-c", "from i2i_runtime.cli.stream import main; main()", *arguments]
+    command = [sys.executable, "-c", "from i2i_runtime.cli.entry import stream; stream()", *arguments]
     began_s = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
     return round(time.perf_counter() - began_s, 3)

@@ -247,7 +247,7 @@ class Memory:
 
     def _peak_mb(self, clip: Path, output: Path) -> float:
         """The child's highest resident memory in 10**6 bytes, as the kernel counts it."""
-        command = [sys.executable, "-c", "from i2i_runtime.cli.stream import main; main()", "--quiet"]
+        command = [sys.executable, "-c", "from i2i_runtime.cli.entry import stream; stream()", "--quiet"]
         command += ["--engine", self.engine, "--input", str(clip), "--output", str(output), "--restart"]
         with subprocess.Popen(command) as child:
             _, status, usage = os.wait4(child.pid, 0)

@@ -1,6 +1,4 @@
-"""What this machine can do for a live translation: each finding tried for real, none allowed to crash the
-rest.
-"""
+"""What this machine can do for a live translation: everything is tried, and a failure does not hide the rest."""
 
 from __future__ import annotations
 
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from i2i_runtime.engines import MODELS
+from i2i_runtime.files import reason_of
 from i2i_runtime.machine import describe_machine
 
 ENCODERS = (
@@ -31,7 +30,7 @@ ENCODERS = (
     "h264_vaapi",
     "h264_v4l2m2m",
 )
-# Part of an encoder's name -> what hardware it needs, and the command that brings its driver where that is there.
+# Part of an encoder's name -> the hardware it needs, and the command that installs its driver.
 _HARDWARE = {
     "nvenc": ("an NVIDIA GPU with an encoder (A100-class cards and Orin Nano have none)", ""),
     "qsv": ("an Intel GPU", "sudo apt install intel-media-va-driver-non-free"),
@@ -47,22 +46,21 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing this machine can or cannot do. `mend` is the command that changes it, empty where nothing
-    does.
-    """
+    """One thing this machine can or cannot do. `fix` is the command that changes it, empty if there is none."""
 
     topic: str
     name: str
     works: bool
     detail: str
-    mend: str = ""
+    fix: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The finding as `--json` prints it; `mend` is the former name of `fix`."""
+        return {**asdict(self), "mend": self.fix}
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order they are shown. Takes a few seconds, mostly for encoders; never raises."""
+    """All findings, in the order they are shown. Takes a few seconds, mostly for the encoders; never raises."""
     parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("processor", _processor),
         ("back end", _back_ends),
@@ -93,13 +91,15 @@ def _processor() -> Iterator[Finding]:
     known = (
         ", ".join(str(name) for name in features)
         if isinstance(features, list) and features
-        else "none of note"
+        else "no relevant extensions"
     )
     yield Finding("processor", str(machine["processor"]), True, f"{machine['cores']} cores; {known}")
     fast = isinstance(features, list) and {"amx_bf16", "avx512_bf16"} & set(features)
     if platform.machine() in ("x86_64", "AMD64"):
         detail = (
-            "OpenVINO computes in bf16" if fast else "this processor has no bf16 units; engines run in fp32"
+            "OpenVINO computes in bf16"
+            if fast
+            else "this processor does not support bf16; engines run in fp32"
         )
         yield Finding("processor", "bf16", bool(fast), detail)
 
@@ -119,12 +119,12 @@ def _back_ends() -> Iterator[Finding]:
         yield Finding("back end", "tensorrt", True, f"{' and '.join(found)} with an NVIDIA driver")
     elif found:
         detail = f"{' and '.join(found)} installed, but this machine has no NVIDIA driver"
-        yield Finding("back end", "tensorrt", False, detail, _driver_mend())
+        yield Finding("back end", "tensorrt", False, detail, _driver_fix())
     elif driver or _nvidia_card_is_there():
-        mend = "sudo apt install nvidia-jetpack" if _is_jetson() else "pip install 'i2i-stream[tensorrt]'"
-        yield Finding("back end", "tensorrt", False, "not installed", mend)
+        fix = "sudo apt install nvidia-jetpack" if _is_jetson() else "pip install 'i2i-stream[tensorrt]'"
+        yield Finding("back end", "tensorrt", False, "not installed", fix)
     else:
-        yield Finding("back end", "tensorrt", False, "there is no NVIDIA GPU in this machine")
+        yield Finding("back end", "tensorrt", False, "this machine has no NVIDIA GPU")
 
 
 def _has_nvidia_driver() -> bool:
@@ -140,7 +140,7 @@ def _nvidia_card_is_there() -> bool:
     return any(vendor.read_text().strip() == _NVIDIA_VENDOR for vendor in vendors)
 
 
-def _driver_mend() -> str:
+def _driver_fix() -> str:
     return "sudo apt install nvidia-driver" if _nvidia_card_is_there() else ""
 
 
@@ -153,8 +153,8 @@ def _gpu() -> Iterator[Finding]:
         lines = dict(line.split(":", 1) for line in card.read_text().splitlines() if ":" in line)
         yield Finding("GPU", lines.get("Model", card.parent.name).strip(), True, f"bus {card.parent.name}")
     if not cards:
-        why = "its driver is not loaded" if _nvidia_card_is_there() else "there is none in this machine"
-        yield Finding("GPU", "NVIDIA", False, f"{why}; engines run on the processor", _driver_mend())
+        why = "its driver is not loaded" if _nvidia_card_is_there() else "not found"
+        yield Finding("GPU", "NVIDIA", False, f"{why}; engines run on the processor", _driver_fix())
 
 
 def _cameras() -> Iterator[Finding]:
@@ -195,15 +195,15 @@ def _encoders() -> Iterator[Finding]:
         if reason is None:
             yield Finding("encoder", name, True, "encoded a frame of 256x256")
         elif needs:
-            mend = driver if Path("/dev/dri").exists() else ""
-            yield Finding("encoder", name, False, f"{reason}; needs {needs}", mend)
+            fix = driver if Path("/dev/dri").exists() else ""
+            yield Finding("encoder", name, False, f"{reason}; needs {needs}", fix)
         else:
             yield Finding("encoder", name, False, reason, "pip install --upgrade av")
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keeps what encoder libraries print by themselves off the terminal."""
+    """Silences what encoder libraries print to the terminal."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -217,7 +217,7 @@ def _silenced() -> Iterator[None]:
 
 
 def refusal_of_encoder(name: str) -> str | None:
-    """Why this encoder cannot encode a frame of 256x256 pixels here; None where it did."""
+    """Why this encoder cannot encode a frame of 256x256 pixels on this machine; None if it can."""
     import av
     from av.error import FFmpegError
 
@@ -235,8 +235,8 @@ def refusal_of_encoder(name: str) -> str | None:
         )
         packets = [*context.encode(frame), *context.encode(None)]
     except (FFmpegError, ValueError) as error:
-        return f"cannot be opened ({getattr(error, 'strerror', None) or error})"
-    return None if packets else "gave no image back"
+        return f"cannot be opened ({reason_of(error)})"
+    return None if packets else "returned no data"
 
 
 def _screens() -> Iterator[Finding]:
@@ -244,15 +244,15 @@ def _screens() -> Iterator[Finding]:
         detail = "no graphical session, so display:// and screen do not work; mjpeg://@:8080 does"
         yield Finding("screen", "session", False, detail, "xvfb-run i2i-stream ...")
     else:
-        yield Finding("screen", "session", True, "display:// and screen have a session to use")
+        yield Finding("screen", "session", True, "display:// and screen can be used")
 
 
 def _extras() -> Iterator[Finding]:
     for extra, modules in _EXTRAS.items():
         missing = [name for name in modules if importlib.util.find_spec(name) is None]
         if missing:
-            mend = f"pip install 'i2i-stream[{extra}]'"
-            yield Finding("extra", extra, False, f"{', '.join(missing)} not installed", mend)
+            fix = f"pip install 'i2i-stream[{extra}]'"
+            yield Finding("extra", extra, False, f"{', '.join(missing)} not installed", fix)
         else:
             yield Finding("extra", extra, True, ", ".join(modules))
 
@@ -264,7 +264,7 @@ def _virtual_camera() -> Iterator[Finding]:
     try:
         path = virtualcam.find_loopback()
     except SinkError:
-        detail = "no loopback device, so other programs cannot open the images as a camera"
+        detail = "no loopback device, so other programs cannot use the output as a camera"
         yield Finding("virtual camera", "v4l2loopback", False, detail, virtualcam.INSTALL)
         return
     descriptor = os.open(path, os.O_RDWR)
@@ -276,7 +276,7 @@ def _virtual_camera() -> Iterator[Finding]:
         yield Finding("virtual camera", str(path), True, device.card)
     else:
         detail = (
-            f"{device.card} is there, but browsers do not list it: the module runs without exclusive_caps"
+            f"{device.card} exists, but browsers do not list it: the module was loaded without exclusive_caps"
         )
         yield Finding(
             "virtual camera",
@@ -293,5 +293,5 @@ def _engines() -> Iterator[Finding]:
         yield Finding("engine", "shipped", True, ", ".join(names))
     else:
         yield Finding(
-            "engine", "shipped", False, "no engine came with this installation", "i2i-export RUN -o NAME.onnx"
+            "engine", "shipped", False, "this installation includes no engine", "i2i-export RUN -o NAME.onnx"
         )

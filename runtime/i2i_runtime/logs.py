@@ -1,4 +1,4 @@
-"""Log lines for people and for machines, without secrets.
+"""Log lines for people and for programs, without secrets.
 
 Every module logs through `logging.getLogger(__name__)` and names what happened with `extra=event(...)`; with
 `--json` each event becomes one JSON object on one line.
@@ -16,14 +16,12 @@ from i2i_runtime.uri import redact
 
 
 def event(name: str, **fields: Any) -> dict[str, Any]:
-    """The `extra` of a log call: what happened, as a machine reads it."""
+    """The `extra` of a log call: the event and its fields, for programs."""
     return {"event": name, "fields": fields}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per record: time (UTC), level, event, message and the event's own fields; secrets
-    removed.
-    """
+    """One JSON object per record: time (UTC), level, event, message and the fields of the event; secrets removed."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -58,5 +56,6 @@ def open_log(*, as_json: bool, stream: TextIO | None = None) -> logging.Handler:
 
 
 def close_log(handler: logging.Handler) -> None:
+    """Removes a handler that `open_log` returned."""
     logging.getLogger("i2i_runtime").removeHandler(handler)
     handler.close()

@@ -12,7 +12,7 @@ _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd
 
 
 def describe_machine() -> dict[str, object]:
-    """Processor, cores this process may use, power mode where the system tells it, and library versions."""
+    """Processor, cores this process may use, power mode if the system reports it, and library versions."""
     info = _cpuinfo()
     return {
         "system": platform.platform(),
@@ -42,7 +42,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def _power_mode() -> str:
-    """The frequency governor of the first core, or the Jetson power model; empty where neither is told."""
+    """The frequency governor of the first core, or the Jetson power model; empty if neither is reported."""
     files = ("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "/var/lib/nvpmodel/status")
     return next(
         (Path(file).read_text(encoding="utf-8").strip() for file in files if Path(file).is_file()), ""

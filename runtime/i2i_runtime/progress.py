@@ -1,4 +1,4 @@
-"""What a person sees while a job runs: frames, rate, time left and drops on one line."""
+"""The progress line: frames, rate, time left and drops while a job runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from i2i_runtime.stats import Progress as Standing
 
 
 class ProgressLine:
-    """A live line on standard error for one job after another; silent where nobody watches."""
+    """A live line on standard error for one job after another; silent if that is not a terminal."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -53,7 +53,7 @@ class ProgressLine:
         done = standing.skipped + standing.frames_out
         count = f"{done}" if standing.total is None else f"{done}/{standing.total}"
         if standing.skipped and not standing.frames_in:
-            line = f"{count} frames  passing over what is done"
+            line = f"{count} frames  skipping frames that are done"
         else:
             line = f"{count} frames  {fps:.1f} fps  {standing.dropped} dropped  age {standing.age_ms:.0f} ms"
         self._bar.update(self._task, completed=done + standing.dropped, total=standing.total, standing=line)

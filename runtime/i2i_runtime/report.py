@@ -1,42 +1,32 @@
-"""What a job did, as JSON: the record that another run can be compared with."""
+"""The report of a job as JSON: counts, latencies, losses, options and machine."""
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from i2i_runtime.engines import Engine
 from i2i_runtime.errors import SinkError
 from i2i_runtime.files import reason_of, write_whole
+from i2i_runtime.job import Job, Translation
 from i2i_runtime.stats import JobStats
 
 REPORT_VERSION = 1
 
 
-def describe(
-    stats: JobStats,
-    engine: Engine,
-    *,
-    engine_path: Path,
-    engine_sha256: str,
-    outcome: str,
-    input_name: str,
-    outputs: Sequence[str],
-    options: dict[str, Any],
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    """The report of a job that has ended; times in milliseconds unless a name says otherwise."""
+def describe(translation: Translation, job: Job, stats: JobStats, outcome: str) -> dict[str, Any]:
+    """The report of a job that has ended; times are in milliseconds unless a name says otherwise."""
+    engine = translation.engine
+    by_sink = zip(stats.sinks, stats.dropped_by_sink, strict=True)
     return {
         "report_version": REPORT_VERSION,
         "outcome": outcome,
-        "input": input_name,
-        "outputs": list(outputs),
+        "input": job.input.shown,
+        "outputs": [output.shown for output in job.outputs],
         "engine": {
-            "file": str(engine_path),
-            "sha256": engine_sha256,
+            "file": translation.engine_file,
+            "sha256": translation.engine_sha256,
             "name": engine.metadata.name,
             "direction": engine.metadata.direction,
             "backend": engine.backend,
@@ -49,9 +39,7 @@ def describe(
             "dropped_by_source": stats.dropped_by_source,
             "dropped_stale": stats.dropped_stale,
             "overdue": stats.overdue,
-            "dropped_by_sink": {
-                sink.name: dropped for sink, dropped in zip(stats.sinks, stats.dropped_by_sink, strict=True)
-            },
+            "dropped_by_sink": {sink.name: dropped for sink, dropped in by_sink},
         },
         "policy": stats.policy,
         "elapsed_s": round(stats.elapsed_s, 3),
@@ -59,14 +47,32 @@ def describe(
         "latency": {name: histogram.summary() for name, histogram in stats.latencies.items()},
         "age_over_time_s_ms": stats.age_curve.kept,
         "losses": list(stats.losses),
-        "notes": list(notes),
-        "options": options,
+        "notes": notes_of(stats),
+        "options": job.record,
         "machine": {
             "system": platform.platform(),
             "processor": platform.machine(),
             "python": platform.python_version(),
         },
     }
+
+
+def summary(job: Job, stats: JobStats) -> str:
+    """What a person reads at the end: frames, rate, drops, and one line for everything that was lost."""
+    where = ", ".join(str(uri.path) if uri.scheme == "file" else uri.shown for uri in job.outputs)
+    count = "1 frame" if stats.frames_out == 1 else f"{stats.frames_out} frames"
+    pace = f" ({stats.fps:.1f} new frames per second)" if stats.fps else ""
+    lines = [f"{count} in {stats.elapsed_s:.1f} s{pace}, {stats.dropped} dropped, written to {where}"]
+    if stats.overdue:
+        lines.append(f"{stats.overdue} frames were shown older than --max-staleness allows")
+    lines += notes_of(stats)
+    lines += [f"lost: {loss}" for loss in stats.losses]
+    return "\n".join(lines)
+
+
+def notes_of(stats: JobStats) -> list[str]:
+    """What the outputs did not do as asked, one sentence each."""
+    return [note for sink in stats.sinks for note in sink.notes]
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """Inputs and outputs as one line of text, spelled as jetson-utils spells them.
 
 `0` and `webcam:0` are cameras, `replay:clip.mp4` a clip at its own pace, `test://street` a rendered scene, `null:`
-nothing at all; what has no scheme is a path. A password in a URI never reaches a log line: whatever is shown to
-people is `Uri.shown`.
+no output; a text without a scheme is a path. A password in a URI never reaches a log line: `Uri.shown` is printed.
 """
 
 from __future__ import annotations
@@ -25,15 +24,20 @@ _BARE_WORDS = {"screen", "virtualcam"}
 
 @dataclass(frozen=True)
 class Uri:
-    """`scheme` in lower case ("file" where the text is a path), `location` what follows it, `text` as given."""
+    """`scheme` in lower case ("file" if the text is a path), `location` what follows it, `text` as given."""
 
     scheme: str
     location: str
     text: str
 
+    @classmethod
+    def of_path(cls, path: Path) -> Uri:
+        """The URI of a file, whatever its name looks like."""
+        return cls("file", str(path), str(path))
+
     @property
     def path(self) -> Path:
-        """The location as a path; absolute where FFmpeg would take the beginning of its name for a protocol."""
+        """The location as a path; absolute if FFmpeg would read the beginning of its name as a protocol."""
         path = Path(self.location)
         return path.absolute() if ":" in self.location.partition("/")[0] else path
 
@@ -64,7 +68,7 @@ def parse_uri(text: str) -> Uri:
         return Uri("file", text, text)
     scheme, slashes, rest = match.group(1).lower(), match.group(2), match.group(3)
     if scheme == "file" and slashes:
-        # file:///absolute and file://host/path: only the local form has a meaning here.
+        # file:///absolute and file://host/path: only the local form is supported.
         return Uri("file", rest, text)
     return Uri(scheme, rest, text)
 

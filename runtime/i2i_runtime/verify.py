@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import av
 import av.error
 import numpy as np
-import tyro
 
 from i2i_runtime.errors import SourceError
+from i2i_runtime.files import reason_of
 from i2i_runtime.media.alpha import alpha_of_frame
 from i2i_runtime.media.colour import is_rgb
 from i2i_runtime.media.decode import decoder_of, disable_generated_pts, pts_of_frame
 from i2i_runtime.media.timecode import is_timecode, timecode_of
-from i2i_runtime.uri import parse_uri
 
 # Written by the container itself, so never the same.
 _OWN_TAGS = {
@@ -46,18 +45,6 @@ class Check:
     agrees: bool
     source: str
     output: str
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """Compares a translated video with its source in all but the images; exit 1 if they disagree."""
-
-    source: Annotated[Path, tyro.conf.Positional]
-    """The video that was translated."""
-    output: Annotated[Path, tyro.conf.Positional]
-    """What came out."""
-    report: Path | None = None
-    """Writes the checks to this JSON file."""
 
 
 @dataclass(frozen=True)
@@ -88,38 +75,6 @@ class _Contents:
     tags: dict[str, str]
     transparent: bool
     damage: int
-
-
-def run_verify(arguments: Sequence[str]) -> int:
-    """The sub-command. Raises SourceError."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from i2i_runtime.report import write_json
-
-    options = tyro.cli(VerifyOptions, prog="i2i-stream verify", args=list(arguments))
-    checks = compare_files(_place(options.source), _place(options.output))
-    whole = all(check.agrees for check in checks)
-    table = Table(
-        "",
-        "what",
-        "source",
-        "output",
-        title=f"{options.output} {'is complete' if whole else 'is NOT complete'}",
-    )
-    for check in checks:
-        table.add_row("ok" if check.agrees else "NO", check.name, check.source, check.output)
-    # Names of files and tags are not markup, whatever brackets and colons they contain.
-    Console(markup=False, emoji=False).print(table)
-    if options.report is not None:
-        write_json(options.report, {"whole": whole, "checks": [asdict(check) for check in checks]})
-    return 0 if whole else 1
-
-
-def _place(path: Path) -> Path:
-    """The path of a file that may be written as a URI; FFmpeg must not take a name with a colon for a protocol."""
-    uri = parse_uri(str(path))
-    return (uri.path if uri.scheme == "file" else path).absolute()
 
 
 def compare_files(source: Path, output: Path) -> list[Check]:
@@ -160,7 +115,7 @@ def _read(path: Path) -> _Contents:
             return _contents(container)
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(
-            f"{path} cannot be read as a video ({getattr(error, 'strerror', error)}): "
+            f"{path} cannot be read as a video ({reason_of(error)}): "
             "give the video that was translated and the output."
         ) from error
 

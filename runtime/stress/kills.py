@@ -23,10 +23,10 @@ from typing import Annotated
 import av
 import tyro
 
-import i2i_runtime.job
+import i2i_runtime.run
 import i2i_runtime.sources.video  # noqa: F401
 from i2i_runtime.bench.rows import append_row
-from i2i_runtime.cli.stream import main as main_of_stream
+from i2i_runtime.cli.entry import stream
 from i2i_runtime.sinks import video
 from i2i_runtime.verify import compare_files
 
@@ -101,7 +101,7 @@ def _start(options: Kills, output: Path, *more: str) -> int:
         sys.argv = ["i2i-stream", "--engine", options.engine, "--input", str(options.clip)]
         sys.argv += ["--output", str(output), "--quiet", "--backend", "onnxruntime", "--threads", "1", *more]
         try:
-            main_of_stream()
+            stream()
         except SystemExit as end:
             os._exit(int(end.code or 0))
     return child

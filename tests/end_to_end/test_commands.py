@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 
 BIN = Path(sys.executable).parent
 FRAMES = 10

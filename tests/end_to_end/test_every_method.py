@@ -17,7 +17,8 @@ from PIL import Image
 from i2i_export.cli import main as export
 from i2i_export.enginefile import read_engine
 from i2i_export.run.trace import TorchTranslator
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.metadata import SizePolicy
 from i2i_runtime.sources import SourceOptions, open_source
 from i2i_trainer.checkpoint import load_method

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.media.alpha import alpha_bits, alpha_of_frame, put_alpha
 from i2i_runtime.sources import open_source
 from i2i_runtime.verify import compare_files

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.errors import SinkError, SourceError, UsageError
 from i2i_runtime.report import write_json
 from i2i_runtime.sources import open_source
@@ -21,7 +22,7 @@ from i2i_runtime.web.auth import ServerOptions, open_access
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    script = "from i2i_runtime.cli.stream import main; main()"
+    script = "from i2i_runtime.cli.entry import stream; stream()"
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
     )
@@ -34,18 +35,18 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         ({"limit": -3}, "--limit -3"),
         ({"rate": 0}, "--rate 0"),
         ({"threads": -2}, "--threads -2"),
-        ({"stall": 0.0}, "--stall 0 is no time to wait"),
+        ({"stall": 0.0}, "--stall 0 must be greater than 0"),
         ({"stall": float("nan")}, "--stall nan"),
         ({"max_staleness": -1.0}, "--max-staleness -1"),
-        ({"input": ""}, "--input '' names nothing"),
-        ({"input": "file:"}, "--input 'file:' names nothing"),
-        ({"input": "webcam:"}, "--input 'webcam:' names nothing"),
-        ({"output": ["file:"]}, "--output 'file:' names no output"),
+        ({"input": ""}, "--input '' is not an input"),
+        ({"input": "file:"}, "--input 'file:' is not an input"),
+        ({"input": "webcam:"}, "--input 'webcam:' is not an input"),
+        ({"output": ["file:"]}, "--output 'file:' is not an output"),
         ({"output": ["null"]}, "write null:, or ./null for a folder"),
         ({"output": ["mjpeg:8080"]}, "'8080' is no address to listen on"),
-        ({"input": "-"}, "save what comes through a pipe"),
-        ({"output": [""]}, "--output '' names no output"),
-        ({"output": ["-"]}, "nothing is written to a pipe"),
+        ({"input": "-"}, "from a pipe must be saved"),
+        ({"output": [""]}, "--output '' is not an output"),
+        ({"output": ["-"]}, "pipes are not supported"),
         ({"output": ["o.mp4", "./o.mp4"]}, "--output ./o.mp4 is given twice"),
         ({"output": ["mjpeg://@:1", "mjpeg://@:1"]}, "mjpeg://@:1 is given twice"),
     ],
@@ -117,14 +118,14 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_an_interrupt(en
     script = (
         "import signal, os\n"
         "import i2i_runtime.engines as engines\n"
-        "from i2i_runtime.cli.stream import main\n"
+        "from i2i_runtime.cli.entry import stream\n"
         "def broken(*given):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt:\n"
         "        raise ImportError('initialization failed')\n"
         "engines.open_engine = broken\n"
-        "main()\n"
+        "stream()\n"
     )
     job = ["-m", str(engines.identity), "-i", "test://bars", "-o", "null:"]
     ended = subprocess.run([sys.executable, "-c", script, *job], capture_output=True, text=True, check=False)
@@ -137,7 +138,7 @@ def test_an_interrupt_is_one_word_from_the_first_moment(name: str, when: str) ->
     script = (
         "import os, signal, sys, types\n"
         f"from i2i_runtime.cli.entry import {name}\n"
-        "def interrupt():\n"
+        "def interrupt(*given):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "class Slow:\n"
         "    def find_spec(self, module, path, target=None):\n"
@@ -150,3 +151,32 @@ def test_an_interrupt_is_one_word_from_the_first_moment(name: str, when: str) ->
     )
     ended = subprocess.run([sys.executable, "-c", script, when], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (130, f"i2i-{name}: interrupted\n")
+
+
+@pytest.mark.parametrize("name", ["stream", "bench", "doctor"])
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        ("UsageError('Give one.')", 2, "Give one."),
+        ("SinkError('No room.')", 1, "No room."),
+        (
+            "MemoryError()",
+            1,
+            "There is not enough memory for images of this size: use --size with a smaller one.",
+        ),
+        ("KeyError('x')", 1, "This is a bug in i2i-{} (KeyError: 'x'): please report it."),
+        ("KeyboardInterrupt()", 130, "interrupted"),
+    ],
+)
+def test_every_command_ends_errors_in_the_same_way(name: str, raised: str, code: int, said: str) -> None:
+    script = (
+        "import sys, types\n"
+        f"from i2i_runtime.cli.entry import {name}\n"
+        "from i2i_runtime.errors import *\n"
+        "def main(arguments):\n"
+        f"    raise {raised}\n"
+        f"sys.modules['i2i_runtime.cli.{name}'] = types.SimpleNamespace(main=main)\n"
+        f"{name}()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (code, f"i2i-{name}: {said.format(name)}\n")

@@ -33,7 +33,7 @@ def test_every_topic_is_there_and_every_no_has_a_reason(findings: list[Finding])
         "engine",
     }
     assert all(finding.detail for finding in findings)
-    assert all("\n" not in finding.mend for finding in findings)
+    assert all("\n" not in finding.fix for finding in findings)
 
 
 def test_back_ends_are_named_by_what_is_installed(findings: list[Finding]) -> None:
@@ -64,7 +64,7 @@ def test_a_part_that_breaks_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_the_command(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "i2i_runtime.cli.doctor", *arguments]
+    command = [sys.executable, "-c", "from i2i_runtime.cli.entry import doctor; doctor()", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0
     assert done.stderr == "", "encoder libraries keep their chatter to themselves"
@@ -75,9 +75,9 @@ def test_the_command(arguments: list[str]) -> None:
         }
     else:
         assert "libx264" in done.stdout
-        assert "mend:" in done.stdout
+        assert "fix:" in done.stdout
 
 
 def test_a_wrong_option_is_usage() -> None:
-    command = [sys.executable, "-m", "i2i_runtime.cli.doctor", "--nonsense"]
+    command = [sys.executable, "-c", "from i2i_runtime.cli.entry import doctor; doctor()", "--nonsense"]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 2

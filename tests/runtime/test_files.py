@@ -18,12 +18,14 @@ import pytest
 from av.stream import AttachmentStream
 from numpy.typing import NDArray
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
+from i2i_runtime.cli.verify import main as verify
 from i2i_runtime.errors import I2IError, SinkError, SourceError, UsageError
 from i2i_runtime.media.colour import ColourConverter
 from i2i_runtime.media.origin import Colour
 from i2i_runtime.sources import SourceOptions, open_source
-from i2i_runtime.verify import compare_files, run_verify
+from i2i_runtime.verify import compare_files
 
 if TYPE_CHECKING:
     from av.container import Chapter
@@ -505,7 +507,7 @@ def test_every_clip_of_a_folder_has_an_output_of_its_own(
         clip = make_clip("one_of_many.mp4", pts=REGULAR[:count])
         (folder / name).write_bytes(clip.read_bytes())
     cv2.imwrite(str(folder / "cover.jpg"), np.zeros((16, 16, 3), np.uint8))
-    with pytest.raises(UsageError, match="in holds the clips themselves"):
+    with pytest.raises(UsageError, match="in contains the clips themselves"):
         run(engines.identity, folder, folder, backend="onnxruntime")
     options = StreamOptions(
         str(engines.identity),
@@ -516,7 +518,7 @@ def test_every_clip_of_a_folder_has_an_output_of_its_own(
     )
     for _ in range(2):
         assert stream(options) == 0
-        assert "5 of 5 parts" in capsys.readouterr().err
+        assert "5 of 5 items finished" in capsys.readouterr().err
         videos = (tmp_path / "out").glob("*.mp4")
         made = {path.name: len(frames_of(path)) for path in videos}
         assert made == {"a.avi.mp4": 2, "a.mp4": 3, "a.ts.mp4": 4, "b.mp4": 5}
@@ -542,16 +544,16 @@ def test_names_with_colons_and_brackets_are_only_names(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out:1.mp4", "take:1.mp4"]
     Path("q[").mkdir()
     Path("out:1.mp4").rename("q[/x].mp4")
-    assert run_verify(["take:1.mp4", "q[/x].mp4"]) == 0
+    assert verify(["take:1.mp4", "q[/x].mp4"]) == 0
     assert "q[/x].mp4 is complete" in capsys.readouterr().out
-    assert run_verify(["file:take:1.mp4", "q[/x].mp4"]) == 0
+    assert verify(["file:take:1.mp4", "q[/x].mp4"]) == 0
 
 
 def test_command_prints_one_sentence_and_its_exit_code(engines: Any, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-c",
-        "from i2i_runtime.cli.stream import main; main()",
+        "from i2i_runtime.cli.entry import stream; stream()",
         "-m",
         str(engines.identity),
     ]

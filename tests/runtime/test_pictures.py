@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.engines import open_engine
 from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError, UsageError
 from i2i_runtime.frame import Frame

@@ -12,58 +12,18 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from i2i_runtime.engines.fake import FakeEngine
 from i2i_runtime.errors import EngineError, I2IError, SinkError, SourceError
-from i2i_runtime.frame import Frame, Image
-from i2i_runtime.metadata import EngineMetadata, SizePolicy
+from i2i_runtime.frame import Frame
 from i2i_runtime.pipeline import Pipeline
-from i2i_runtime.sinks import Closed, Sink, SinkOptions
+from i2i_runtime.sinks import Closed, SinkOptions
+from i2i_runtime.sinks.collecting import CollectingSink
 from i2i_runtime.sinks.video import VideoSink
 from i2i_runtime.sources import SourceOptions, SourceWrapper
 from i2i_runtime.sources.video import VideoSource
 from i2i_runtime.stages import Stage
 from i2i_runtime.stats import Progress
-
-
-class FakeEngine:
-    """Inverts; `before` is called with each image's number of turn and may wait or raise."""
-
-    metadata = EngineMetadata("fake", "test", "a -> b", SizePolicy())
-    backend, reason = "fake", "for a test"
-
-    def __init__(self, slots: int = 1, before: Callable[[int], None] = lambda turn: None) -> None:
-        self.slots, self._before = slots, before
-        self._turn, self._lock = 0, threading.Lock()
-
-    def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
-        with self._lock:
-            turn = self._turn
-            self._turn += 1
-        self._before(turn)
-        return 255 - image
-
-    def close(self) -> None:
-        return
-
-
-class ListSink(Sink):
-    """Remembers what came; `before` is called with each frame and may wait or raise."""
-
-    def __init__(self, name: str = "list", before: Callable[[Frame], None] = lambda frame: None) -> None:
-        self.name, self._before = name, before
-        self.frames: list[Frame] = []
-        self.finished = self.closed = False
-
-    def write(self, translated: Frame, source: Frame) -> None:
-        self._before(translated)
-        self.frames.append(translated)
-
-    def finish(self) -> None:
-        self.finished = True
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def never(_: object = None) -> None:
@@ -72,7 +32,7 @@ def never(_: object = None) -> None:
 
 
 def test_every_frame_arrives_once_and_in_order(fake_source: Any) -> None:
-    sink, source = ListSink(), fake_source(50)
+    sink, source = CollectingSink(), fake_source(50)
     pipeline = Pipeline(source, FakeEngine(), [sink])
     pipeline.run()
     assert [frame.index for frame in sink.frames] == list(range(50))
@@ -91,7 +51,7 @@ def test_several_slots_keep_the_order(fake_source: Any) -> None:
         if turn % 3 == 0 and turn + 1 < 40:
             assert later[turn + 1].wait(10)
 
-    sink = ListSink()
+    sink = CollectingSink()
     Pipeline(fake_source(40), FakeEngine(3, hold), [sink]).run()
     assert [frame.index for frame in sink.frames] == list(range(40))
 
@@ -99,7 +59,7 @@ def test_several_slots_keep_the_order(fake_source: Any) -> None:
 def test_images_are_the_engines(fake_source: Any) -> None:
     seen: list[tuple[Frame, Frame]] = []
 
-    class Pairs(ListSink):
+    class Pairs(CollectingSink):
         def write(self, translated: Frame, source: Frame) -> None:
             seen.append((translated, source))
 
@@ -128,7 +88,7 @@ def test_freshest_shows_the_newest_and_counts_the_rest(fake_source: Any) -> None
 
     source.wait = come
     behind: list[int] = []
-    sink = ListSink(before=lambda frame: behind.append(source.given - frame.index))
+    sink = CollectingSink(before=lambda frame: behind.append(source.given - frame.index))
     pipeline = Pipeline(source, FakeEngine(1, lag), [sink], policy="freshest")
     pipeline.run()
     assert pipeline.stats.frames_in == 1000
@@ -154,15 +114,15 @@ def test_every_frame_waits_for_a_slow_sink(fake_source: Any) -> None:
                     break
             ahead.append(source.given)
 
-    Pipeline(source, FakeEngine(), [ListSink(before=hold)]).run()
+    Pipeline(source, FakeEngine(), [CollectingSink(before=hold)]).run()
     assert ahead[0] < 20
     assert source.given == 200
 
 
 def test_a_slow_sink_does_not_slow_the_other_when_live(fake_source: Any) -> None:
     release = threading.Event()
-    fast = ListSink("fast")
-    slow = ListSink("slow", before=lambda frame: never() if not release.wait(20) else None)
+    fast = CollectingSink("fast")
+    slow = CollectingSink("slow", before=lambda frame: never() if not release.wait(20) else None)
 
     def pace(index: int) -> bool:
         deadline_s = time.monotonic() + 10
@@ -180,21 +140,21 @@ def test_a_slow_sink_does_not_slow_the_other_when_live(fake_source: Any) -> None
 
 
 def test_stale_frames_are_dropped_and_counted(fake_source: Any) -> None:
-    sink = ListSink()
+    sink = CollectingSink()
     pipeline = Pipeline(fake_source(20), FakeEngine(), [sink], max_staleness_s=-1.0)
     pipeline.run()
     assert (pipeline.stats.dropped_stale, pipeline.stats.dropped, len(sink.frames)) == (20, 20, 0)
 
 
 def test_limit_ends_whole(fake_source: Any) -> None:
-    sink = ListSink()
+    sink = CollectingSink()
     Pipeline(fake_source(50), FakeEngine(), [sink], limit=7).run()
     assert len(sink.frames) == 7
     assert sink.finished
 
 
 def test_size_scales_before_the_engine(fake_source: Any) -> None:
-    sink = ListSink()
+    sink = CollectingSink()
     Pipeline(fake_source(2), FakeEngine(), [sink], size=(10, 6)).run()
     assert sink.frames[0].pixels.shape == (6, 10, 3)
 
@@ -212,7 +172,7 @@ def test_stages_run_in_order_and_are_closed(fake_source: Any) -> None:
         def close(self) -> None:
             self.closed = True
 
-    sink, stages = ListSink(), [Add(2, 10), Add(4, 1)]
+    sink, stages = CollectingSink(), [Add(2, 10), Add(4, 1)]
     Pipeline(fake_source(1), FakeEngine(), [sink], stages=stages).run()
     assert sink.frames[0].pixels[0, 0, 0] == ((255 - 64) // 2 + 10) // 4 + 1
     assert all(stage.closed for stage in stages)
@@ -229,8 +189,8 @@ def failing(turn_of_failure: int, error: Exception) -> Callable[[Any], None]:
 @pytest.mark.parametrize("where", ["source", "engine", "stage", "sink", "finish"])
 @pytest.mark.parametrize("policy", ["every-frame", "freshest"])
 def test_a_failing_stage_ends_the_job_with_its_own_error(fake_source: Any, where: str, policy: Any) -> None:
-    source, engine, sink = fake_source(10_000), FakeEngine(), ListSink()
-    witness, stages = ListSink("witness"), []
+    source, engine, sink = fake_source(10_000), FakeEngine(), CollectingSink()
+    witness, stages = CollectingSink("witness"), []
     error: I2IError = EngineError("The engine broke: mend it.")
     if where == "source":
         error = SourceError("The fake camera lost its image: plug it in.")
@@ -247,11 +207,11 @@ def test_a_failing_stage_ends_the_job_with_its_own_error(fake_source: Any, where
         stages = [Broken()]
     elif where == "sink":
         error = SinkError("The disk is full: free some space.")
-        sink = ListSink(before=failing(0, error))
+        sink = CollectingSink(before=failing(0, error))
     else:
         error, source.count = SinkError("The disk is full: free some space."), 30
 
-        class Unfinished(ListSink):
+        class Unfinished(CollectingSink):
             def finish(self) -> None:
                 raise error
 
@@ -265,7 +225,7 @@ def test_a_failing_stage_ends_the_job_with_its_own_error(fake_source: Any, where
 
 
 def test_a_hanging_engine_is_noticed(fake_source: Any) -> None:
-    pipeline = Pipeline(fake_source(5), FakeEngine(1, never), [ListSink()], stall_s=0.3)
+    pipeline = Pipeline(fake_source(5), FakeEngine(1, never), [CollectingSink()], stall_s=0.3)
     with pytest.raises(I2IError, match="The engine did not respond"):
         pipeline.run()
 
@@ -298,17 +258,17 @@ def test_a_clip_whose_disk_is_gone_ends_the_job(
         return never() if left[0] == 0 else following()
 
     monkeypatch.setattr(source, "_next", answering_no_more)
-    error = ended_with(Pipeline(source, FakeEngine(), [ListSink()], stall_s=0.5).run)
+    error = ended_with(Pipeline(source, FakeEngine(), [CollectingSink()], stall_s=0.5).run)
     assert "The source did not respond" in str(error)
 
 
 @pytest.mark.parametrize("part", ["source", "sink"])
 def test_what_hangs_and_cannot_be_closed_is_left_behind(fake_source: Any, part: str) -> None:
-    source, sink = fake_source(50), ListSink()
+    source, sink = fake_source(50), CollectingSink()
     if part == "source":
         source.wait, source.close = never, never
     else:
-        sink = ListSink(before=never)
+        sink = CollectingSink(before=never)
         sink.close = never  # type: ignore[method-assign]
     error = ended_with(Pipeline(source, FakeEngine(), [sink], stall_s=0.5).run)
     assert "did not respond" in str(error)
@@ -316,7 +276,7 @@ def test_what_hangs_and_cannot_be_closed_is_left_behind(fake_source: Any, part: 
 
 @pytest.mark.parametrize("live", [False, True])
 def test_ctrl_c_ends_soon_and_only_a_recording_is_whole(fake_source: Any, live: bool) -> None:
-    source, sink = fake_source(10**9, live=live), ListSink()
+    source, sink = fake_source(10**9, live=live), CollectingSink()
 
     def slowly(_: int) -> bool:
         time.sleep(0.001)
@@ -337,7 +297,7 @@ def test_ctrl_c_ends_soon_and_only_a_recording_is_whole(fake_source: Any, live: 
 
 def test_progress_counts_up_to_the_whole(fake_source: Any) -> None:
     seen: list[Progress] = []
-    Pipeline(fake_source(30), FakeEngine(), [ListSink()]).run(seen.append)
+    Pipeline(fake_source(30), FakeEngine(), [CollectingSink()]).run(seen.append)
     assert seen[-1].frames_out == seen[-1].total == 30
 
 
@@ -354,7 +314,7 @@ def test_every_frame_passed_over_is_an_answer_and_moves_the_line(fake_source: An
             time.sleep(0.001)
             return True
 
-    pipeline, seen = Pipeline(Resumed(30), FakeEngine(), [ListSink()]), list[Progress]()
+    pipeline, seen = Pipeline(Resumed(30), FakeEngine(), [CollectingSink()]), list[Progress]()
     pipeline.run(seen.append)
     assert len(set(began_s)) == 20, "the watchdog hears of every one of them"
     assert (seen[-1].skipped, seen[-1].frames_in, seen[-1].frames_out) == (20, 10, 10)
@@ -373,7 +333,11 @@ def closing_at(index: int) -> Callable[[Frame], None]:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_a_closed_output_ends_the_job_normally(fake_source: Any, live: bool) -> None:
-    source, window, kept = fake_source(10**9, live=live), ListSink("window", closing_at(20)), ListSink("kept")
+    source, window, kept = (
+        fake_source(10**9, live=live),
+        CollectingSink("window", closing_at(20)),
+        CollectingSink("kept"),
+    )
     pipeline = Pipeline(source, FakeEngine(), [window, kept])
     pipeline.run()
     assert [frame.index for frame in window.frames] == list(range(20))
@@ -389,7 +353,7 @@ def test_a_video_that_is_ended_early_is_complete_and_its_audio_ends_with_it(
 ) -> None:
     clip = make_clip("ended.mp4", pts=[512 * index for index in range(100)], audio_tracks=1)
     output = VideoSink(tmp_path / "out.mp4", SinkOptions())
-    window = ListSink("window", closing_at(30))
+    window = CollectingSink("window", closing_at(30))
     Pipeline(VideoSource(clip, SourceOptions()), FakeEngine(), [window, output]).run()
     with av.open(tmp_path / "out.mp4") as container:
         ends = dict.fromkeys(("video", "audio"), 0.0)

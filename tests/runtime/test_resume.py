@@ -17,7 +17,8 @@ import av
 import numpy as np
 import pytest
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.engines import open_engine
 from i2i_runtime.errors import I2IError, SinkError, UsageError
 from i2i_runtime.frame import Frame
@@ -54,8 +55,8 @@ if name in ("replace", "unlink"):
 elif name in owner:
     setattr(owner[name], name, wrap(getattr(owner[name], name)))
 sys.argv = ["i2i-stream", *sys.argv[3:]]
-from i2i_runtime.cli.stream import main
-main()
+from i2i_runtime.cli.entry import stream
+stream()
 """
 
 
@@ -185,8 +186,8 @@ def test_a_full_disk_is_a_sentence_and_can_be_resumed(engines: Any, clip: Path, 
         "video.SEGMENT_FRAMES = 8\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))\n"
-        "from i2i_runtime.cli.stream import main\n"
-        "main()\n"
+        "from i2i_runtime.cli.entry import stream\n"
+        "stream()\n"
     )
     job = ["-m", str(engines.invert), "-i", str(clip), "-o", str(output), "--quiet", "--crf", "1"]
     full = subprocess.run(
@@ -380,7 +381,7 @@ def test_resume_leaves_a_whole_output_as_it_is(
     made = output.stat()
     options = StreamOptions(str(engines.identity), input=str(clip), output=[str(output)], resume=True)
     assert stream(options) == 0
-    assert "out.mp4 is whole: nothing is left to do" in capsys.readouterr().err
+    assert "out.mp4 is already complete" in capsys.readouterr().err
     assert (output.stat().st_ino, output.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
 
 
@@ -449,7 +450,7 @@ def test_ctrl_c_leaves_a_film_that_plays(engines: Any, clip: Path, tmp_path: Pat
     output = tmp_path / "out.mp4"
     script = (
         "import sys, threading\n"
-        "from i2i_runtime.cli.stream import main\n"
+        "from i2i_runtime.cli.entry import stream\n"
         "from i2i_runtime.sinks.video import VideoSink\n"
         "write, seen = VideoSink.write, []\n"
         "def held(self, translated, source):\n"
@@ -459,7 +460,7 @@ def test_ctrl_c_leaves_a_film_that_plays(engines: Any, clip: Path, tmp_path: Pat
         "        print('ten', flush=True)\n"
         "        threading.Event().wait(0.5)\n"
         "VideoSink.write = held\n"
-        "main()\n"
+        "stream()\n"
     )
     source = f"replay:{clip}" if live else str(clip)
     job = ["-m", str(engines.invert), "-i", source, "-o", str(output), "--quiet", "--policy", "every-frame"]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import av
 import pytest
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.verify import compare_files
 
 if TYPE_CHECKING:

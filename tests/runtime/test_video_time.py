@@ -12,7 +12,8 @@ import av
 import numpy as np
 import pytest
 
-from i2i_runtime.cli.stream import StreamOptions, stream
+from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.stream import stream
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks import SinkOptions, open_sink
 from i2i_runtime.sources import SourceOptions

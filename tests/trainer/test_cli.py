@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from i2i_trainer import cli
+from i2i_trainer import cli, evaluate
 from i2i_trainer.checkpoint import load_method, read_config, write_atomically
 from i2i_trainer.errors import CheckpointError, OptionError
 from i2i_trainer.methods import METHODS
@@ -138,7 +138,7 @@ def test_interrupt_leaves_with_130(
         said = process.stderr.read()
     assert process.returncode == 130
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"]
-    assert said == f"Stopped after step {last}, which is saved: go on with --resume.\n"
+    assert said == f"i2i-train: Stopped after step {last}, which is saved: go on with --resume.\n"
     load_method(out)
 
 
@@ -148,3 +148,19 @@ def test_a_file_is_no_run_folder_and_an_error_is_told_once(tmp_path: Path) -> No
         read_config(tmp_path / "clip.mp4")
     with pytest.raises(CheckpointError, match=r"\(Not a directory\): make room"):
         write_atomically(tmp_path / "clip.mp4" / "run" / "config.json", b"")
+
+
+@pytest.mark.parametrize("name", ["i2i-train", "i2i-eval"])
+def test_an_interrupt_is_a_sentence_with_the_name_of_the_command(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    monkeypatch.setattr(sys, "argv", [name, "run", "--data", "folder"])
+    with pytest.raises(SystemExit) as left:
+        (cli if name == "i2i-train" else evaluate).main()
+    assert left.value.code == 130
+    assert capsys.readouterr().err.startswith(f"{name}: interrupted")

@@ -39,7 +39,7 @@ def main() -> None:
     try:
         sys.exit(run(sys.argv[1:]))
     except KeyboardInterrupt:
-        _complain("Interrupted; go on from the last checkpoint with --resume.")
+        _complain("interrupted; continue from the last checkpoint with --resume.")
         sys.exit(130)
     except TrainError as error:
         _complain(str(error))
@@ -149,7 +149,8 @@ def show(name: str, config: TrainConfig, as_json: bool) -> None:
 
 def _complain(sentence: str) -> None:
     if os.environ.get("RANK", "0") == "0":
-        Console(stderr=True).print(sentence, style="red", highlight=False, markup=False, soft_wrap=True)
+        console = Console(stderr=True)
+        console.print(f"i2i-train: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

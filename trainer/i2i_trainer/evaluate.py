@@ -90,10 +90,16 @@ def main() -> None:
         options = tyro.cli(Options, prog="i2i-eval", description=Options.__doc__)
         evaluate(options)
     except KeyboardInterrupt:
+        _complain("interrupted")
         sys.exit(130)
     except TrainError as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        _complain(str(error))
         sys.exit(error.exit_code)
+
+
+def _complain(sentence: str) -> None:
+    console = Console(stderr=True)
+    console.print(f"i2i-eval: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 @torch.no_grad()

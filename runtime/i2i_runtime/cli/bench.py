@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from i2i_runtime.cli.entry import INTERRUPTED
-from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.errors import UsageError
 from i2i_runtime.uri import redact
 
 if TYPE_CHECKING:
@@ -31,23 +31,23 @@ class BenchOptions:
     input: Annotated[str, tyro.conf.arg(aliases=["-i"])] = "test://street"
     """Clip, folder or scene to measure with."""
     size: str | None = None
-    """WxH that images are scaled to; the input's own size unless said."""
+    """WxH that images are scaled to; by default the size of the input."""
     backend: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
-    """Back end; the fastest one that this machine has, unless said."""
+    """Back end; by default the fastest that this machine has."""
     threads: int | None = None
     """Processor threads of the engine."""
     seconds: float = 10.0
-    """How long the engine alone is measured."""
+    """How long the engine alone is measured, in seconds."""
     frames: int = 200
     """Frames through the pipeline, per repeat."""
     repeats: int = 5
-    """Runs of each level; the median counts, the spread is the noise."""
+    """Runs of each level; their median is reported, their spread is the noise."""
     json: Path | None = None
     """Writes the record here, for `i2i-bench compare`."""
     chart: Path | None = None
-    """Draws the three figures, and the scaling where asked, as PNG."""
+    """Draws the three frame rates, and the scaling if measured, as PNG."""
     scaling: bool = False
-    """Also cost against resolution (256 to 2160p) and against the number of streams."""
+    """Also measures several resolutions (256 to 2160p) and several streams at once."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,12 @@ class CompareOptions:
     """Record after the change."""
 
 
-def main() -> None:
-    """The command. Exit codes: 0 done (compare: not slower), 1 failed (compare: slower), 2 usage, 130 interrupted."""
-    arguments = sys.argv[1:]
-    try:
-        if arguments[:1] == ["compare"]:
-            sys.exit(compare(tyro.cli(CompareOptions, prog="i2i-bench compare", args=arguments[1:])))
-        bench(tyro.cli(BenchOptions, prog="i2i-bench", args=arguments))
-    except I2IError as error:
-        print(f"i2i-bench: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("i2i-bench: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns 0, for `compare` 1 if the new record is slower. Raises I2IError and KeyboardInterrupt."""
+    if arguments[:1] == ["compare"]:
+        return compare(tyro.cli(CompareOptions, prog="i2i-bench compare", args=arguments[1:]))
+    bench(tyro.cli(BenchOptions, prog="i2i-bench", args=arguments))
+    return 0
 
 
 def bench(options: BenchOptions) -> dict[str, Any]:
@@ -92,10 +85,9 @@ def bench(options: BenchOptions) -> dict[str, Any]:
     images = measure.sample_images(options.input, size)
     height, width = images[0].shape[:2]
     start = measure.measure_start(path, options.backend, options.threads, images[0])
-    engine = open_engine(path, options.backend, options.threads)
-    alone = measure.engine_alone(engine, images, options.seconds, options.repeats)
-    backend, reason, metadata = engine.backend, engine.reason, engine.metadata
-    engine.close()
+    with closing(open_engine(path, options.backend, options.threads)) as engine:
+        alone = measure.engine_alone(engine, images, options.seconds, options.repeats)
+        backend, reason, metadata = engine.backend, engine.reason, engine.metadata
     piped = measure.pipeline_without_devices(
         path, options.backend, options.threads, images, options.frames, options.repeats
     )
@@ -136,7 +128,7 @@ def bench(options: BenchOptions) -> dict[str, Any]:
 
 
 def compare(options: CompareOptions) -> int:
-    """Prints the verdicts; 1 where a level became slower beyond the noise. Raises UsageError."""
+    """Prints the verdicts; returns 1 if a level became slower by more than the noise. Raises UsageError."""
     from i2i_runtime.bench.compare import compare_records, differences, read_record
     from i2i_runtime.bench.tables import print_verdicts
 
@@ -146,7 +138,7 @@ def compare(options: CompareOptions) -> int:
     told = {verdict.level for verdict in verdicts}
     for level in new["levels"]:
         if level["name"] not in told:
-            print(f"no verdict on {level['name']}: one of the records holds no rate of it")
+            print(f"no verdict on {level['name']}: one of the records has no rate for it")
     for line in differences(old, new):
         print(f"changed as well: {line}")
     return int(any(verdict.word == "slower" for verdict in verdicts))
@@ -159,15 +151,13 @@ def _scale(path: Path, options: BenchOptions, images: list[Image]) -> dict[str, 
 
     sizes: dict[str, Any] = {}
     for name, size in measure.SCALES.items():
-        engine = open_engine(path, options.backend, options.threads)
-        try:
-            sample = measure.sample_images(options.input, size)
-            level = measure.engine_alone(engine, sample, options.seconds / 2, 1)
-            sizes[name] = {"fps": round(level.fps, 2), **level.latency_ms}
-        except EngineError as error:
-            sizes[name] = {"refused": str(error)}
-        finally:
-            engine.close()
+        with closing(open_engine(path, options.backend, options.threads)) as engine:
+            try:
+                sample = measure.sample_images(options.input, size)
+                level = measure.engine_alone(engine, sample, options.seconds / 2, 1)
+                sizes[name] = {"fps": round(level.fps, 2), **level.latency_ms}
+            except EngineError as error:
+                sizes[name] = {"refused": str(error)}
     streams = measure.streams_at_once(path, options.backend, images, options.seconds / 2, (1, 2, 4))
     return {"sizes": sizes, "streams": streams}
 

@@ -1,37 +1,33 @@
-"""What a user may write for i2i-stream, checked before anything is opened."""
+"""Checks of the options of i2i-stream, before anything is opened."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from i2i_runtime.cli.options import StreamOptions
 from i2i_runtime.errors import UsageError
-from i2i_runtime.uri import parse_uri
-
-if TYPE_CHECKING:
-    from i2i_runtime.cli.stream import StreamOptions
+from i2i_runtime.uri import Uri, parse_uri
 
 # Outputs that are written with a colon, which is easily forgotten.
 _SCHEMES = {"null", "display", "mjpeg"}
 
 
-def checked_input(options: StreamOptions) -> str:
-    """The one input that the options name, as a URI. Raises UsageError for options that make no sense."""
+def checked_input(options: StreamOptions) -> Uri:
+    """The one input that the options name. Raises UsageError for options that make no sense."""
     if options.resume and options.restart:
-        raise UsageError("--resume goes on and --restart begins anew: give one of them.")
+        raise UsageError("--resume continues and --restart starts over: give one of them.")
     if options.resume and options.steady:
-        raise UsageError("--steady carries images over from frame to frame, so such a job cannot be resumed.")
+        raise UsageError("--steady depends on earlier frames, so such a job cannot be resumed.")
     if (options.input is None) == (options.camera is None):
-        raise UsageError("Say what to translate with either --input or --camera.")
+        raise UsageError("Name the input with either --input or --camera.")
     _check_numbers(options)
     _check_outputs(options.output)
     text = options.input if options.input is not None else str(options.camera)
     if text == "-" or _is_empty(text):
         raise UsageError(
-            f"--input {text!r} names nothing that is read: give a file, a camera or a URI, "
-            "and save what comes through a pipe to a file first."
+            f"--input {text!r} is not an input: give a file, a camera or a URI; "
+            "data from a pipe must be saved to a file first."
         )
     # Without a clock, a replay is just its clip.
-    return text.removeprefix("replay:") if options.policy == "no-clock" else text
+    return parse_uri(text.removeprefix("replay:") if options.policy == "no-clock" else text)
 
 
 def encoder_options(pairs: list[str]) -> dict[str, str]:
@@ -40,7 +36,7 @@ def encoder_options(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise UsageError(f"-e {pair} is no option: write KEY=VALUE, for example -e tune=film.")
+            raise UsageError(f"-e {pair} is not an option: write KEY=VALUE, for example -e tune=film.")
         options[key] = value
     return options
 
@@ -53,17 +49,15 @@ def _check_numbers(options: StreamOptions) -> None:
         ("threads", options.threads, 1),
     ):
         if value is not None and value < least:
-            raise UsageError(f"--{name} {value} is too small: give {least} or more, or leave it out.")
+            raise UsageError(f"--{name} {value} is too small: give {least} or more, or omit it.")
     for name, seconds in (("max-staleness", options.max_staleness), ("stall", options.stall)):
         # Not-a-number fails every comparison.
         if seconds is not None and not seconds > 0:
-            raise UsageError(
-                f"--{name} {seconds:g} is no time to wait: give seconds above 0, or leave it out."
-            )
+            raise UsageError(f"--{name} {seconds:g} must be greater than 0 (seconds).")
 
 
 def _is_empty(text: str) -> bool:
-    """Whether a text names nothing, with a scheme before it or without."""
+    """Whether a text names nothing, with or without a scheme before it."""
     uri = parse_uri(text)
     return uri.location == "" and uri.scheme in ("file", "replay", "webcam", "v4l2")
 
@@ -73,7 +67,7 @@ def _check_outputs(outputs: list[str]) -> None:
     for text in outputs:
         if text == "-" or _is_empty(text):
             raise UsageError(
-                f"--output {text!r} names no output, and nothing is written to a pipe: give a file, a folder or a URI."
+                f"--output {text!r} is not an output: give a file, a folder or a URI; pipes are not supported."
             )
         if text in _SCHEMES:
             raise UsageError(

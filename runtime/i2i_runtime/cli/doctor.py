@@ -1,11 +1,9 @@
-"""i2i-doctor: what this machine can do, and for each thing it cannot, why and the one command that mends
-it.
-"""
+"""i2i-doctor: what this machine can do, and for each thing it cannot, why and the command that fixes it."""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Looks at back ends, processor, cameras, encoders, GPU, optional parts and the virtual camera.
-    Changes nothing.
-    """
+    """Tests back ends, processor, cameras, encoders, GPU, optional parts and the virtual camera. Changes nothing."""
 
     json: bool = False
     """One JSON object instead of the table."""
 
 
-def main() -> None:
-    """Exit codes: 0 where an image can be translated on this machine, 1 where no back end works, 2 usage."""
-    options = tyro.cli(DoctorOptions, prog="i2i-doctor", config=(tyro.conf.FlagCreatePairsOff,))
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns 0 if a frame can be translated on this machine, 1 if no back end works."""
+    options = tyro.cli(
+        DoctorOptions, prog="i2i-doctor", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     from i2i_runtime.doctor import examine
     from i2i_runtime.machine import describe_machine
 
@@ -38,7 +36,7 @@ def main() -> None:
     else:
         _print_table(findings)
     works = any(finding.works for finding in findings if finding.topic == "back end")
-    sys.exit(0 if works else 1)
+    return 0 if works else 1
 
 
 def _print_table(findings: list[Finding]) -> None:
@@ -53,12 +51,8 @@ def _print_table(findings: list[Finding]) -> None:
     for finding in findings:
         mark = "[green]yes[/]" if finding.works else "[yellow]no[/]"
         text = escape(finding.detail)
-        if finding.mend:
-            text += f"\n[bold]mend:[/] {escape(finding.mend)}"
+        if finding.fix:
+            text += f"\n[bold]fix:[/] {escape(finding.fix)}"
         table.add_row("" if finding.topic == topic else finding.topic, mark, escape(finding.name), text)
         topic = finding.topic
     Console().print(table)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
-"""Where the commands begin: an interrupt is one word and exit code 130 from the first moment.
+"""Where the commands start, and the only place where errors and interrupts become exit codes.
 
-Nothing is imported here that takes time; what a command needs comes when an interrupt is provided for.
+0 done, 1 failed, 2 usage, 130 interrupted. Nothing is imported here that takes time, so that an interrupt is handled
+from the first moment.
 """
 
 from __future__ import annotations
@@ -8,25 +9,30 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from types import FrameType
+from typing import NoReturn
+
+from i2i_runtime.errors import I2IError
+from i2i_runtime.files import reason_of
 
 INTERRUPTED = 130
 
 
-def stream() -> None:
+def stream() -> NoReturn:
     _start("i2i-stream", "i2i_runtime.cli.stream")
 
 
-def bench() -> None:
+def bench() -> NoReturn:
     _start("i2i-bench", "i2i_runtime.cli.bench")
 
 
-def doctor() -> None:
+def doctor() -> NoReturn:
     _start("i2i-doctor", "i2i_runtime.cli.doctor")
 
 
-def _start(name: str, module: str) -> None:
+def _start(name: str, module: str) -> NoReturn:
     def leave(number: int, frame: FrameType | None) -> None:
         # Nothing is open yet, and some libraries turn an interrupt of their import into an error of their own.
         os.write(2, f"{name}: interrupted\n".encode())
@@ -34,9 +40,36 @@ def _start(name: str, module: str) -> None:
 
     signal.signal(signal.SIGINT, leave)
     command = import_module(module)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(_exit_code(name, command.main))
+
+
+def _exit_code(name: str, command: Callable[[Sequence[str]], int]) -> int:
+    """Runs a command on the arguments of the process and says in one sentence why it failed."""
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
     try:
-        command.main()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
+        return command(sys.argv[1:])
+    except I2IError as error:
+        sentence, code = str(error), error.exit_code
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sentence, code = "interrupted", INTERRUPTED
+    except MemoryError:
+        sentence, code = (
+            "There is not enough memory for images of this size: use --size with a smaller one.",
+            1,
+        )
+    except Exception as error:
+        # A library that is interrupted while it is imported raises an error of its own.
+        if interrupts:
+            sentence, code = "interrupted", INTERRUPTED
+        else:
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            sentence, code = f"This is a bug in {name} ({what}): please report it.", 1
+    print(f"{name}: {sentence}", file=sys.stderr)
+    return code

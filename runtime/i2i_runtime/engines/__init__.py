@@ -23,10 +23,10 @@ MODELS = Path(__file__).parent.parent / "models"
 
 
 class Engine(Protocol):
-    """A network that turns one camera frame into one translated frame.
+    """A network that translates one frame at a time. `open_engine` opens one.
 
-    `backend` names the library and precision that run it ("openvino bf16"), `reason` says in words why it was
-    chosen. `slots` is how many threads may call `infer` at the same time.
+    `backend` is the library and precision that run it ("openvino bf16"), `reason` says why it was chosen. `slots` is
+    how many threads may call `infer` at the same time.
     """
 
     metadata: EngineMetadata
@@ -35,7 +35,7 @@ class Engine(Protocol):
     slots: int
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
-        """Translates `[H, W, 3] uint8 RGB` into the same shape; the caller owns the result.
+        """Translates `[H, W, 3] uint8 RGB`, full range, into the same shape; the caller owns the result.
 
         Any H and W that the size policy allows after reflection padding to `stride`; the result is cropped back.
         `style` is float32 `[1, S]`, None takes the engine's default. Raises EngineError.
@@ -51,11 +51,11 @@ def open_engine(
     threads: int | None = None,
     slots: int = 1,
 ) -> Engine:
-    """Opens an engine file, or by name one that ships, on the fastest back end that this machine has.
+    """Opens an engine file, or by name one that ships, on the fastest back end of this machine.
 
     `threads` bounds the processor threads of the engine, None leaves it to the back end. With `slots` of 2 or more
-    a processor translates that many frames side by side: more frames a second, each of them later. A GPU has its own
-    slots. Raises EngineError.
+    a processor translates that many frames at the same time: more frames per second, each with more latency. A GPU has
+    its own slots. Raises EngineError.
     """
     path = engine_path(engine)
     chosen, reason = (backend, f"--backend {backend}") if backend is not None else _choose(path)
@@ -63,10 +63,10 @@ def open_engine(
 
 
 def slots_for_throughput() -> int:
-    """How many frames a processor translates side by side where their number per second is all that counts.
+    """How many frames a processor should translate at the same time if only frames per second count, not latency.
 
-    Two share the cores without waiting for each other's threads, which matters most where decoder and encoder want
-    the same cores; more would only take more memory.
+    Two share the cores without waiting for each other's threads, which matters most if decoder and encoder need the
+    same cores; more would only take more memory.
     """
     return min(2, usable_cores())
 
@@ -99,14 +99,14 @@ def _shipped() -> str:
 
 def _choose(path: Path) -> tuple[Backend, str]:
     if path.suffix == ".plan":
-        return "tensorrt", "a plan runs on TensorRT alone"
+        return "tensorrt", "plans run on TensorRT only"
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return (
             "onnxruntime",
-            f"the portable back end, as OpenVINO is for x86 and this is {platform.machine()}",
+            f"the portable back end, because OpenVINO is for x86 and this is {platform.machine()}",
         )
     if find_spec("openvino") is None:
-        return "onnxruntime", "the portable back end, as openvino is not installed"
+        return "onnxruntime", "the portable back end, because openvino is not installed"
     return "openvino", "the fastest back end on x86 processors"
 
 

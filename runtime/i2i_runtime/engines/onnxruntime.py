@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor: the back end that runs everywhere and the reference for the others."""
+"""ONNX Runtime on the processor: the back end that runs everywhere, and the reference for the others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OnnxRuntimeEngine:
         contract.check_interface(path, self.metadata, inputs, outputs)
         self.slots = contract.granted_slots(self.metadata, slots)
         if self.slots > 1:
-            # Frames side by side: each on threads of its own, none waits for another's.
+            # Frames at the same time: each on its own threads, so that none waits for another.
             session = _open_session(path, max(1, (threads or usable_cores()) // self.slots))
         self._session = session
         self._defaults = contract.default_inputs(self.metadata)
@@ -77,7 +77,7 @@ def _open_session(path: Path, threads: int | None) -> Any:
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    # onnxruntime raises a class of its own per status code, without a common base.
+    # onnxruntime raises one class per status code, without a common base.
     except Exception as error:
         raise _unreadable(path, error) from error
 

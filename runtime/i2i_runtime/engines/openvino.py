@@ -25,10 +25,10 @@ _ELEMENT = {"u8": "uint8", "f32": "float32", "f16": "float16"}
 
 
 class OpenVinoEngine:
-    """A portable engine compiled by OpenVINO, once for each image size that is met.
+    """A portable engine compiled by OpenVINO, once for each frame size.
 
-    Runs in bfloat16 where the processor computes in it and the metadata's note `openvino_precision` does not say
-    `f32`: the exporter writes that note for a network whose images do not survive it.
+    Runs in bfloat16 if the processor supports it and the note `openvino_precision` in the metadata is not `f32`: the
+    exporter writes that note for a network that loses too much quality in bfloat16.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": precision,
             # One stream takes all threads for one frame; two side by side never wait for each other's threads.
             **({"PERFORMANCE_HINT": "LATENCY"} if self.slots == 1 else {"NUM_STREAMS": self.slots}),
-            # Who bounds the threads runs several engines, and pinned they would share the first cores.
+            # A limit on threads means several engines, and pinned they would share the first cores.
             **({} if threads is None else {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}),
         }
         self._requests: dict[tuple[int, int], SimpleQueue[Any]] = {}

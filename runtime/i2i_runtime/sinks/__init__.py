@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from i2i_runtime.errors import SinkError, UsageError
+from i2i_runtime.files import reason_of
 from i2i_runtime.sinks.base import Closed, Sink, SinkOptions
 from i2i_runtime.uri import Uri, parse_uri
 from i2i_runtime.web.auth import open_access
@@ -12,9 +13,9 @@ from i2i_runtime.web.auth import open_access
 __all__ = ["Closed", "Sink", "SinkOptions", "open_sink"]
 
 
-def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
+def open_sink(text: str | Uri, options: SinkOptions | None = None) -> Sink:
     """Opens an output by its URI. Raises SinkError, or UsageError for an unknown scheme."""
-    uri = parse_uri(text)
+    uri = text if isinstance(text, Uri) else parse_uri(text)
     opener = _OPENERS.get(uri.scheme)
     if opener is None:
         raise UsageError(
@@ -24,9 +25,8 @@ def open_sink(text: str, options: SinkOptions | None = None) -> Sink:
     try:
         return opener(uri, options or SinkOptions())
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise SinkError(
-            f"{uri.shown} cannot be written ({reason}): check the path and its permissions."
+            f"{uri.shown} cannot be written ({reason_of(error)}): check the path and its permissions."
         ) from error
 
 

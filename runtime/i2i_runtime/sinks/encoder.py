@@ -13,6 +13,7 @@ import cv2
 from av.codec.codec import Capabilities
 
 from i2i_runtime.errors import SinkError
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import alpha_bits, fitting_alpha
 from i2i_runtime.media.colour import is_rgb
@@ -178,7 +179,7 @@ def open_encoder(container: av.container.OutputContainer, encoding: Encoding) ->
     except (av.error.FFmpegError, ValueError) as error:
         raise SinkError(
             f"{encoding.codec} does not take images of {encoding.width}x{encoding.height} as {encoding.pixel_format} "
-            f"with these options ({getattr(error, 'strerror', None) or error}): "
+            f"with these options ({reason_of(error)}): "
             "choose another --codec, or omit --crf, --preset and -e."
         ) from error
     # The encoder leaves the options it does not know.
@@ -212,7 +213,7 @@ def _refusal(codec: av.Codec) -> str | None:
     try:
         context.open()
     except (av.error.FFmpegError, ValueError) as error:
-        return str(getattr(error, "strerror", None) or error)
+        return reason_of(error)
     return None
 
 

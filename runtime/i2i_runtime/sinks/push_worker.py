@@ -21,6 +21,8 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 
+from i2i_runtime.files import reason_of
+
 _MICROSECOND = Fraction(1, 1_000_000)
 STAMP = struct.Struct("<q")
 
@@ -77,7 +79,7 @@ def main() -> int:
     try:
         push(images, job)
     except (FFmpegError, OSError, ValueError) as error:
-        _report(state="failed", reason=str(getattr(error, "strerror", None) or error))
+        _report(state="failed", reason=reason_of(error))
         return 1
     _report(state="finished")
     return 0

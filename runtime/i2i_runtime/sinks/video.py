@@ -12,6 +12,7 @@ from threading import Lock
 import av.error
 
 from i2i_runtime.errors import SinkError, UsageError
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks.base import Sink, SinkOptions
 from i2i_runtime.sinks.encoder import CONTAINERS, choose_codec, choose_encoding, choose_segments
@@ -210,8 +211,7 @@ class VideoSink(Sink):
         return "; use --resume to continue it" if self._journal.holds_frames() else ""
 
     def _failure(self, error: Exception) -> SinkError:
-        reason = getattr(error, "strerror", None) or str(error)
         return SinkError(
-            f"{self._path} cannot be written ({str(reason).rstrip('.')}): "
+            f"{self._path} cannot be written ({reason_of(error)}): "
             f"check that the folder exists, is writable and has free space{self._how_to_resume()}."
         )

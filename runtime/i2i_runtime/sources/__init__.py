@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from i2i_runtime.errors import SourceError, UsageError
+from i2i_runtime.files import reason_of
 from i2i_runtime.sources.base import Source, SourceOptions, SourceWrapper
 from i2i_runtime.uri import Uri, parse_uri
 
 __all__ = ["Source", "SourceOptions", "SourceWrapper", "open_source"]
 
 
-def open_source(text: str, options: SourceOptions | None = None) -> Source:
+def open_source(text: str | Uri, options: SourceOptions | None = None) -> Source:
     """Opens an input by its URI. Raises SourceError, or UsageError for an unknown scheme."""
-    uri = parse_uri(text)
+    uri = text if isinstance(text, Uri) else parse_uri(text)
     opener = _OPENERS.get(uri.scheme)
     if opener is None:
         raise UsageError(
@@ -23,9 +24,8 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
     try:
         return opener(uri, options or SourceOptions())
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
         raise SourceError(
-            f"{uri.shown} cannot be read ({reason}): check the path and its permissions."
+            f"{uri.shown} cannot be read ({reason_of(error)}): check the path and its permissions."
         ) from error
 
 

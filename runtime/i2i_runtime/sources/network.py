@@ -12,6 +12,7 @@ from av.error import FFmpegError
 
 from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SourceError
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.colour import ColourConverter
 from i2i_runtime.media.origin import Colour
@@ -149,7 +150,7 @@ def _timed_out(error: Exception) -> bool:
 
 
 def _plain(error: Exception) -> str:
-    return redact(str(getattr(error, "strerror", None) or error)).strip()
+    return redact(reason_of(error))
 
 
 def _refusal(name: str, error: Exception, timeouts: StreamTimeouts) -> str:

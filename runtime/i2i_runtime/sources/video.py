@@ -15,6 +15,7 @@ import av.container
 import av.error
 
 from i2i_runtime.errors import SourceError
+from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import alpha_of_frame
 from i2i_runtime.media.colour import ColourConverter
@@ -51,7 +52,7 @@ class VideoSource(Source):
             self._container = av.open(path)
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(
-                f"{path} cannot be read as a video ({_reason(error)}): "
+                f"{path} cannot be read as a video ({reason_of(error)}): "
                 "the file is damaged, incomplete or not a video."
             ) from error
         if not self._container.streams.video:
@@ -144,7 +145,7 @@ class VideoSource(Source):
             try:
                 frames = self._decoder.decode(packet)
             except av.error.FFmpegError as error:
-                damage.append(_reason(error))
+                damage.append(reason_of(error))
                 continue
             for frame in frames:
                 if frame.pts is not None:
@@ -166,7 +167,7 @@ class VideoSource(Source):
             yield from self._container.demux(self._stream)
         except av.error.FFmpegError as error:
             if not self._closed:
-                damage.append(_reason(error))
+                damage.append(reason_of(error))
 
     def _decode_first(self, path: Path) -> av.VideoFrame:
         first = next(self._decoded, None)
@@ -211,8 +212,3 @@ class VideoSource(Source):
 
 def _seconds(frame: av.VideoFrame) -> str:
     return "?" if frame.pts is None else f"{frame.time:.3f}"
-
-
-def _reason(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return str(text).rstrip(".")

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from i2i_runtime.errors import UsageError
+from i2i_runtime.files import reason_of
 
 _ADDRESS = re.compile(
     r"^@?(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]/@?#\s]*))(?::(?P<port>[0-9]{1,5}))?/?$"
@@ -97,8 +98,7 @@ def _token_from_file(file: Path) -> str:
         token = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"The token file {file} cannot be read ({getattr(error, 'strerror', None) or error}): "
-            "give a text file with one line."
+            f"The token file {file} cannot be read ({reason_of(error)}): give a text file with one line."
         ) from error
     if len(token) < _SHORTEST_TOKEN or not token.isascii() or any(c.isspace() for c in token):
         raise UsageError(

@@ -176,8 +176,8 @@ def test_a_window_shows_a_clip_at_its_own_pace_and_closes_quietly(
         "import i2i_runtime.sinks.window as window, i2i_runtime.sinks.pacing as pacing\n"
         "wait, waited = pacing.Pacer.wait, []\n"
         "pacing.Pacer.wait = lambda self, source: (waited.append(source.index), wait(self, source))\n"
-        "from i2i_runtime.cli.stream import main\n"
-        "try:\n    main()\nfinally:\n    print(waited)\n"
+        "from i2i_runtime.cli.entry import stream\n"
+        "try:\n    stream()\nfinally:\n    print(waited)\n"
     )
     job = ["-m", str(engines.identity), "-i", str(clip)]
     shown = subprocess.run([sys.executable, "-c", script, *job], capture_output=True, text=True, check=False)

@@ -160,7 +160,7 @@ def test_the_command_serves_the_page_and_the_figures(
 ) -> None:
     clip = make_clip("four_seconds.mp4", pts=[512 * index for index in range(100)])
     page, metrics = free_port(), free_port()
-    command = [sys.executable, "-c", "from i2i_runtime.cli.stream import main; main()", "--json", "--hud"]
+    command = [sys.executable, "-c", "from i2i_runtime.cli.entry import stream; stream()", "--json", "--hud"]
     command += [
         "--engine",
         str(engines.identity),

@@ -17,7 +17,7 @@ import pytest
 
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.frame import Frame
-from i2i_runtime.job import open_sinks
+from i2i_runtime.run import open_sinks
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sinks.mjpeg import Allowance, MjpegSink, shrunk, side_by_side
 from i2i_runtime.sources.network import StreamSource

@@ -1,0 +1,141 @@
+"""A job as it is run: itself, or for a folder of clips one job per clip, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from i2i_runtime.errors import I2IError, UsageError
+from i2i_runtime.files import CLIP_ENDINGS
+from i2i_runtime.job import Job, Outcome, Translation
+from i2i_runtime.media.images import names_images
+from i2i_runtime.progress import ProgressLine
+from i2i_runtime.report import write_json
+from i2i_runtime.run import run_job
+from i2i_runtime.sinks.encoder import CONTAINERS
+from i2i_runtime.sinks.journal import unfinished_folder
+from i2i_runtime.uri import Uri
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`parts` are the jobs of a folder of clips, empty for any other input; `remark` says what is left out."""
+
+    job: Job
+    parts: tuple[Job, ...] = ()
+    remark: str = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a job that is to be resumed has finished before."""
+        target = self.job.target
+        return (
+            self.job.sink.resume
+            and not self.parts
+            and target is not None
+            and target.is_file()
+            and is_complete(target)
+        )
+
+
+def batch_from_job(job: Job) -> Batch:
+    """Splits a folder of clips; clips are written into the output folder under their own names.
+
+    The images of such a folder come last, as one more job. Raises UsageError if the clips need another output.
+    """
+    source = job.input
+    clips = clips_of(source.path) if source.scheme == "file" else []
+    if not clips:
+        return Batch(job)
+    has_images = names_images(source.location)
+    folder = job.target
+    if folder is None or folder.suffix:
+        if not has_images:
+            raise UsageError(f"{source.path} is a folder of clips: give one folder as --output.")
+        names = ", ".join(clip.name for clip in clips)
+        remark = (
+            f"only the images in {source.path} are translated: its clips ({names}) need a folder as --output"
+        )
+        return Batch(job, remark=remark)
+    if source.path.resolve() == folder.resolve():
+        raise UsageError(f"{folder} contains the clips themselves: choose another folder as --output.")
+    parts = [
+        replace(job, input=Uri.of_path(clip), outputs=(Uri.of_path(target),), report=None)
+        for clip, target in zip(clips, _targets(folder, clips), strict=True)
+    ]
+    if has_images:
+        options = replace(job.sink, resume=False)
+        parts.append(replace(job, outputs=(Uri.of_path(folder),), sink=options, report=None))
+    return Batch(job, tuple(parts))
+
+
+def run_batch(translation: Translation, batch: Batch, progress: ProgressLine) -> Outcome:
+    """Runs all jobs; one that fails does not stop the others. Raises KeyboardInterrupt, I2IError for a single job."""
+    engine = translation.engine
+    progress.say(
+        f"{engine.metadata.name} ({engine.metadata.direction}) runs on {engine.backend}: {engine.reason}"
+    )
+    if batch.remark:
+        progress.say(batch.remark)
+    if batch.parts:
+        return _run_parts(translation, batch, progress)
+    progress.begin(batch.job.input.shown)
+    return run_job(translation, batch.job, progress)
+
+
+def _run_parts(translation: Translation, batch: Batch, progress: ProgressLine) -> Outcome:
+    failures: list[str] = []
+    reports: list[dict[str, Any]] = []
+    for number, part in enumerate(batch.parts, 1):
+        path = part.input.path
+        title = f"{number}/{len(batch.parts)} {path.name}"
+        if part.sink.resume and part.target is not None and is_complete(part.target):
+            progress.say(f"{title}: already complete")
+            continue
+        progress.begin(title)
+        try:
+            outcome = run_job(translation, part, progress)
+        except I2IError as error:
+            failures.append(f"{path.name}: {error}")
+            reports.append({"input": str(path), "outcome": "failed", "error": str(error)})
+        else:
+            reports.append(outcome.report)
+            progress.say(f"{title}: {outcome.sentence}")
+            if outcome.exit_code != 0:
+                failures.append(f"{path.name}: damaged, {len(outcome.report['losses'])} losses")
+    report = {"clips": reports, "failures": failures}
+    if batch.job.report is not None:
+        write_json(batch.job.report, report)
+    finished = f"{len(batch.parts) - len(failures)} of {len(batch.parts)} items finished"
+    sentence = "\n".join([finished, *(f"failed: {text}" for text in failures)])
+    return Outcome(1 if failures else 0, sentence, report)
+
+
+def is_complete(target: Path) -> bool:
+    """Whether an earlier job finished this video: it has its final name, and nothing is left to join."""
+    return target.exists() and not unfinished_folder(target).exists()
+
+
+def clips_of(folder: Path) -> list[Path]:
+    """The video files of a folder, in the order of their names; none if it is not a folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIP_ENDINGS and path.is_file())
+
+
+def _targets(folder: Path, clips: Sequence[Path]) -> list[Path]:
+    """The outputs of the clips: under their own names if that container is written, else as MP4, each name once."""
+    own = [clip.suffix.lower() in CONTAINERS for clip in clips]
+    wished = [clip.name if kept else f"{clip.stem}.mp4" for clip, kept in zip(clips, own, strict=True)]
+    taken = set(wished)
+    targets = []
+    for clip, kept, name in zip(clips, own, wished, strict=True):
+        if not kept and wished.count(name) > 1:
+            name = f"{clip.name}.mp4"
+            while name in taken:
+                name = f"{name}.mp4"
+            taken.add(name)
+        targets.append(folder / name)
+    return targets

@@ -1,0 +1,118 @@
+"""The options of i2i-stream: one dataclass is the flags, their help, and the record in the report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from i2i_runtime.uri import redact
+
+# An interrupted job is only resumed with the same values of these.
+_IDENTITY = (
+    "style",
+    "size",
+    "compare",
+    "hud",
+    "steady",
+    "codec",
+    "crf",
+    "preset",
+    "encoder_option",
+    "limit",
+    "tonemap",
+    "rate",
+)
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Translates a camera, a clip, a stream or a folder, live or into a file.
+
+    Live: `i2i-stream --engine day2night --camera 0`.
+
+    A file, with its sound and its time stamps: `i2i-stream --engine day2night --input drive.mp4 --output
+    night.mp4`.
+
+    To check that file: `i2i-stream verify drive.mp4 night.mp4`.
+    """
+
+    engine: Annotated[str, tyro.conf.arg(aliases=["-m"])]
+    """Engine file (.onnx or .plan), or the name of one that ships."""
+    input: Annotated[str | None, tyro.conf.arg(aliases=["-i"])] = None
+    """A video, a folder of clips or images, a quoted glob, replay:CLIP, rtsp://..., test://street, or a camera."""
+    camera: int | None = None
+    """Camera number: the same as --input NUMBER."""
+    output: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(aliases=["-o"])] = field(
+        default_factory=list
+    )
+    """A video file, a folder, display://0, mjpeg://@:8080, rtmp://..., null:. May be given several times."""
+    style: str | None = None
+    """A preset's name, numbers separated by commas, random:SEED, or a reference image."""
+    size: str | None = None
+    """WxH that images are scaled to; cameras and scenes deliver it."""
+    policy: Literal["auto", "every-frame", "freshest", "no-clock"] = "auto"
+    """every-frame loses nothing; freshest never falls behind; no-clock reads a replay as fast as possible."""
+    max_staleness: float | None = None
+    """Drops frames that have waited longer than this, in seconds."""
+    limit: int | None = None
+    """Stops after this many frames."""
+    rate: int | None = None
+    """Frames per second requested from a camera, or given to images and scenes."""
+    backend: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
+    """Back end; by default the fastest that this machine has."""
+    threads: int | None = None
+    """Processor threads of the engine."""
+    compare: bool = False
+    """Source and translated frame side by side."""
+    hud: bool = False
+    """Draws age, frames per second, drops and engine time into the image."""
+    steady: bool = False
+    """Less flicker: reduces noise in the source and blends each translated frame along the motion."""
+    tonemap: bool = False
+    """Converts high dynamic range to BT.709 instead of refusing it."""
+    codec: str | None = None
+    """Video encoder; by default libx264 (libvpx-vp9 for WebM)."""
+    crf: int | None = None
+    """Quality of the encoder: lower is better and larger."""
+    preset: str | None = None
+    """Speed preset of the encoder."""
+    encoder_option: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(aliases=["-e"])] = field(
+        default_factory=list
+    )
+    """KEY=VALUE for the encoder, as FFmpeg names it. May be given several times."""
+    resume: bool = False
+    """Continues an unfinished output."""
+    restart: bool = False
+    """Deletes an unfinished output and starts over."""
+    report: Path | None = None
+    """Writes counts, latencies and back end to this JSON file."""
+    stall: float = 60.0
+    """Stops the job if a source, engine or output does not respond for this many seconds."""
+    metrics: str | None = None
+    """Serves Prometheus metrics at this address: :9100 on this machine only, 0.0.0.0:9100 on every network."""
+    token_file: Path | None = None
+    """File with the token that visitors of the page and of the metrics must present."""
+    tls_cert: Path | None = None
+    """Certificate (PEM) that encrypts the page and the metrics."""
+    tls_key: Path | None = None
+    """Private key of the certificate (PEM)."""
+    json: bool = False
+    """Events as JSON, one per line, instead of the progress bar."""
+    quiet: bool = False
+    """Prints errors only."""
+
+    def record(self) -> dict[str, Any]:
+        """The options as the report stores them: paths as text, no passwords."""
+        record = asdict(self)
+        for name in ("report", "token_file", "tls_cert", "tls_key"):
+            record[name] = None if record[name] is None else str(record[name])
+        record["input"] = None if self.input is None else redact(self.input)
+        record["output"] = [redact(output) for output in self.output]
+        return record
+
+    def identity(self) -> dict[str, str]:
+        """The options that change what is written: an unfinished output is resumed only if they are the same."""
+        return {name: str(getattr(self, name)) for name in _IDENTITY}

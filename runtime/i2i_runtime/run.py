@@ -1,0 +1,129 @@
+"""Runs one job: opens its input and outputs, runs the pipeline, and writes the report whatever the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from i2i_runtime.errors import UsageError
+from i2i_runtime.job import Job, Outcome, Translation
+from i2i_runtime.logs import event
+from i2i_runtime.pipeline import Pipeline
+from i2i_runtime.progress import ProgressLine
+from i2i_runtime.report import describe, summary, write_json
+from i2i_runtime.sinks import Sink, SinkOptions, open_sink
+from i2i_runtime.sources import Source, open_source
+from i2i_runtime.stages.temporal import HeldSource
+from i2i_runtime.stats import JobStats
+from i2i_runtime.uri import Uri
+from i2i_runtime.web.auth import Access
+
+_log = logging.getLogger(__name__)
+
+
+def run_job(translation: Translation, job: Job, progress: ProgressLine) -> Outcome:
+    """Does one job and writes its report, whatever the end. Raises I2IError and KeyboardInterrupt."""
+    engine = translation.engine
+    sinks = open_sinks(job.outputs, replace(job.sink, job=_identity(translation, job)))
+    source = _source(translation, job, sinks)
+    pipeline = Pipeline(
+        source,
+        engine,
+        sinks,
+        policy=job.policy or ("freshest" if source.live else "every-frame"),
+        stages=translation.stages(),
+        style=translation.style,
+        size=job.source.size,
+        limit=job.limit,
+        max_staleness_s=job.max_staleness_s,
+        stall_s=job.stall_s,
+    )
+    stats = pipeline.stats
+    ended = "failed"
+    try:
+        with _metrics_served(job.metrics, stats):
+            pipeline.run(progress.show)
+        ended = "damaged" if stats.losses else "done"
+    except KeyboardInterrupt:
+        ended = "interrupted"
+        raise
+    finally:
+        report = describe(translation, job, stats, ended)
+        counts = {"frames": stats.frames_out, "dropped": stats.dropped, "losses": len(stats.losses)}
+        _log.info("%s: %s", job.input.shown, ended, extra=event("ended", outcome=ended, **counts))
+        if job.report is not None:
+            write_json(job.report, report)
+    return Outcome(1 if stats.losses else 0, summary(job, stats), report)
+
+
+def open_sinks(outputs: Sequence[Uri | str], options: SinkOptions) -> list[Sink]:
+    """All outputs of one job, or none. Raises SinkError and UsageError."""
+    sinks: list[Sink] = []
+    try:
+        options = replace(options, beside=len(outputs) > 1)
+        sinks.extend(open_sink(output, options) for output in outputs)
+    except BaseException:
+        _close_all(sinks)
+        raise
+    return sinks
+
+
+def _identity(translation: Translation, job: Job) -> dict[str, str]:
+    """What an unfinished output must have in common with the job that resumes it: a changed clip is another job."""
+    named = {"input": job.input.shown}
+    path = job.input.path if job.input.scheme == "file" else Path(job.input.text)
+    if path.is_file():
+        status = path.stat()
+        named |= {"input_bytes": str(status.st_size), "input_modified_ns": str(status.st_mtime_ns)}
+    return {
+        **named,
+        "engine": translation.engine_sha256,
+        "backend": translation.engine.backend,
+        **job.sink.job,
+    }
+
+
+def _source(translation: Translation, job: Job, sinks: Sequence[Sink]) -> Source:
+    """The opened input, which starts after the frames that an earlier run has done; closes the sinks on failure."""
+    try:
+        options = replace(job.source, skip=_done(sinks, job.sink))
+        source = open_source(job.input, options)
+    except BaseException:
+        _close_all(sinks)
+        raise
+    return HeldSource(source) if translation.steady else source
+
+
+def _done(sinks: Sequence[Sink], options: SinkOptions) -> int:
+    """How many frames a resumed job need not do again. Raises UsageError."""
+    if not options.resume:
+        return 0
+    resumable = [sink.done for sink in sinks if sink.resumable]
+    if len(resumable) != 1:
+        raise UsageError("--resume continues exactly one video file: give it as the only --output.")
+    return resumable[0]
+
+
+@contextmanager
+def _metrics_served(access: Access | None, stats: JobStats) -> Iterator[None]:
+    """Serves the metrics of a job while it runs, if an address is given. Raises UsageError and SinkError."""
+    if access is None:
+        yield
+        return
+    from i2i_runtime.prometheus import MetricsServer
+
+    try:
+        server = MetricsServer(access, stats)
+    except BaseException:
+        _close_all([stats.source, *stats.sinks])
+        raise
+    with closing(server):
+        yield
+
+
+def _close_all(opened: Sequence[Sink | Source]) -> None:
+    for one in opened:
+        one.close()
