@@ -1,4 +1,4 @@
-"""What a viewer is told about a live job: age of the image, new frames per second, drops, engine time."""
+"""What a viewer sees of a live job: age of the image, new frames per second, drops, engine time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _WINDOW_S = 2.0
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One reading. `fps` counts new images alone, neither cards nor repeats; `dropped` those that were
-    overtaken.
+class LiveStats:
+    """One reading. `fps` counts new images alone, neither slates nor repeats; `dropped` those that a newer one
+    replaced.
     """
 
     age_ms: float = 0.0
@@ -29,15 +29,15 @@ class Figures:
         return asdict(self)
 
 
-class LiveFigures:
+class LiveMeter:
     """Follows the frames that pass one place; cheap enough for every frame."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
         self._last_index: int | None = None
-        self.latest = Figures()
+        self.latest = LiveStats()
 
-    def observe(self, translated: Frame, source: Frame) -> Figures:
+    def observe(self, translated: Frame, source: Frame) -> LiveStats:
         """Counts a frame; its age is the time from capture until now."""
         now_s = time.monotonic()
         before = self.latest
@@ -50,7 +50,7 @@ class LiveFigures:
         while self._times and self._times[0] < now_s - _WINDOW_S:
             self._times.popleft()
         span_s = now_s - self._times[0] if self._times else 0.0
-        self.latest = Figures(
+        self.latest = LiveStats(
             age_ms=(now_s - source.captured_s) * 1000,
             fps=(len(self._times) - 1) / span_s if span_s > 0 and len(self._times) > 1 else 0.0,
             frames=before.frames + (no_signal is None),

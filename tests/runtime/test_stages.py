@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from i2i_runtime.frame import Frame, Image
-from i2i_runtime.live_stats import LiveFigures
+from i2i_runtime.live_stats import LiveMeter
 from i2i_runtime.stages.overlay import Hud, draw_line
 from i2i_runtime.stages.temporal import Steadier, hold, warping_error
 
@@ -131,7 +131,7 @@ def test_the_line_touches_its_strip_alone() -> None:
 
 
 def test_figures_count_new_frames_and_not_cards() -> None:
-    figures, image = LiveFigures(), np.zeros((40, 40, 3), np.uint8)
+    figures, image = LiveMeter(), np.zeros((40, 40, 3), np.uint8)
     for index in (0, 1, 4, 5):
         source = frame_of(image, index, age_s=0.25)
         figures.observe(replace(source, engine_ms=7.0), source)
@@ -145,7 +145,7 @@ def test_figures_count_new_frames_and_not_cards() -> None:
 
 
 def test_repeats_are_no_new_frames() -> None:
-    figures, source = LiveFigures(), frame_of(np.zeros((40, 40, 3), np.uint8), 3)
+    figures, source = LiveMeter(), frame_of(np.zeros((40, 40, 3), np.uint8), 3)
     for _ in range(5):
         figures.observe(source, source)
     assert figures.latest.fps == 0.0

@@ -9,7 +9,7 @@ from i2i_runtime.media.pixels import Image
 
 
 def letterboxed(image: Image, height: int, width: int) -> Image:
-    """The whole image inside `[height, width, 3]`, never stretched, black where it does not reach."""
+    """The whole image inside `[height, width, 3]`, never stretched, black outside it."""
     have_height, have_width = image.shape[:2]
     if (have_height, have_width) == (height, width):
         return image

@@ -14,13 +14,13 @@ def draw_slate(height: int, width: int, reason: str, lost_s: float) -> Image:
     """`[height, width, 3] uint8 RGB`: the words NO SIGNAL, the reason, and the seconds since the last
     image.
     """
-    card = np.full((height, width, 3), (24, 28, 36), np.uint8)
+    slate = np.full((height, width, 3), (24, 28, 36), np.uint8)
     unit = max(1, min(height, width) // 12)
     stripe = np.array([[200, 160, 40], [24, 28, 36]], np.uint8)
     across = (np.add.outer(np.arange(max(2, unit // 3)), np.arange(width)) // unit) % 2
     across = across[:height]
-    card[: across.shape[0]] = stripe[across]
-    card[height - across.shape[0] :] = stripe[across]
+    slate[: across.shape[0]] = stripe[across]
+    slate[height - across.shape[0] :] = stripe[across]
     lines = ["NO SIGNAL", *_wrapped(reason, 44)[:3], f"last image {_span(lost_s)} ago"]
     sizes = [1.6] + [0.8] * (len(lines) - 2) + [1.0]
     top = height // 2 - unit * len(lines) // 2
@@ -29,9 +29,9 @@ def draw_slate(height: int, width: int, reason: str, lost_s: float) -> Image:
         (text_width, text_height), _ = cv2.getTextSize(line, _FONT, scale, 1)
         thickness = max(1, round(2 * scale))
         origin = ((width - text_width) // 2, top + text_height)
-        cv2.putText(card, line, origin, _FONT, scale, (235, 235, 235), thickness, cv2.LINE_AA)
+        cv2.putText(slate, line, origin, _FONT, scale, (235, 235, 235), thickness, cv2.LINE_AA)
         top += round(text_height + 0.7 * unit)
-    return card
+    return slate
 
 
 def _fitting_scale(line: str, wanted: float, width_px: float) -> float:
@@ -51,9 +51,9 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _span(seconds: float) -> str:
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    total = max(0, int(seconds))
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"

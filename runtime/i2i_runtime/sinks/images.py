@@ -30,9 +30,9 @@ def takes_images(location: str) -> bool:
 
 
 class ImageSink(Sink):
-    """Writes each frame under its source's name (or its number), whole or not at all.
+    """Writes each frame under its source's name (or its number), complete or not at all.
 
-    Alpha, 16 bits and an RGB colour profile of the source image are kept where the format holds them.
+    Alpha, 16 bits and an RGB colour profile of the source image are kept if the format holds them.
     """
 
     def __init__(self, path: Path, options: SinkOptions) -> None:
@@ -74,7 +74,7 @@ class ImageSink(Sink):
 
     def finish(self) -> None:
         if not self._written:
-            raise SinkError(f"Nothing was written to {self.name}, as the input gave no image.")
+            raise SinkError(f"Nothing was written to {self.name}, because the input had no images.")
 
     def _path(self, origin: ImageOrigin | None, index: int) -> Path:
         if self._single is not None:
@@ -93,7 +93,7 @@ class ImageSink(Sink):
         return path
 
     def _spare(self, sources: Sequence[Path]) -> None:
-        """Raises SinkError where any of the input's images would be written over."""
+        """Raises SinkError if any of the input's images would be overwritten."""
         folders = {folder: folder.resolve() for folder in {source.parent for source in sources}}
         spared = {folders[source.parent] / source.name for source in sources}
         spared |= {source.resolve() for source in sources if source.is_symlink()}

@@ -1,9 +1,9 @@
-"""What of a job is already safe on the disk: closed segments and a line for each.
+"""What part of a job is already safe on the disk: closed segments and a line for each.
 
-Beside `film.mp4` a job keeps the folder `.film.mp4.unfinished`: one file per segment and `journal.jsonl`. A line is
-appended only after its segment is closed and synced, so a process killed at any point leaves a journal that is true
+Beside `video.mp4` a job keeps the folder `.video.mp4.unfinished`: one file per segment and `journal.jsonl`. A line is
+appended only after its segment is closed and synced, so a process killed at any point leaves a journal that is correct
 (a torn last line is ignored). The first line describes the job; another job does not go on with these segments.
-A resumed job makes the last segment again; the old one stays until the new one is noted in its stead.
+A resumed job encodes the last segment again; the old one stays until the new one is recorded in its place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SEGMENTS = "[0-9]*.*"
 class Segment:
     """A closed segment; `pts` in the order of its packets, in units of the clip's time base.
 
-    `time_base` is that unit where there is no clip to ask again; else it is empty.
+    `time_base` is that unit if there is no clip to read it from again; else it is empty.
     """
 
     file: str
@@ -51,13 +51,13 @@ class Journal:
         return sum(len(segment.pts) for segment in self.segments)
 
     def begin(self) -> None:
-        """Starts a new job, throwing away what an earlier one left. Raises OSError."""
+        """Starts a new job, deleting what an earlier one left. Raises OSError."""
         self.discard()
         self.folder.mkdir(parents=True)
         self._append({"job": self._job})
 
     def resume(self) -> None:
-        """Takes up the segments of the same job; starts anew where there are none. Raises UsageError, OSError."""
+        """Takes up the segments of the same job; starts over if there are none. Raises UsageError, OSError."""
         if not self.folder.is_dir():
             self.begin()
             return
@@ -68,8 +68,8 @@ class Journal:
         if not lines or lines[0].get("job") != self._job:
             changed = _difference(lines[0].get("job", {}) if lines else {}, self._job)
             raise UsageError(
-                f"The unfinished {self._output} was begun with {changed}: "
-                "say the same again to resume it, or --restart to begin anew."
+                f"The unfinished {self._output} was started with {changed}: "
+                "use the same options to resume it, or --restart to start over."
             )
         for line in lines[1:]:
             pts = tuple(int(pts) for pts in line["pts"])
@@ -77,7 +77,7 @@ class Journal:
             if not (self.folder / segment.file).is_file():
                 break
             self.segments.append(segment)
-        # The last segment is made again: it is the one that a failing disk may have torn, and at least one frame
+        # The last segment is encoded again: it is the one that a failing disk may have torn, and at least one frame
         # is then read, from which the sink learns what else the source holds.
         if self.segments:
             self._replaced = self.segments.pop()
@@ -85,7 +85,7 @@ class Journal:
 
     @property
     def last_pts(self) -> int | None:
-        """The latest of what is recorded; None where nothing is."""
+        """The latest of what is recorded; None if nothing is."""
         return max((pts for segment in self.segments[-1:] for pts in segment.pts), default=None)
 
     @property
@@ -101,7 +101,7 @@ class Journal:
         return max(0.0, time.time() - written)
 
     def keep_all(self) -> None:
-        """Goes on after the last segment, too, where its frames do not come again."""
+        """Goes on after the last segment, too, if its frames do not come again."""
         if self._replaced is not None:
             self.segments.append(self._replaced)
             self._replaced = None
@@ -128,14 +128,14 @@ class Journal:
         self.segments.append(segment)
 
     def add_cut(self, segment: Segment | None) -> None:
-        """Takes a segment that was cut short, for a film of what is there; it is not noted, and made again later."""
+        """Takes a segment that was cut short, for a file of what is there; it is encoded again later."""
         if self._replaced is not None and (segment is None or len(segment.pts) < len(self._replaced.pts)):
             segment = self._replaced
         if segment is not None and segment.pts:
             self.segments.append(segment)
 
     def discard(self) -> None:
-        """Removes all of it, the journal last: killed on the way, what is left is still true."""
+        """Removes all of it, the journal last: killed on the way, what is left is still correct."""
         for segment in self.folder.glob(_SEGMENTS):
             segment.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -184,7 +184,7 @@ def _sync(path: Path) -> None:
 def _difference(before: object, now: dict[str, str]) -> str:
     was = before if isinstance(before, dict) else {}
     if not was:
-        return "another job, as its journal cannot be read"
+        return "another job, because its journal cannot be read"
     return ", ".join(
         f"{key} {was.get(key, 'unset')}" for key in {**was, **now} if was.get(key) != now.get(key)
     )

@@ -1,4 +1,4 @@
-"""A page in the browser: source and translated under a draggable divider, the figures beside them.
+"""A page in the browser: source and translated under a draggable divider, the live statistics beside them.
 
 /                 the page
 /pair.mjpg        source (left half) and translated (right half) of one moment, in one JPEG
@@ -24,7 +24,7 @@ import numpy as np
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame, Image
-from i2i_runtime.live_stats import LiveFigures
+from i2i_runtime.live_stats import LiveMeter
 from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.sinks.base import Sink
 from i2i_runtime.sinks.pacing import Pacer
@@ -42,20 +42,20 @@ _PAGE_TYPES = {"index.html": "text/html", "page.js": "text/javascript", "page.cs
 
 
 class MjpegSink(Sink):
-    """Serves Motion JPEG over HTTP; every viewer gets the newest image that his connection is ready for.
+    """Serves Motion JPEG over HTTP; every viewer gets the newest image that its connection is ready for.
 
-    Images are encoded only while somebody watches, once for all viewers, no larger than the widest of them shows
-    them. `beside` other outputs that takes at most 6 % of one processor core, and images are left out where it would
+    Images are encoded only while a viewer is connected, once for all viewers, no larger than the widest of them shows
+    them. `beside` other outputs that takes at most 6 % of one processor core, and images are skipped if it would
     take more; a page that is the only output shows every frame. `quality` is JPEG's, 1 to 100.
     """
 
     def __init__(self, access: Access, *, beside: bool = False, quality: int = 80) -> None:
-        """Raises SinkError where the address is taken or the web server is not installed."""
+        """Raises SinkError if the address is taken or the web server is not installed."""
         require_serve_extra("The page")
         self.name = f"mjpeg://{access.host}:{access.port}"
         self._quality = quality
         self._pacer = Pacer()
-        self._figures = LiveFigures()
+        self._meter = LiveMeter()
         self.beside = beside
         share = _SHARE if beside else 1.0
         self._pairs = _Broadcast(Allowance(share))
@@ -74,7 +74,7 @@ class MjpegSink(Sink):
             with self._pairs.allowance.spent():
                 pair = side_by_side(source.pixels, translated.pixels, self._pairs.width)
                 self._pairs.publish(_jpeg(pair, self._quality))
-        self._figures.observe(translated, source)
+        self._meter.observe(translated, source)
 
     def close(self) -> None:
         self._pairs.close()
@@ -104,7 +104,7 @@ class MjpegSink(Sink):
             return Route(path, serve)
 
         def figures(request: Request) -> Response:
-            return Response(json.dumps(self._figures.latest.to_dict()), media_type="application/json")
+            return Response(json.dumps(self._meter.latest.to_dict()), media_type="application/json")
 
         return [
             *(asset(name) for name in _PAGE_TYPES),
@@ -169,7 +169,7 @@ class _Broadcast:
 
     @property
     def width(self) -> int | None:
-        """The widest that any viewer shows, None where one takes all there is."""
+        """The widest that any viewer shows, None if one takes the full width."""
         with self._lock:
             widths = [viewer.width for viewer in self._viewers.values()]
         return (
@@ -188,7 +188,7 @@ class _Broadcast:
         self._wake()
 
     async def parts(self, width: int | None) -> AsyncIterator[bytes]:
-        """Parts of the multipart answer; a viewer that is slow skips to the newest."""
+        """Parts of the multipart response; a viewer that is slow skips to the newest."""
         changed, sent = asyncio.Event(), None
         with self._lock:
             self._viewers[changed] = _Viewer(asyncio.get_running_loop(), width)

@@ -1,4 +1,4 @@
-"""Holds a recorded source to its own pace where the viewer sits in real time."""
+"""Holds a recorded source to its own pace for an output that is watched in real time."""
 
 from __future__ import annotations
 

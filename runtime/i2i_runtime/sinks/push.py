@@ -103,8 +103,8 @@ class NetworkSink(Sink):
         self._thread.join(timeout=2 * self._stall_s)
         if not self._accepted:
             raise SinkError(
-                f"{self.name} never took an image ({self._failure or 'no response'}): check the address, the stream "
-                "name and that the server allows publishing."
+                f"{self.name} never accepted an image ({self._failure or 'no response'}): check the address, the "
+                "stream name and that the server allows publishing."
             )
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ Ioctl = Callable[[int, bytearray], None]
 
 @dataclass(frozen=True)
 class LoopbackDevice:
-    """What a video device says of itself. `browsers_see_it` needs the module's option exclusive_caps=1."""
+    """What a video device reports about itself. `browsers_see_it` needs the module's option exclusive_caps=1."""
 
     driver: str
     card: str
@@ -160,7 +160,7 @@ def find_loopback(folder: Path = Path("/dev")) -> Path:
             continue
         finally:
             os.close(descriptor)
-    raise SinkError(f"There is no virtual camera on this machine: make one with: {INSTALL}.")
+    raise SinkError(f"This machine has no virtual camera: create one with: {INSTALL}.")
 
 
 def ioctl_of(descriptor: int) -> Ioctl:

@@ -39,7 +39,7 @@ class ImageSource(Source):
         return self._losses
 
     def skip_one(self) -> bool:
-        # Decoded all the same: one that is damaged was never done, and is lost again.
+        # Decoded even so: a damaged image was never done, and is lost again.
         if self._left_to_skip == 0 or self._next() is None:
             return False
         self._left_to_skip -= 1

@@ -45,7 +45,7 @@ class ReconnectingSource(Source):
     Opens it at once, so that a wrong address is an error for the caller; from then on it reconnects in the
     background after every loss. Images keep the size of the first one: a camera that returns with another
     size is letterboxed. `pts` counts microseconds since the start, by capture time; a gap in `index` is
-    images that nobody read in time.
+    images that were not read in time.
     """
 
     live = True

@@ -31,7 +31,7 @@ class ScreenSource(Source):
     live = True
 
     def __init__(self, where: str = "", rate: int = 30) -> None:
-        """Raises UsageError for a region that is spelled wrong, SourceError if the screen does not exist."""
+        """Raises UsageError for a malformed region, SourceError if the screen does not exist."""
         match = _WHERE.match(where)
         if match is None:
             raise UsageError(
@@ -45,7 +45,7 @@ class ScreenSource(Source):
         if number >= len(screens):
             self._grabber.close()
             raise SourceError(
-                f"There is no screen {number}: this machine has {len(screens) - 1}, counted from 1."
+                f"Screen {number} does not exist: this machine has {len(screens) - 1}, counted from 1."
             )
         self._region = _region(screens[number], match)
         if min(self._region["width"], self._region["height"]) < 1:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from i2i_runtime.frame import Frame, Image
-from i2i_runtime.live_stats import Figures, LiveFigures
+from i2i_runtime.live_stats import LiveMeter, LiveStats
 from i2i_runtime.stages.base import Stage
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -18,20 +18,20 @@ class Hud(Stage):
     """A stage that writes one line on a darkened strip at the lower edge; it touches no other pixel."""
 
     def __init__(self) -> None:
-        self._figures = LiveFigures()
+        self._meter = LiveMeter()
 
     def process(self, translated: Frame, source: Frame) -> Frame:
         """The frame with the line on it; the given frame's pixels stay as they are."""
-        figures = self._figures.observe(translated, source)
-        return translated.with_pixels(draw_line(translated.pixels, line_from_figures(figures)))
+        stats = self._meter.observe(translated, source)
+        return translated.with_pixels(draw_line(translated.pixels, line_from_stats(stats)))
 
 
-def line_from_figures(figures: Figures) -> str:
+def line_from_stats(stats: LiveStats) -> str:
     line = (
-        f"age {figures.age_ms:.0f} ms   {figures.fps:.1f} fps   {figures.dropped} dropped   "
-        f"engine {figures.engine_ms:.1f} ms"
+        f"age {stats.age_ms:.0f} ms   {stats.fps:.1f} fps   {stats.dropped} dropped   "
+        f"engine {stats.engine_ms:.1f} ms"
     )
-    return line if figures.no_signal is None else f"NO SIGNAL   {line}"
+    return line if stats.no_signal is None else f"NO SIGNAL   {line}"
 
 
 def draw_line(image: Image, line: str) -> Image:

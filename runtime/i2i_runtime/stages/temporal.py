@@ -1,6 +1,6 @@
 """Steady images from an engine that looks at each frame alone.
 
-Two parts, for any engine: the source is held where it differs from what was shown by no more than noise, so
+Two parts, for any engine: the source is held if it differs from what was shown by no more than noise, so
 that the engine sees a still image where the scene is still; and the translated image is blended with the
 last one, moved along the optical flow of the source (after Lai et al., "Learning Blind Video Temporal
 Consistency", ECCV 2018, whose warping error is also the measure). Where the flow does not explain the source,
@@ -76,7 +76,7 @@ class Steadier(Stage):
         self.cuts = 0
 
     def process(self, translated: Frame, source: Frame) -> Frame:
-        """The steadied frame; the given one after a cut, a change of size or a card."""
+        """The steadied frame; the given one after a cut, a change of size or a slate."""
         if source.is_slate:
             self._grey = self._shown = None
             return translated
@@ -170,7 +170,7 @@ class WarpingError:
 
     `mse` is the mean squared difference of colours in [0, 1] between an image and its predecessor moved
     along the source's flow, over the pixels that both see (Lai et al. 2018, section 4); `rms_255` is its root
-    in code values. Pairs across a cut are left out and counted.
+    in code values. Pairs across a cut are skipped and counted.
     """
 
     mse: float

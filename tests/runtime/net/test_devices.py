@@ -247,7 +247,7 @@ def test_the_runtime_loads_opencv_before_pyav(module: str) -> None:
 
 
 def test_screens_that_are_not_there(screen: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SourceError, match="There is no screen 7"):
+    with pytest.raises(SourceError, match="Screen 7 does not exist"):
         ScreenSource("7")
     with pytest.raises(SourceError, match="outside the screen"):
         ScreenSource("1,9000,0,10,10")

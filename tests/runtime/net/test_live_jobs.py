@@ -80,7 +80,7 @@ def test_a_slow_output_and_a_deaf_server_hold_nobody_up(paint: Callable[..., Fra
         pipeline = Pipeline(
             camera, OnnxRuntimeEngine(engines.identity), [quick, slow, push], policy="freshest", stall_s=30.0
         )
-        with pytest.raises(SinkError, match="never took an image"):
+        with pytest.raises(SinkError, match="never accepted an image"):
             pipeline.run()
     assert len(quick.taken) >= 3 * len(slow.taken)
     assert slow.taken

@@ -166,7 +166,7 @@ def test_a_stream_that_nobody_took_is_not_finished(
     sink = NetworkSink(f"rtmp://127.0.0.1:{free_port()}/live/nobody", backoff=QUICK)
     frame = paint(0, GREEN)
     sink.write(frame, frame)
-    with pytest.raises(SinkError, match="never took an image"):
+    with pytest.raises(SinkError, match="never accepted an image"):
         sink.finish()
     sink.close()
 
