@@ -105,7 +105,8 @@ def test_from_images_to_frames(
     steps = [json.loads(row)["step"] for row in (run / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
 
-    inference = load_method(run).inference().eval()
+    method = load_method(run)
+    inference = method.inference().eval()
     engine = tmp_path / f"{name}.onnx"
     size = [] if inference.fixed_size else ["--size", f"{SIDE}x{SIDE}"]
     assert export([str(run), "-o", str(engine), *size]) == 0
@@ -127,7 +128,7 @@ def test_from_images_to_frames(
         assert inference.style_size == 0
         return
     asked = ["random:7"]
-    assert (metadata.style.encoder is None) == (inference.style_encoder() is None)
+    assert (metadata.style.encoder is None) == (method.style_encoder() is None)
     if metadata.style.encoder is not None:
         asked.append(str(next((streets / "trainB").iterdir())))
     for i, text in enumerate(asked):

@@ -63,9 +63,6 @@ class Painter(Inference):
         painted: Tensor = torch.tanh(self.back(x))
         return painted
 
-    def style_encoder(self) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
 
 class Plain(Inference):
     """A real-time translator in little: no norms, zero padding, one style."""

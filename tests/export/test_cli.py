@@ -154,7 +154,7 @@ def test_what_is_no_run_is_named(tmp_path: Path, tell: Tell) -> None:
     assert tell([str(tmp_path / "missing"), "-o", str(tmp_path / "x.onnx")])[0] == 1
     code, said = tell([str(tmp_path), "-o", str(tmp_path / "x.onnx")])
     assert code == 1
-    assert "is no run folder" in said
+    assert "is not a run folder" in said
 
 
 def test_an_engine_becomes_a_leaner_one_and_a_server_s_repository(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from i2i_trainer import cli, evaluate
+from i2i_trainer import cli, evaluation
 from i2i_trainer.checkpoint import load_method, read_config, write_atomically
 from i2i_trainer.errors import CheckpointError, OptionError
 from i2i_trainer.methods import METHODS
@@ -138,13 +138,13 @@ def test_interrupt_leaves_with_130(
         said = process.stderr.read()
     assert process.returncode == 130
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"]
-    assert said == f"i2i-train: Stopped after step {last}, which is saved: go on with --resume.\n"
+    assert said == f"i2i-train: interrupted after step {last}, which is saved: continue with --resume.\n"
     load_method(out)
 
 
-def test_a_file_is_no_run_folder_and_an_error_is_told_once(tmp_path: Path) -> None:
+def test_a_file_is_not_a_run_folder_and_an_error_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_text("")
-    with pytest.raises(CheckpointError, match=r"clip\.mp4 is no run folder"):
+    with pytest.raises(CheckpointError, match=r"clip\.mp4 is not a run folder"):
         read_config(tmp_path / "clip.mp4")
     with pytest.raises(CheckpointError, match=r"\(Not a directory\): make room"):
         write_atomically(tmp_path / "clip.mp4" / "run" / "config.json", b"")
@@ -158,9 +158,9 @@ def test_an_interrupt_is_a_sentence_with_the_name_of_the_command(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "run", interrupted)
-    monkeypatch.setattr(evaluate, "evaluate", interrupted)
+    monkeypatch.setattr(evaluation, "evaluate", interrupted)
     monkeypatch.setattr(sys, "argv", [name, "run", "--data", "folder"])
     with pytest.raises(SystemExit) as left:
-        (cli if name == "i2i-train" else evaluate).main()
+        (cli if name == "i2i-train" else evaluation).main()
     assert left.value.code == 130
     assert capsys.readouterr().err.startswith(f"{name}: interrupted")

@@ -159,7 +159,7 @@ def test_splits_are_found(streets: Path) -> None:
 
 
 def test_sentences_for_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         find_domains(config(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="known layout"):
         find_domains(config(tmp_path))

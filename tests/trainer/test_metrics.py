@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from i2i_trainer import metrics
 from i2i_trainer.errors import DataError, OptionError
-from i2i_trainer.evaluate import Options, evaluate
+from i2i_trainer.evaluation import Options, evaluate
 from i2i_trainer.features import RandomPatches, load_features, load_network
 from i2i_trainer.loop import train
 from i2i_trainer.methods.cyclegan import CycleGANConfig
@@ -191,5 +191,5 @@ def test_evaluation_of_a_run(
         evaluate(Options(run=run, size=18))
     with pytest.raises(DataError, match="no images set aside for val"):
         evaluate(Options(run=run, split="val"))
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         evaluate(Options(run=run, data=tmp_path / "nowhere"))

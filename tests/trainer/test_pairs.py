@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from PIL import Image
-from torch import Tensor
 
 from i2i_trainer.errors import DataError
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.realtime import Realtime, RealtimeConfig
+from i2i_trainer.optimise import Optimisation
 from i2i_trainer.pairs import Pairs
 
 CONFIG = RealtimeConfig(width=4, trunk=4, blocks=1, pad=2, disc_width=4, image_size=32, load_size=40)
@@ -60,13 +61,7 @@ def test_pairs_join_the_step_and_are_learned(folder: Path) -> None:
         pairs=folder, pair_batch=2, lr=5e-3, steady_weight=0.0,
     )  # fmt: skip
     method = Realtime(config)
-    optimisers = method.optimisers()
-
-    def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
-        method.zero_grad()
-        torch.autograd.backward(loss)
-        optimisers[optimiser].step()
-
+    update = Optimisation(Fabric(accelerator="cpu", devices=1), method.optimisers())
     batch = Batch(torch.rand(1, 3, 32, 32), torch.rand(1, 3, 32, 32))
     losses = [float(method.step(batch, update)["pairs"]) for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]

@@ -243,16 +243,29 @@ def _endless(folder: Path, config: TrainConfig) -> Iterator[Tensor]:
         yield from loader
 
 
+class _PlainUpdate:
+    """Backward and a step of the optimiser, as people write it."""
+
+    last_micro_batch = True
+
+    def __init__(self, method: Method) -> None:
+        self.step = 0
+        self._method = method
+        self._optimisers = method.optimisers()
+
+    def __call__(
+        self, optimiser: str, loss: Tensor, *, retain_graph: bool = False, clip_norm: float = 0.0
+    ) -> None:
+        self._method.zero_grad()
+        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+        self._optimisers[optimiser].step()
+
+
 def _plain(name: str, config: TrainConfig) -> Spent:
     torch.manual_seed(config.seed)
     spent: list[Spent] = []
     method = timed(METHODS[name].method, config.steps, spent)(config).to(config.device)
-    optimisers = method.optimisers()
-
-    def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
-        method.zero_grad()
-        loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
-        optimisers[optimiser].step()
+    update = _PlainUpdate(method)
 
     pairs = zip(
         _endless(config.data / "trainA", config), _endless(config.data / "trainB", config), strict=False
@@ -260,6 +273,7 @@ def _plain(name: str, config: TrainConfig) -> Spent:
     while not spent:
         a, b = next(pairs)
         losses = method.step(Batch(a.to(config.device), b.to(config.device)), update)
+        update.step += 1
         printed = {key: value.item() for key, value in losses.items()}
         assert printed
     return spent[0]

@@ -49,12 +49,12 @@ def folded_spectral_norm(layer: nn.Conv2d) -> nn.Conv2d:
     return plain
 
 
-def judging_layer(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
+def discriminator_layer(inputs: int, outputs: int, *, stride: int) -> nn.Sequential:
     """A spectral-normalised 4x4 convolution and its activation."""
     return nn.Sequential(spectral(conv(inputs, outputs, 4, stride=stride, pad=1)), nn.LeakyReLU(0.2))
 
 
-def verdict_layer(inputs: int) -> nn.Module:
+def logit_layer(inputs: int) -> nn.Module:
     """The last layer of a head: one logit per patch."""
     return spectral(conv(inputs, 1, 4, pad=1, bias=False))
 

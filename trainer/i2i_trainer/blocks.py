@@ -154,7 +154,7 @@ class AverageDownsample(nn.Module):
 
 
 class MultiScale(nn.Module):
-    """One network per scale of an image; returns what each says, from the finest scale to the coarsest."""
+    """One network per scale of an image; returns their outputs from the finest scale to the coarsest."""
 
     def __init__(self, scales: Iterable[nn.Module], downsample: nn.Module) -> None:
         super().__init__()
@@ -261,6 +261,11 @@ class PatchDiscriminator(nn.Sequential):
             before = after
         modules.append(conv(before, 1, 4, pad=1, padding="zeros"))
         super().__init__(*modules)
+
+    @staticmethod
+    def smallest_side(layers: int) -> int:
+        """Smallest side of an image that gives a logit map of 2 x 2."""
+        return int(2 ** (layers + 2))
 
 
 class BasicBlock(nn.Module):

@@ -1,7 +1,7 @@
 """The run folder: `config.json`, and `checkpoint.safetensors` with everything that the next step depends on.
 
-Tensors are named `model/...`, `average/MODULE/...`, `optimiser/NAME/INDEX/KEY`, `extra/...` and `random/...`; what is
-no tensor stands as JSON in the header's metadata. Per-process tensors of processes beyond the first are prefixed
+Tensors are named `model/...`, `average/MODULE/...`, `optimiser/NAME/INDEX/KEY`, `extra/...` and `random/...`; all other
+state is JSON in the header's metadata. Per-process tensors of processes beyond the first are prefixed
 `process1/`, `process2/`, and so on. Nothing is ever pickled.
 """
 
@@ -13,7 +13,7 @@ import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.errors import CheckpointError
+from i2i_trainer.errors import CheckpointError, OptionError
 from i2i_trainer.method import Method
-from i2i_trainer.methods import METHODS
+from i2i_trainer.methods import METHODS, changed_options
 
 VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
@@ -34,9 +34,9 @@ Tensors = dict[str, Tensor]
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """The whole content under its name, or nothing: a temporary file beside it, flushed to disk, then renamed.
+    """All of the content under its name, or nothing: a temporary file beside it, flushed to disk, then renamed.
 
-    Makes the folder. Raises CheckpointError where the disk is full or the folder cannot be written.
+    Makes the folder. Raises CheckpointError if the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -54,7 +54,7 @@ def _unwritable(path: Path, error: Exception) -> CheckpointError:
     reason = getattr(error, "strerror", None) or error
     return CheckpointError(
         f"{path} cannot be written ({reason}): make room or name a folder of your own by --out; "
-        "what was there before is whole."
+        "what was there before is unharmed."
     )
 
 
@@ -79,7 +79,7 @@ def read_config(run: Path) -> tuple[str, TrainConfig]:
         version, method, values = record["version"], record["method"], dict(record["config"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
-            f"{run} is no run folder, it holds no {CONFIG}: name a folder made by i2i-train."
+            f"{run} is not a run folder, it has no {CONFIG}: name a folder made by i2i-train."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): take it from a copy of the run.") from error
@@ -91,27 +91,16 @@ def read_config(run: Path) -> tuple[str, TrainConfig]:
         raise CheckpointError(
             f"{path} names the method {method!r}, which this program does not have: update it."
         )
-    kind = METHODS[method].config
-    hints = get_type_hints(kind)
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise CheckpointError(
-            f"{path} has the option {unknown[0]!r}, which {method} does not know: update the program."
-        )
-    return method, kind(**{name: _typed(value, hints[name]) for name, value in values.items()})
-
-
-def _typed(value: Any, hint: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_typed(item, hint) for item in value)
-    return Path(value) if isinstance(value, str) and "Path" in str(hint) else value
+    try:
+        return method, changed_options(method, METHODS[method].config(), values)
+    except OptionError as error:
+        raise CheckpointError(f"{path} does not fit this program ({error}): update it.") from error
 
 
 def load_method(run: Path) -> Method:
-    """The trained method of a run folder, on the CPU, in evaluation mode, with averaged weights where they are kept.
+    """The trained method of a run folder, on the CPU, in evaluation mode, with averaged weights if they are kept.
 
-    Raises CheckpointError in one sentence: no run folder, no checkpoint yet, damaged, of another method or version.
+    Raises CheckpointError in one sentence: not a run folder, no checkpoint yet, damaged, of another method or version.
     """
     name, config = read_config(run)
     method = METHODS[name].method(config)
@@ -125,7 +114,7 @@ def load_method(run: Path) -> Method:
 
 
 def write_checkpoint(run: Path, method: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Writes tensors and plain state atomically: a killed program leaves the previous checkpoint whole."""
+    """Writes tensors and plain state atomically: a killed program leaves the previous checkpoint complete."""
     path = run / CHECKPOINT
     temporary = path.with_name(f".{path.name}.part")
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
@@ -142,18 +131,18 @@ def write_checkpoint(run: Path, method: str, tensors: Mapping[str, Tensor], stat
 
 
 def read_checkpoint(run: Path, method: str) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors on the CPU and plain state. Raises CheckpointError where it is missing, damaged or another method's."""
+    """Tensors on the CPU and plain state. Raises CheckpointError if it is missing, damaged or another method's."""
     path = run / CHECKPOINT
     if not path.is_file():
         raise CheckpointError(f"{run} has no {CHECKPOINT} yet: train until the first checkpoint is written.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            tensors = {_renamed(name, method): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         version, state = metadata["version"], json.loads(metadata["state"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({error}): take it from a copy of the run."
+            f"{path} is damaged or not a checkpoint ({error}): take it from a copy of the run."
         ) from error
     if version != str(VERSION):
         raise CheckpointError(
@@ -166,8 +155,16 @@ def read_checkpoint(run: Path, method: str) -> tuple[Tensors, dict[str, Any]]:
     return tensors, state
 
 
+def _renamed(name: str, method: str) -> str:
+    """What a tensor of an older checkpoint is called today."""
+    if name.startswith(("model/", "average/")):
+        for old, new in METHODS[method].method.renamed.items():
+            name = name.replace(old, new)
+    return name
+
+
 def restore_weights(method: Method, tensors: Tensors) -> None:
-    """Loads `model/...` into the method. Raises CheckpointError where names or shapes do not fit."""
+    """Loads `model/...` into the method. Raises CheckpointError if names or shapes do not fit."""
     try:
         method.load_state_dict(under(tensors, "model/"))
     except RuntimeError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -17,7 +17,7 @@ from rich.table import Table
 from i2i_trainer.checkpoint import json_from_config, read_config
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import OptionError, TrainError
-from i2i_trainer.methods import METHODS
+from i2i_trainer.methods import METHODS, entry_of, preset_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Command:
     """What to do with the options of a method."""
 
     resume: bool = False
-    """Go on with the run in --out; flags given now win over its recorded options."""
+    """Continue the run in --out; flags given now win over its recorded options."""
     dry_run: bool = False
     """Print the resolved options and a table of the networks, then stop."""
     json: bool = False
@@ -35,7 +35,7 @@ class Command:
 
 
 def main() -> None:
-    """Entry point of `i2i-train`; leaves with 0 done, 1 failed, 2 usage, 130 interrupted."""
+    """Entry point of `i2i-train`; exits with 0 done, 1 failed, 2 usage, 130 interrupted."""
     try:
         sys.exit(run(sys.argv[1:]))
     except KeyboardInterrupt:
@@ -55,8 +55,6 @@ def run(arguments: list[str]) -> int:
         print_methods()
         return 0
     name, *flags = arguments
-    if name not in METHODS:
-        raise OptionError(f"There is no method {name!r}: choose one of {', '.join(METHODS)}.")
     command, config = parse(name, flags)
     if command.dry_run:
         show(name, config, as_json=command.json)
@@ -71,40 +69,29 @@ def run(arguments: list[str]) -> int:
 
 def parse(name: str, flags: list[str]) -> tuple[Command, TrainConfig]:
     """Options of one method: its defaults, or a preset's, or a resumed run's, under the flags given."""
-    kind = METHODS[name].config
+    entry = entry_of(name)
     default = _default(name, flags)
-
-    def parsed(
-        command: Annotated[Command, tyro.conf.arg(name="")] = Command(),
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = default,
-    ) -> tuple[Command, TrainConfig]:
-        return command, config
-
-    parsed.__annotations__["config"] = Annotated[kind, tyro.conf.arg(name="")]
-    return tyro.cli(
-        parsed,
+    unprefixed = tyro.conf.arg(name="")
+    both: Any = tuple[Annotated[Command, unprefixed], Annotated[entry.config, unprefixed]]  # type: ignore[name-defined]
+    command, config = tyro.cli(
+        both,
+        default=(Command(), default),
         args=flags,
         prog=f"i2i-train {name}",
-        description=METHODS[name].method.summary,
+        description=entry.method.summary,
     )
+    return command, config
 
 
 def _default(name: str, flags: list[str]) -> TrainConfig:
-    kind = METHODS[name].config
     if "--resume" in flags:
-        recorded, config = read_config(Path(_value(flags, "--out") or kind().out))
+        recorded, config = read_config(Path(_value(flags, "--out") or TrainConfig.out))
         if recorded != name:
             raise OptionError(
                 f"--out holds a run of {recorded}, not of {name}: use i2i-train {recorded} --resume."
             )
         return config
-    preset = _value(flags, "--preset")
-    if preset is None:
-        return kind()
-    if preset not in kind.presets:
-        known = ", ".join(kind.presets) or "none"
-        raise OptionError(f"--preset {preset} is unknown to {name}: it has {known}.")
-    return replace(kind(), **kind.presets[preset])
+    return preset_of(name, _value(flags, "--preset"))
 
 
 def _value(flags: list[str], flag: str) -> str | None:

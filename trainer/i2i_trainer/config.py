@@ -100,9 +100,32 @@ class TrainConfig:
         if self.domains[0] == self.domains[1]:
             raise OptionError(f"--domains names {self.domains[0]!r} twice: give two different names.")
 
+    def check_image_size(
+        self, multiple_of: int = 1, at_least: int = 0, needed_by: str = "the network"
+    ) -> None:
+        """Raises OptionError if `image_size` is not a multiple of the one number or is below the other."""
+        if self.image_size % multiple_of:
+            raise OptionError(f"--image-size {self.image_size} must be a multiple of {multiple_of}.")
+        if self.image_size < at_least:
+            raise OptionError(
+                f"--image-size {self.image_size} is too small for {needed_by}: use at least {at_least}."
+            )
+
+
+SMALL_RUN: dict[str, Any] = {
+    "image_size": 64,
+    "load_size": 72,
+    "batch": 4,
+    "steps": 4000,
+    "log_every": 20,
+    "sample_every": 250,
+    "checkpoint_every": 250,
+}
+"""Lengths and sizes of the `small` presets: an hour on a processor, not good images."""
+
 
 def batch_share(config: TrainConfig, processes: int) -> int:
-    """Images per domain and micro-batch of each process. Raises OptionError where they cannot share the batch."""
+    """Images per domain and micro-batch of each process. Raises OptionError if they cannot share the batch."""
     if config.batch % processes:
         raise OptionError(
             f"--batch {config.batch} cannot be shared by {processes} processes: use a multiple of {processes}."

@@ -75,7 +75,7 @@ class Shelf:
         return len(self.images)
 
     def read(self, index: int) -> Pixels | None:
-        """Image `[H, W, 3] uint8 RGB`, shorter side resized; None where it cannot be read."""
+        """Image `[H, W, 3] uint8 RGB`, shorter side resized; None if it cannot be read."""
         with self._lock:
             if index in self._kept:
                 return self._kept[index]
@@ -120,11 +120,11 @@ class ImageBatches:
 
     @property
     def unreadable(self) -> int:
-        """Images passed over so far because they could not be read."""
+        """Images skipped so far because they could not be read."""
         return sum(len(shelf.unreadable) for shelf in self._shelves)
 
     def read(self, number: int) -> RawBatch:
-        """Micro-batch `number` of this process. Raises DataError where a domain has nothing readable."""
+        """Micro-batch `number` of this process. Raises DataError if a domain has nothing readable."""
         samples = [number * self._config.batch + slot for slot in self._slots]
         both = [self._pair(n) for n in samples]
         domains = self._domains
@@ -171,7 +171,7 @@ class ImageBatches:
         return (self._augmented(pixels_a, crop_a), index_a), (self._augmented(pixels_b, crop_b), index_b)
 
     def _augmented(self, pixels: Pixels, random: np.random.Generator) -> Pixels:
-        """A random square of `image_size`, mirrored half of the time where the config says so."""
+        """A random square of `image_size`, mirrored half of the time if the config says so."""
         side = self._config.image_size
         top = int(random.integers(pixels.shape[0] - side + 1))
         left = int(random.integers(pixels.shape[1] - side + 1))
@@ -208,7 +208,7 @@ def _order(length: int, epoch: int, seed: int, stream: int) -> NDArray[np.int64]
 
 
 def preview_batch(domains: Domains, config: TrainConfig, count: int) -> RawBatch:
-    """`count` images of both domains, spread over the folders and cut in the middle; repeated where fewer exist."""
+    """`count` images of both domains, spread over the folders and cut in the middle; repeated if there are fewer."""
     sides = []
     for images, labels in ((domains.a, domains.labels_a), (domains.b, domains.labels_b)):
         spread = range(0, len(images), max(1, len(images) // count))
@@ -227,7 +227,7 @@ def squares_from_images(
 ) -> tuple[Pixels, list[int]]:
     """Middles `[N, side, side, 3] uint8 RGB` of the images that can be read, at most `most`, and their indices.
 
-    The shorter side is resized to `side`; `announce` names the unreadable. Raises DataError where none can be read.
+    The shorter side is resized to `side`; `announce` names the unreadable. Raises DataError if none can be read.
     """
     shelf = Shelf(images, side, cache_bytes=0, announce=announce)
     squares: list[Pixels] = []

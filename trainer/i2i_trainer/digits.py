@@ -27,7 +27,7 @@ class Digits(NamedTuple):
 def read_digits(folder: Path, split: str = "train") -> Digits:
     """Digits of a folder: `*images-idx3-ubyte[.gz]`, `zip.train.gz`, or `*.tar` of PNGs (or the PNGs) with labels.
 
-    Raises DataError where the folder holds none of them for this split, or damaged ones.
+    Raises DataError if the folder holds none of them for this split, or damaged ones.
     """
     try:
         digits = _found(folder, split)
@@ -80,7 +80,9 @@ def _content(path: Path) -> bytes:
 def _idx(path: Path, dimensions: int) -> Pixels:
     content = _content(path)
     if len(content) < 4 + 4 * dimensions or content[:3] != b"\0\0\x08" or content[3] != dimensions:
-        raise DataError(f"{path} is no IDX file of bytes with {dimensions} dimensions: fetch it again.")
+        raise DataError(
+            f"{path} is not an IDX file of bytes with {dimensions} dimensions: download it again."
+        )
     shape = tuple(np.frombuffer(content, ">i4", count=dimensions, offset=4))
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
     if values.size != np.prod(shape):
@@ -93,7 +95,7 @@ def _idx(path: Path, dimensions: int) -> Pixels:
 def _usps(path: Path) -> Digits:
     table = np.array([line.split() for line in _content(path).splitlines()], dtype=np.float64)
     if table.ndim != 2 or table.shape[1] != 257:
-        raise DataError(f"{path} is no USPS text of 257 numbers a line: fetch it again.")
+        raise DataError(f"{path} is not a USPS text of 257 numbers a line: download it again.")
     grey = ((table[:, 1:] + 1.0) * 127.5).round().astype(np.uint8).reshape(-1, 16, 16)
     return Digits(_rgb(grey), table[:, 0].astype(np.int64))
 

@@ -1,6 +1,6 @@
 """The errors a user of the trainer can cause.
 
-Every message is one sentence: what happened, why, and how to mend it. Commands print it and leave with
+Every message is one sentence: what happened, why, and how to fix it. Commands print it and exit with
 `exit_code`; nothing here is ever shown as a traceback.
 
     TrainError
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 
 class TrainError(Exception):
-    """A failure that the user can understand and mend; `str(error)` is the whole sentence."""
+    """A failure that the user can understand and fix; `str(error)` is that sentence."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Networks that metrics look through, passed in as files, and the stand-in where there is none.
+"""Networks that metrics look through, passed in as files, and the stand-in if there is none.
 
 No weights are downloaded. A file is ONNX, TorchScript, or a program saved by `torch.export`.
 """
@@ -26,7 +26,7 @@ Network = Callable[..., Tensor]
 class FeatureNetwork:
     """Images `[N, 3, H, W]` in [-1, 1] -> features `[N, D] float32`, through a network that somebody else trained.
 
-    The network gets `[N, 3, side, side]`, resized with antialiasing, in its own range; uint8 where it asks for that.
+    The network gets `[N, 3, side, side]`, resized with antialiasing, in its own range; uint8 if it asks for that.
     """
 
     name: str
@@ -75,7 +75,7 @@ class RandomPatches(nn.Module):
 
 
 def load_features(path: Path, side: int, value_range: Range) -> FeatureNetwork:
-    """The feature network of a file. Raises DataError in one sentence where it is none."""
+    """The feature network of a file. Raises DataError in one sentence if it is none."""
     network, as_bytes = load_network(path)
     return FeatureNetwork(path.name, network, side, value_range, as_bytes)
 
@@ -83,7 +83,7 @@ def load_features(path: Path, side: int, value_range: Range) -> FeatureNetwork:
 def load_network(path: Path) -> tuple[Network, bool]:
     """A network from `.onnx`, `.pt2` (torch.export) or TorchScript, and whether it wants uint8.
 
-    Raises DataError in one sentence where the file is missing or none of these; so does the network where it does
+    Raises DataError in one sentence if the file is missing or none of these; so does the network if it does
     not take the images that it is given.
     """
     if not path.is_file():

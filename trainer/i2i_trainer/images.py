@@ -61,7 +61,7 @@ class TrainingImage(Protocol):
         ...
 
     def read(self, short_side: int) -> Pixels:
-        """`[H, W, 3] uint8 RGB` whose shorter side is `short_side`. Raises DataError where it cannot be read."""
+        """`[H, W, 3] uint8 RGB` whose shorter side is `short_side`. Raises DataError if it cannot be read."""
         ...
 
 
@@ -109,7 +109,7 @@ class ArrayImage:
 
 @dataclass(frozen=True)
 class UnreadableImage:
-    """What stands for a clip that cannot be read, so that it is named, counted and passed over like an image."""
+    """What stands for a clip that cannot be read, so that it is named, counted and skipped like an image."""
 
     name: str
     reason: str
@@ -170,7 +170,7 @@ def resize_short_side(
 
 
 def frames_of_clip(path: Path, fps: float, short_side: int, most: int | None = None) -> list[ArrayImage]:
-    """Frames of a clip, `fps` per second, upright, resized and in memory. Raises DataError where none decodes.
+    """Frames of a clip, `fps` per second, upright, resized and in memory. Raises DataError if none decodes.
 
     A clip that breaks off gives the frames before the damage. After `most` frames nothing more is decoded.
     """

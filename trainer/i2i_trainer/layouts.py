@@ -47,7 +47,7 @@ UNLABELLED_FOLDER, UNLABELLED = "unlabelled", -1
 class Domains:
     """The images of the source and the target domain.
 
-    Paired: `b[i]` is the counterpart of `a[i]`. `labels_*` index `classes`, where the layout has classes.
+    Paired: `b[i]` is the counterpart of `a[i]`. `labels_*` index `classes`, if the layout has classes.
     """
 
     layout: str
@@ -74,7 +74,7 @@ class Domains:
 def find_domains(config: TrainConfig, split: str = "train", paired: bool = False) -> Domains:
     """Images of one split under `config.data`. `paired` asks for counterparts. Raises DataError in one sentence."""
     if not config.data.is_dir():
-        raise DataError(f"--data {config.data} is no folder: name the folder that holds the images.")
+        raise DataError(f"--data {config.data} is not a folder: name the folder that holds the images.")
     return _found(config, split, paired)
 
 
@@ -124,7 +124,7 @@ class _Finder:
             if layout == "auto" and not paired and not _may_be_pairs(halves.a):
                 raise DataError(
                     f"--data {self.root} holds plain images of one domain: make a folder for each of two domains, "
-                    "or add --layout paired where each image is a pair side by side."
+                    "or add --layout paired if each image is a pair side by side."
                 )
             return halves
         if layout == "auto" and not paired and self._many_classes():

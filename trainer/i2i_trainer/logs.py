@@ -55,7 +55,7 @@ class Ledger:
         return read
 
     def check(self) -> None:
-        """Raises DivergedError where any loss so far was not finite, in any process."""
+        """Raises DivergedError if any loss so far was not finite, in any process."""
         first = self._diverged_at
         if self._fabric.world_size > 1:
             torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)

@@ -35,7 +35,7 @@ from i2i_trainer.errors import DataError, DivergedError, OptionError, StoppedErr
 from i2i_trainer.layouts import Domains, find_domains
 from i2i_trainer.logs import Ledger, Log, Screen, Speed
 from i2i_trainer.method import Method
-from i2i_trainer.methods import METHODS
+from i2i_trainer.methods import entry_of
 from i2i_trainer.optimise import Average, Optimisation
 from i2i_trainer.schedule import lr_factor
 from i2i_trainer.sheets import write_curves, write_sheet
@@ -47,12 +47,12 @@ PREVIEW_ROWS = 4
 def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     """Trains the method `name` and returns its run folder `config.out`.
 
-    With `resume`, goes on from the folder's checkpoint as if it had never stopped. Raises TrainError subclasses in
+    With `resume`, continues from the folder's checkpoint as if it had never stopped. Raises TrainError subclasses in
     one sentence; a run whose losses stop being finite ends with DivergedError and keeps its last good checkpoint;
     one that SIGINT or SIGTERM stops ends with StoppedError after saving the step in hand.
     """
     # Data and device: everything that a user can have wrong is found before the first step.
-    entry = METHODS[name]
+    entry = entry_of(name)
     domains = find_domains(config, "train", entry.method.paired)
     config = replace(config, domains=domains.names)
     scaler = _scaler(config)
@@ -61,7 +61,7 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     run = config.out
     if not resume and (run / CHECKPOINT).exists():
         raise OptionError(
-            f"--out {run} holds a trained run: go on with it by --resume, or name another folder."
+            f"--out {run} holds a trained run: continue it with --resume, or name another folder."
         )
     batches = ImageBatches(domains, config, rank, world)
     preview = _preview_images(config, domains, entry.method.paired)
@@ -69,7 +69,7 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     # Networks: the same weights in every process, then random numbers of its own for each.
     _seed(config.seed)
     method = entry.method(config).to(device)
-    method.examine(domains)
+    method.check_data(domains)
     if config.ema > 0 and not method.ema_modules():
         raise OptionError(
             f"--ema {config.ema} does nothing for {name}, which keeps no average: leave it at 0."
@@ -102,7 +102,7 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
             optimisation.scale_lr(lr_factor(config, step))
             for micro_batch in range(config.accumulate):
                 batch = next(stream).to_device(device)
-                optimisation.begin(micro_batch)
+                optimisation.begin(step, micro_batch)
                 with fabric.autocast():
                     losses = method.step(batch, optimisation)
                 ledger.add(losses, step + 1)
@@ -142,10 +142,10 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
             if ends:
                 break
     if batches.unreadable:
-        screen.note(f"{batches.unreadable} images could not be read and were passed over.")
+        screen.note(f"{batches.unreadable} images could not be read and were skipped.")
     fabric.barrier()
     if done < config.steps:
-        raise StoppedError(f"Stopped after step {done}, which is saved: go on with --resume.")
+        raise StoppedError(f"interrupted after step {done}, which is saved: continue with --resume.")
     return run
 
 
@@ -196,7 +196,7 @@ def _seed(seed: int) -> None:
 
 
 def _preview_images(config: TrainConfig, domains: Domains, paired: bool) -> RawBatch:
-    """Images that training never sees, where there are any; nothing about them may stop a training."""
+    """Images that training never sees, if there are any; nothing about them may stop a training."""
     for split in ("test", "val"):
         with suppress(DataError):
             return preview_batch(find_domains(config, split, paired), config, PREVIEW_ROWS)
@@ -329,7 +329,6 @@ def _restore(
     # A process that the stopped run did not have keeps its fresh random numbers and starts an empty pool.
     process = "" if rank == 0 else f"process{rank}/"
     extra = under(tensors, f"{process}extra/")
-    extra |= {key: kept for key, kept in under(tensors, "extra/").items() if key in method.shared_extra}
     method.load_extra_state({key: tensor.to(device) for key, tensor in extra.items()})
     if kept_random := under(tensors, f"{process}random/"):
         restore_random_state(kept_random, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -18,7 +18,7 @@ class Batch:
     """One step's images: `a` and `b` are `[N, 3, H, W] float32 RGB in [-1, 1]` unless the method says otherwise.
 
     In paired layouts `b[i]` is the counterpart of `a[i]`. `labels_a` and `labels_b` are class indices `[N] int64`
-    where the layout has classes (class folders, digits), else None.
+    if the layout has classes (class folders, digits), else None.
     """
 
     a: Tensor
@@ -34,18 +34,31 @@ Losses = dict[str, Tensor]
 class Update(Protocol):
     """What the loop gives a step to move weights with.
 
-    Zeroes the optimiser's gradients, runs backward (scaled under fp16), averages over processes and micro-batches,
-    clips, and steps. Gradients left on parameters of other optimisers are cleared before their own update.
+    Calling it zeroes the optimiser's gradients, runs backward (scaled under fp16), averages over processes and
+    micro-batches, clips, and steps. Gradients left on parameters of other optimisers are cleared before their own
+    update. `clip_norm` is the largest gradient norm of this update, beside that of the config; 0 for none.
     """
 
-    def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None: ...
+    @property
+    def step(self) -> int:
+        """Steps that were finished before this one: 0 in the first step of a run."""
+        ...
+
+    @property
+    def last_micro_batch(self) -> bool:
+        """Whether this is the step's last micro-batch, in which the weights move."""
+        ...
+
+    def __call__(
+        self, optimiser: str, loss: Tensor, *, retain_graph: bool = False, clip_norm: float = 0.0
+    ) -> None: ...
 
 
 class Inference(nn.Module):
     """One direction of a trained method, ready to export: evaluation mode, noise and dropout gone, norms folded.
 
     `forward(image, style=None)`: image `[N, 3, H, W] float32 RGB in [-1, 1]`, H and W multiples of `stride`
-    (or exactly `fixed_size`), style `[N, style_size] float32` where `style_size` is not 0; returns the image's
+    (or exactly `fixed_size`), style `[N, style_size] float32` if `style_size` is not 0; returns the image's
     shape, in [-1, 1].
     """
 
@@ -63,10 +76,6 @@ class Inference(nn.Module):
         self.presets = {}
         self.notes = {}
 
-    def style_encoder(self) -> nn.Module | None:
-        """Network image `[N, 3, S, S]` in [-1, 1] -> style `[N, style_size]`, None where there is none."""
-        return None
-
 
 class Method(nn.Module):
     """Base of every method: networks as child modules, optimisers by name, and one step.
@@ -80,12 +89,12 @@ class Method(nn.Module):
     """One line for `i2i-train --help`."""
     paired: ClassVar[bool] = False
     """Needs `b[i]` to be the counterpart of `a[i]`."""
-    shared_extra: ClassVar[frozenset[str]] = frozenset()
-    """Names in `extra_state` that are the same in every process, such as counts of steps."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Parts of parameter names in older checkpoints, and what they are called now."""
     config: TrainConfig
 
-    def examine(self, domains: Domains) -> None:
-        """Raises OptionError or DataError in one sentence where it cannot learn from these images."""
+    def check_data(self, domains: Domains) -> None:
+        """Raises OptionError or DataError in one sentence if it cannot learn from these images."""
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Every optimiser by the name that `update` takes. Called once; no module may be created lazily later."""
@@ -100,19 +109,26 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no preview")
 
     def directions(self) -> tuple[str, ...]:
-        """Directions it can translate: `a2b`, and `b2a` where it has one."""
+        """Directions it can translate: `a2b`, and `b2a` if it has one."""
         return ("a2b",)
 
     def inference(self, direction: str = "a2b") -> Inference:
         """The network of one direction, sharing no state that training would change under it."""
         raise TypeError(f"{type(self).__name__} defines no inference")
 
+    def style_encoder(self, direction: str = "a2b") -> nn.Module | None:
+        """A copy of the network that reads a target image's style: `[N, 3, S, S]` in [-1, 1] -> `[N, style_size]`.
+
+        None if the method has no such network.
+        """
+        return None
+
     def classify(self, images: Tensor, domain: str = "b") -> Tensor | None:
-        """Class logits `[N, C]` of images of a domain (domain adaptation), None where it learns no classes."""
+        """Class logits `[N, C]` of images of a domain (domain adaptation), None if it learns no classes."""
         return None
 
     def cluster(self, images: Tensor) -> Tensor | None:
-        """Pseudo-domain `[N] int64` of images, None where it finds none."""
+        """Pseudo-domain `[N] int64` of images, None if it finds none."""
         return None
 
     def ema_modules(self) -> dict[str, nn.Module]:
@@ -124,7 +140,7 @@ class Method(nn.Module):
         return {}
 
     def load_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Puts back what `extra_state` returned; a process that the run did not have gets the shared part alone."""
+        """Puts back what `extra_state` returned; names it does not know, from older versions, are ignored."""
 
 
 MethodFactory = Callable[[TrainConfig], Method]

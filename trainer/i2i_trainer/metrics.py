@@ -30,7 +30,7 @@ class _Given(nn.Module):
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """Fréchet distance of two Gaussians fitted to features `[N, D]`; FID where the features are Inception's.
+    """Fréchet distance of two Gaussians fitted to features `[N, D]`; FID if the features are Inception's.
 
     Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017.
     """
@@ -45,7 +45,7 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Mean and standard deviation of the unbiased squared MMD with (x.y / D + 1)^3 over random subsets.
 
-    KID where the features `[N, D]` are Inception's. Bińkowski et al., Demystifying MMD GANs, 2018.
+    KID if the features `[N, D]` are Inception's. Bińkowski et al., Demystifying MMD GANs, 2018.
     """
     size = min(subset_size, len(real), len(fake))
     random = np.random.default_rng(0)

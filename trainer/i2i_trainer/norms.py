@@ -3,7 +3,7 @@
 All take `[N, C, H, W]` of any floating dtype and return the same. Half-precision input is normalised with
 float32 statistics: at 64 x 256 x 256 a half-precision mean of squares is useless.
 
-On a GPU they run as kernels where those fit (`kernels_fit`), elsewhere as plain torch. A kernel differentiates once;
+On a GPU they run as kernels if those fit (`kernels_fit`), elsewhere as plain torch. A kernel differentiates once;
 a network that a gradient penalty reaches takes AffineInstanceNorm or FilterResponseNorm.
 """
 
@@ -88,7 +88,7 @@ class AdaptiveInstanceNorm(nn.Module):
 class LayerNormOverStd(nn.Module):
     """The layer norm of MUNIT's and UNIT's upsampler: unbiased std over C, H, W, epsilon added to the std.
 
-    Differs from a framework layer norm where the std is small. Scale from U(0, 1), shift 0, per channel.
+    Differs from a framework layer norm if the std is small. Scale from U(0, 1), shift 0, per channel.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:

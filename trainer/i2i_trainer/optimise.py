@@ -29,7 +29,8 @@ class Optimisation:
         self._fabric = fabric
         self._clip_norm = clip_norm
         self._accumulate = accumulate
-        self._micro_batch = 0
+        self.step = 0
+        self.last_micro_batch = True
         self._calls: dict[str, int] = {}
         self._sums: dict[tuple[str, int], list[Tensor | None]] = {}
         self._parameters = {name: list(_parameters(optimiser)) for name, optimiser in optimisers.items()}
@@ -44,14 +45,17 @@ class Optimisation:
             for group, lr in zip(optimiser.param_groups, self._base_lrs[name], strict=True):
                 group["lr"] = lr * factor
 
-    def begin(self, micro_batch: int) -> None:
-        """Announces micro-batch `micro_batch` of a step, counted from 0; weights move in the last one."""
-        self._micro_batch = micro_batch
+    def begin(self, step: int, micro_batch: int) -> None:
+        """Announces micro-batch `micro_batch` of step `step`, both counted from 0; weights move in the last one."""
+        self.step = step
+        self.last_micro_batch = micro_batch + 1 == self._accumulate
         self._calls = {}
         if micro_batch == 0:
             self._sums = {}
 
-    def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+    def __call__(
+        self, optimiser: str, loss: Tensor, *, retain_graph: bool = False, clip_norm: float = 0.0
+    ) -> None:
         for parameters in self._parameters.values():
             for parameter in parameters:
                 parameter.grad = None
@@ -60,7 +64,7 @@ class Optimisation:
             return
         mine = self._parameters[optimiser]
         self._average_over_processes(mine)
-        self._step(self.optimisers[optimiser], mine)
+        self._move(self.optimisers[optimiser], mine, clip_norm)
 
     def _whole_gradient(self, optimiser: str) -> bool:
         """Adds this micro-batch's gradient to the step's; True once the mean of all is on the parameters.
@@ -76,7 +80,7 @@ class Optimisation:
                 share = parameter.grad / self._accumulate
                 earlier = sums[i]
                 sums[i] = share if earlier is None else earlier + share
-        if self._micro_batch + 1 < self._accumulate:
+        if not self.last_micro_batch:
             return False
         for parameter, total in zip(mine, sums, strict=True):
             parameter.grad = total
@@ -93,11 +97,13 @@ class Optimisation:
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
 
-    def _step(self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+    def _move(
+        self, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], clip_norm: float
+    ) -> None:
         if self.scaler is not None:
             self.scaler.unscale_(optimiser)
-        if self._clip_norm > 0:
-            nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        if limits := [norm for norm in (self._clip_norm, clip_norm) if norm > 0]:
+            nn.utils.clip_grad_norm_(parameters, min(limits))
         if self.scaler is None:
             optimiser.step()
         else:

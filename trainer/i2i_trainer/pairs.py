@@ -18,7 +18,7 @@ from i2i_trainer.layouts import find_domains
 class Pairs:
     """Images and their counterparts, held in memory; crops are drawn with torch's global generator.
 
-    `folder` has one of the paired layouts. Raises DataError where it has none, or a pair differs in size.
+    `folder` has one of the paired layouts. Raises DataError if it has none, or a pair differs in size.
     """
 
     def __init__(self, folder: Path, config: TrainConfig) -> None:

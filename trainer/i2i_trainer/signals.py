@@ -19,8 +19,8 @@ class Stop:
         self.asked = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def listen(self) -> None:
-        """Takes the first SIGINT or SIGTERM for a wish; whoever ignores one of them goes on ignoring it."""
+    def install(self) -> None:
+        """Turns the first SIGINT or SIGTERM into a stop request; ignored signals stay ignored."""
         self._before = {
             number: handler
             for number in SIGNALS
@@ -29,28 +29,28 @@ class Stop:
         for number in self._before:
             signal.signal(number, self._ask)
 
-    def deafen(self) -> None:
-        """Puts back who listened before."""
+    def restore(self) -> None:
+        """Puts back the handlers of before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        self.deafen()  # a second signal ends the program at once
+        self.restore()  # a second signal ends the program at once
 
 
 @contextmanager
 def stopping(alone: bool) -> Iterator[Stop]:
     """Inside, the first SIGINT or SIGTERM sets `asked`, and a second one does what it always did.
 
-    Only where the process trains `alone`: of several, one that stops would leave the others waiting. Python lets
-    none but the main thread listen to signals.
+    Only if the process trains `alone`: of several, one that stops would leave the others waiting. Python delivers
+    signals to the main thread alone.
     """
     stop = Stop()
     if alone and threading.current_thread() is threading.main_thread():
-        stop.listen()
+        stop.install()
     try:
         yield stop
     finally:
-        stop.deafen()
+        stop.restore()

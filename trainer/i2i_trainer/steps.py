@@ -19,7 +19,7 @@ def adam(config: TrainConfig, *networks: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-class SideBySide(torch.optim.Optimizer):
+class JointOptimiser(torch.optim.Optimizer):
     """Optimisers of different kinds that one loss moves together; each keeps its own parameters and rates."""
 
     def __init__(self, *members: torch.optim.Optimizer) -> None:
@@ -48,7 +48,7 @@ class SideBySide(torch.optim.Optimizer):
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Inside, the networks judge and do not learn: gradients pass through them and leave none on them."""
+    """Inside, the networks are used and do not learn: gradients pass through them and leave none on them."""
     learning = [p for network in networks for p in network.parameters() if p.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)

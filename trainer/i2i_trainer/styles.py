@@ -1,4 +1,4 @@
-"""Style codes by name, and inference of methods that take a style."""
+"""Style codes by name, and inference of a generator that takes a style."""
 
 from __future__ import annotations
 
@@ -18,17 +18,11 @@ def normal_presets(size: int, count: int = 8) -> dict[str, tuple[float, ...]]:
 
 
 class StyledInference(Inference):
-    """A generator of (image, style), and apart from it the network that reads a style off a reference.
+    """A copy of a generator of (image, style); the default style is all zeros."""
 
-    `reader` gives the style as the first of its outputs. Both are copied. The default style is all zeros.
-    """
-
-    def __init__(self, generator: nn.Module, reader: nn.Module, style_size: int, stride: int) -> None:
+    def __init__(self, generator: nn.Module, style_size: int, stride: int) -> None:
         super().__init__()
         self.generator = deepcopy(generator)
-        self._reference = [
-            _FirstOutput(deepcopy(reader)).eval().requires_grad_(False)
-        ]  # no part of an engine
         self.style_size = style_size
         self.default_style = (0.0,) * style_size
         self.stride = stride
@@ -40,16 +34,14 @@ class StyledInference(Inference):
         translated: Tensor = self.generator(image, style)
         return translated
 
-    def style_encoder(self) -> nn.Module:
-        return self._reference[0]
 
-
-class _FirstOutput(nn.Module):
-    """Image `[N, 3, S, S]` -> the first of a network's outputs."""
+class FirstOutput(nn.Module):
+    """A copy of a network with several outputs that gives the first: image `[N, 3, S, S]` -> style `[N, S]`."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
+        self.network = deepcopy(network)
+        self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
         first: Tensor = self.network(image)[0]

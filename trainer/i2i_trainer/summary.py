@@ -27,7 +27,7 @@ META = torch.device("meta")
 class Cost:
     """Size of a network: parameters, and multiply-adds of one pass of one image of `size` (H, W).
 
-    `macs` is None where the first step of a training does not reach the network.
+    `macs` is None if the first step of a training does not reach the network.
     """
 
     parameters: int
@@ -144,7 +144,7 @@ def _training_macs(method: Method) -> dict[str, int]:
         labels = torch.zeros(images, dtype=torch.int64)
     # A step may ask for more than a meta tensor has, such as a teacher's run; what it reached by then is counted.
     with META, counter, suppress(Exception):
-        method.step(Batch(image, image, labels, labels), _no_update)
+        method.step(Batch(image, image, labels, labels), _NoUpdate())
     for hook in hooks:
         hook.remove()
     return {
@@ -152,8 +152,15 @@ def _training_macs(method: Method) -> dict[str, int]:
     }
 
 
-def _no_update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+class _NoUpdate:
     """Leaves the weights as they are."""
+
+    step = 0
+    last_micro_batch = True
+
+    def __call__(
+        self, optimiser: str, loss: Tensor, *, retain_graph: bool = False, clip_norm: float = 0.0
+    ) -> None: ...
 
 
 def markdown() -> str:

@@ -59,7 +59,7 @@ def steadiness(
 
 
 def _seen_by_both(motions: Tensor, image: Tensor) -> Tensor:
-    """1 where a compared square of the moved image lies inside both frames, margins left out: `[N, H/4, W/4]`."""
+    """1 if a compared square of the moved image lies inside both frames, margins left out: `[N, H/4, W/4]`."""
     height, width = image.shape[2:]
     limit = 1 - 2 * MARGIN / torch.tensor([width, height], device=image.device)
     inside = (motions.abs() <= limit).all(-1)

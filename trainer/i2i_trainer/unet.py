@@ -24,16 +24,14 @@ def check_unet_size(image_size: int, downs: int) -> None:
     if downs < 5:
         raise OptionError(f"--downs is {downs} but the U-Net needs at least 5 halvings.")
     if image_size % 2**downs:
-        raise OptionError(
-            f"--image-size {image_size} is no multiple of {2**downs}, which a U-Net of --downs {downs} needs."
-        )
+        raise OptionError(f"--image-size {image_size} must be a multiple of {2**downs} for --downs {downs}.")
 
 
 class UNet(nn.Module):
     """Image `[N, 3, H, W] in [-1, 1]` -> the same shape and range; H and W multiples of `2 ** downs`.
 
     Way down: [LeakyReLU(0.2), C4s2, norm], the first without activation and norm, the innermost without norm.
-    Way up: [ReLU, upsampling, norm, dropout 0.5 where both sides are 8 times the width], the last to tanh.
+    Way up: [ReLU, upsampling, norm, dropout 0.5 if both sides are 8 times the width], the last to tanh.
     A code `[N, code_size]`, repeated over all positions, is put beside the input of every convolution of the way
     down (`all`) or of the first (`input`), before its activation. `bias` is that of layers before a norm.
     """

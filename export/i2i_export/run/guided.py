@@ -65,9 +65,6 @@ class GuidedInference(Inference):
         )
         return F.pixel_shuffle(positions * gain + bias, self.factor).clamp(-1, 1)
 
-    def style_encoder(self) -> torch.nn.Module | None:
-        return self.inference.style_encoder()
-
 
 def fit(source: Tensor, translated: Tensor) -> tuple[Tensor, Tensor]:
     """Smoothed gain and bias, `[N, 3, h, w]` each, with which `gain * source + bias` is nearest to the translation.

@@ -215,7 +215,11 @@ def onnx_from_run(
     gate = fit_all(read_frames(frames, FRAMES_IN_GATE), gate_sizes(policy))
     report = check_against_torch(engine, inference, gate, fixed_style)
     has_style = engine.metadata.style is not None
-    return engine, report, style_encoder_model(inference, policy.stride) if has_style else None
+    return (
+        engine,
+        report,
+        style_encoder_model(method.style_encoder(direction), policy.stride) if has_style else None,
+    )
 
 
 def _size_policy(inference: Inference, text: str | None) -> SizePolicy:
@@ -266,12 +270,11 @@ def _provenance(run: Path, method: Method) -> Provenance:
     )
 
 
-def style_encoder_model(inference: Inference, stride: int) -> onnx.ModelProto | None:
+def style_encoder_model(encoder: nn.Module | None, stride: int) -> onnx.ModelProto | None:
     """The network that reads a style off an image, `frame` uint8 `[1, H, W, 3]` -> `style` `[1, S]` float32.
 
     None if the method has none. H and W are multiples of `stride`.
     """
-    encoder = inference.style_encoder()
     if encoder is None:
         return None
     module = _EncoderModule(encoder).eval()

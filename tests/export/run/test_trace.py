@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import helper
+from torch import nn
 
 from i2i_export import parity
 from i2i_export.enginefile import EngineFile, check_contract, read_engine, write_engine
@@ -150,13 +151,12 @@ def test_the_runtime_reads_what_export_wrote(
     assert np.abs(translated - levels).max() <= 0.51
 
 
-def test_the_style_encoder_reads_camera_frames(painter: Inference, street: list[Image]) -> None:
-    model = style_encoder_model(painter, 4)
+def test_the_style_encoder_reads_camera_frames(street: list[Image]) -> None:
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = style_encoder_model(encoder, 4)
     assert model is not None
     frame = fit_all(street, [(64, 96)])[0]
     style = parity.cpu_session(model).run(None, {"frame": frame[None]})[0]
-    encoder = painter.style_encoder()
-    assert encoder is not None
     assert style.shape == (1, 4)
     assert style.dtype == np.float32
 

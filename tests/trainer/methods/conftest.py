@@ -14,9 +14,16 @@ from i2i_trainer.method import Batch, Method
 
 
 class Recorder:
-    """An `update` that does what the loop's does and notes who got gradients and who moved."""
+    """An `update` that does what the loop's does and notes who got gradients and who moved.
+
+    A test says which step it is: `for update.step in range(3): method.step(batch, update)`.
+    """
+
+    last_micro_batch = True
 
     def __init__(self, method: Method) -> None:
+        self.step = 0
+        self.clip_norms: list[float] = []
         self.method = method
         self.optimisers = method.optimisers()
         self.order: list[str] = []
@@ -24,7 +31,10 @@ class Recorder:
         self.learned: list[set[str]] = []
         self.moved: list[set[str]] = []
 
-    def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+    def __call__(
+        self, optimiser: str, loss: Tensor, *, retain_graph: bool = False, clip_norm: float = 0.0
+    ) -> None:
+        self.clip_norms.append(clip_norm)
         self.method.zero_grad()
         torch.autograd.backward(loss, retain_graph=retain_graph)
         before = {name: p.detach().clone() for name, p in self.method.named_parameters()}
@@ -50,11 +60,16 @@ def record() -> Callable[[Method], Recorder]:
 class Listener:
     """An `update` that only notes the losses it is given and for whom: nothing learns."""
 
+    last_micro_batch = True
+
     def __init__(self) -> None:
+        self.step = 0
         self.order: list[str] = []
         self.losses: list[float] = []
 
-    def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+    def __call__(
+        self, optimiser: str, loss: Tensor, *, retain_graph: bool = False, clip_norm: float = 0.0
+    ) -> None:
         self.order.append(optimiser)
         self.losses.append(float(loss.detach()))
 

@@ -80,7 +80,7 @@ def test_style_changes_the_image_and_dropout_does_not(place: str, upsampling: st
 def test_reference_style_is_the_mean(batch: MakeBatch) -> None:
     method = make()
     images = batch(2, 64).b
-    encoder = method.inference().style_encoder()
+    encoder = method.style_encoder()
     with torch.no_grad():
         assert encoder is not None
         torch.testing.assert_close(encoder(images), method.encoder(images)[0], atol=0, rtol=0)
@@ -112,7 +112,7 @@ def test_losses_by_hand(monkeypatch: pytest.MonkeyPatch, listen: Listener, answe
     method = make(style_size=2)
     seen: dict[str, list[float]] = {"encoded": [], "random": []}
 
-    def judge(name: str) -> Callable[[Tensor], list[Tensor]]:
+    def discriminator(name: str) -> Callable[[Tensor], list[Tensor]]:
         def logits(image: Tensor) -> list[Tensor]:
             seen[name].append(round(image.mean().item(), 4))
             return [image.mean(), image.mean() + 1]
@@ -123,7 +123,10 @@ def test_losses_by_hand(monkeypatch: pytest.MonkeyPatch, listen: Listener, answe
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     method.generator = answer(lambda a, z: a + 0.1 * z.mean())
     method.encoder = answer(lambda b: (torch.full((1, 2), 0.5), torch.zeros(1, 2)))
-    method.disc_encoded, method.disc_random = answer(judge("encoded")), answer(judge("random"))
+    method.disc_encoded, method.disc_random = (
+        answer(discriminator("encoded")),
+        answer(discriminator("random")),
+    )
     a = torch.tensor([0.2, 0.9])[:, None, None, None].expand(2, 3, 4, 4)
     b = torch.tensor([0.6, -0.4])[:, None, None, None].expand(2, 3, 4, 4)
     method.step(Batch(a, b), listen)
@@ -151,7 +154,7 @@ def test_conditional_discriminators_see_the_source(batch: MakeBatch) -> None:
     assert isinstance(method.disc_random, Discriminator)
     assert method.disc_random.get_parameter("fine.0.weight").shape[1] == 6
     images = batch(1, 64)
-    assert len(method.judge(method.disc_random, images.a, images.b)) == 2
+    assert len(method.logits(method.disc_random, images.a, images.b)) == 2
 
 
 def test_encoder_for_smaller_images_has_fewer_blocks() -> None:

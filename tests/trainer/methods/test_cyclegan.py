@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from i2i_trainer.blocks import PatchDiscriminator
 from i2i_trainer.errors import OptionError
 from i2i_trainer.method import Batch
-from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig, Generator, ImagePool, PatchDiscriminator
+from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig, Generator, ImagePool
 from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.summary import macs_of, parameters_of, summarise
 
@@ -33,13 +34,18 @@ def images(seed: int, count: int = 1) -> Tensor:
 
 
 class Recorder:
-    """Stands where the loop's update stands: backward, and who has a gradient afterwards."""
+    """In place of the loop's update: backward, and who has a gradient afterwards."""
+
+    step = 0
+    last_micro_batch = True
 
     def __init__(self, method: CycleGAN) -> None:
         self.method = method
         self.calls: list[tuple[str, float, set[str]]] = []
 
-    def __call__(self, optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
+    def __call__(
+        self, optimiser: str, loss: Tensor, *, retain_graph: bool = False, clip_norm: float = 0.0
+    ) -> None:
         self.method.zero_grad(set_to_none=True)
         loss.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
         networks = {
@@ -66,7 +72,9 @@ def test_size_of_the_networks() -> None:
 def test_a_score_of_the_discriminator_sees_70_pixels() -> None:
     torch.manual_seed(0)
     # Instance norm sees the whole map, so the field of view is that of the convolutions alone.
-    disc = nn.Sequential(*(layer for layer in PatchDiscriminator(4) if not isinstance(layer, InstanceNorm)))
+    disc = nn.Sequential(
+        *(layer for layer in PatchDiscriminator(width=4) if not isinstance(layer, InstanceNorm))
+    )
     image = torch.rand(1, 3, 256, 256, requires_grad=True)
     scores = disc(image)
     assert scores.shape == (1, 1, 30, 30)

@@ -122,7 +122,7 @@ class Silent(nn.Module):
         super().__init__()
         self.start_a = self.start_b = nn.Sequential()
 
-    def judge(self, *images: Tensor) -> Tensor:
+    def discriminate(self, *images: Tensor) -> Tensor:
         return torch.zeros(sum(len(x) for x in images), 2)
 
     def classify(self, images: Tensor, start: object = None) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from i2i_trainer.checkpoint import load_method, write_checkpoint, write_config
@@ -14,6 +15,7 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.method import Batch
 from i2i_trainer.methods import METHODS
 from i2i_trainer.methods.distill import Distill, DistillConfig
+from i2i_trainer.optimise import Optimisation
 
 
 def save_run(run: Path, name: str, **options: Any) -> Path:
@@ -32,13 +34,7 @@ def student_of(teacher: Path, **options: Any) -> Distill:
 
 
 def train(student: Distill, steps: int) -> list[dict[str, Tensor]]:
-    optimisers = student.optimisers()
-
-    def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
-        student.zero_grad()
-        torch.autograd.backward(loss)
-        optimisers[optimiser].step()
-
+    update = Optimisation(Fabric(accelerator="cpu", devices=1), student.optimisers())
     torch.manual_seed(2)
     batch = Batch(torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1)
     return [student.step(batch, update) for _ in range(steps)]

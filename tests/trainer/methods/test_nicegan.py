@@ -9,7 +9,7 @@ import torch
 
 from i2i_trainer.attention import raw_weight
 from i2i_trainer.errors import OptionError
-from i2i_trainer.methods.nicegan import NICEGAN, Discriminator, Generator, NICEGANConfig, Verdict
+from i2i_trainer.methods.nicegan import NICEGAN, Discriminator, Generator, Logits, NICEGANConfig
 
 if TYPE_CHECKING:
     from tests.trainer.methods.conftest import Cost, FlatBatch, MakeAnswer, MakeBatch, Record
@@ -82,24 +82,24 @@ def test_gradients_reach_a_generator_through_the_frozen_encoder(method: NICEGAN,
 
 def test_losses_by_hand(method: NICEGAN, record: Record, answer: MakeAnswer, flat_batch: FlatBatch) -> None:
     # Codes are the images themselves; every discriminator says 0.5, 0.25 and 2; a = 0.5, b = -0.25.
-    def judge(image: torch.Tensor) -> tuple[Verdict, torch.Tensor]:
+    def discriminate(image: torch.Tensor) -> tuple[Logits, torch.Tensor]:
         half = image.mean() * 0
-        return Verdict(half + 0.5, half + 0.25, half + 2.0), image
+        return Logits(half + 0.5, half + 0.25, half + 2.0), image
 
     for name in ("discriminator_a", "discriminator_b"):
-        setattr(method, name, answer(judge))
+        setattr(method, name, answer(discriminate))
         getattr(method, name).encoder = answer(lambda image: (image, None))
     method.generator_ab = answer(lambda code: 2.0 * code)
     method.generator_ba = answer(lambda code: 0.25 * code)
     images = flat_batch(0.5, -0.25)
     # Real to 1: 0.25 + 0.5625 + 1; fake to 0: 0.25 + 0.0625 + 4; two domains.
     assert method.discriminator_loss(images).item() == pytest.approx(2 * (1.8125 + 4.3125))
-    terms = method.generator_terms(images)
-    assert terms["gan"].item() == pytest.approx(2 * 1.8125)
+    losses = method.generator_losses(images)
+    assert losses["gan"].item() == pytest.approx(2 * 1.8125)
     # a to 1.0 to 0.25; b to -0.0625 to -0.125.
-    assert terms["cycle"].item() == pytest.approx(0.25 + 0.125)
+    assert losses["cycle"].item() == pytest.approx(0.25 + 0.125)
     # a decoded as a: 0.125; b decoded as b: -0.5.
-    assert terms["reconstruction"].item() == pytest.approx(0.375 + 0.25)
+    assert losses["reconstruction"].item() == pytest.approx(0.375 + 0.25)
     assert method.weights() == {"gan": 1.0, "cycle": 10.0, "reconstruction": 10.0}
 
 
@@ -150,7 +150,7 @@ def test_full_variant_is_tied_to_its_size() -> None:
 
 
 def test_an_image_too_small_for_the_depth_is_refused() -> None:
-    with pytest.raises(OptionError, match="--depth 7 needs"):
+    with pytest.raises(OptionError, match="too small for --depth 7"):
         NICEGANConfig(image_size=64, load_size=64)
     with pytest.raises(OptionError, match="--depth is 4"):
         NICEGANConfig(depth=4)

@@ -121,7 +121,7 @@ def test_preview_leaves_the_running_statistics_alone(batch: MakeBatch) -> None:
 
 
 def test_a_size_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(OptionError, match="no multiple of 256"):
+    with pytest.raises(OptionError, match="multiple of 256"):
         Pix2PixConfig(image_size=128, load_size=143)
     with pytest.raises(OptionError, match="--downs is 4"):
         Pix2PixConfig(downs=4)

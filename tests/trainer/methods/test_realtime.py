@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import feature_distance
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.realtime import Generator, Realtime, RealtimeConfig, bilinear_phases
+
+if TYPE_CHECKING:
+    from tests.trainer.methods.conftest import Listener, Record
 
 TINY = RealtimeConfig(width=4, trunk=4, blocks=1, pad=2, disc_width=4, image_size=64, load_size=64)
 
@@ -77,7 +81,9 @@ def test_sizes_that_do_not_halve_are_refused(options: dict[str, int], named: str
         RealtimeConfig(**options)  # type: ignore[arg-type]
 
 
-def test_pairs_can_be_compared_in_the_features_of_the_judges(tmp_path: Path) -> None:
+def test_pairs_can_be_compared_in_the_features_of_the_discriminators(
+    tmp_path: Path, listen: Listener
+) -> None:
     torch.manual_seed(0)
     for side in ("trainA", "trainB"):
         (tmp_path / side).mkdir()
@@ -85,7 +91,7 @@ def test_pairs_can_be_compared_in_the_features_of_the_judges(tmp_path: Path) -> 
     method = Realtime(replace(TINY, pairs=tmp_path, pair_feature_weight=1.0))
     method.optimisers()
     batch = Batch(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
-    losses = method.step(batch, lambda *_, **__: None)
+    losses = method.step(batch, listen)
     assert losses["features"] > 0
 
     even = torch.full((1, 3, 64, 64), 200 / 127.5 - 1)
@@ -94,30 +100,19 @@ def test_pairs_can_be_compared_in_the_features_of_the_judges(tmp_path: Path) -> 
     assert feature_distance(same, same) == 0
 
 
-def test_the_judges_may_learn_at_a_rate_of_their_own() -> None:
+def test_the_discriminators_may_learn_at_a_rate_of_their_own() -> None:
     optimisers = Realtime(replace(TINY, lr=1e-4, disc_lr_share=4.0)).optimisers()
     rates = {name: optimiser.param_groups[0]["lr"] for name, optimiser in optimisers.items()}
     assert rates == {"disc": pytest.approx(4e-4), "gen": pytest.approx(1e-4)}
 
 
-def test_each_update_moves_its_own_networks() -> None:
+def test_each_update_moves_its_own_networks(record: Record) -> None:
     torch.manual_seed(0)
     method = Realtime(TINY)
-    optimisers = method.optimisers()
-    moved: list[tuple[str, set[str]]] = []
-
-    def update(optimiser: str, loss: Tensor, *, retain_graph: bool = False) -> None:
-        method.zero_grad()
-        torch.autograd.backward(loss, retain_graph=retain_graph)
-        before = {name: p.detach().clone() for name, p in method.named_parameters()}
-        optimisers[optimiser].step()
-        changed = {
-            name.split(".")[0] for name, p in method.named_parameters() if not torch.equal(p, before[name])
-        }
-        moved.append((optimiser, changed))
-
+    update = record(method)
     losses = method.step(Batch(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64)), update)
-    assert moved == [("disc", {"disc_a", "disc_b"}), ("gen", {"a2b", "b2a"})]
+    assert update.order == ["disc", "gen"]
+    assert update.networks(update.moved) == [{"disc_a", "disc_b"}, {"a2b", "b2a"}]
     assert set(losses) == {"disc", "gen", "cycle", "steady"}
 
 

@@ -17,14 +17,14 @@ from i2i_trainer.methods.tunit import (
     TUNIT,
     Decoder,
     Discriminator,
+    DiscriminatorBlock,
     Generator,
     GuidingNetwork,
     Images,
-    JudgingBlock,
     TUNITConfig,
     class_loss,
 )
-from i2i_trainer.steps import SideBySide
+from i2i_trainer.steps import JointOptimiser
 
 if TYPE_CHECKING:
     from tests.trainer.methods.conftest import Cost, Listener, MakeAnswer, MakeBatch, Record
@@ -96,22 +96,16 @@ def test_initialisation() -> None:
 
 def test_stage_is_a_function_of_the_step() -> None:
     method = make(separated_steps=3)
-    stages = []
-    for method.calls in range(5):
-        stages.append(method.stage())
-    assert stages == ["guide"] * 3 + ["joint"] * 2
-    method = make(separated_steps=1, accumulate=2, training="separate")
-    stages = []
-    for method.calls in range(4):
-        stages.append(method.stage())
-    assert stages == ["guide"] * 2 + ["separate"] * 2
+    assert [method.stage(step) for step in range(5)] == ["guide"] * 3 + ["joint"] * 2
+    method = make(separated_steps=1, training="separate")
+    assert [method.stage(step) for step in range(3)] == ["guide"] + ["separate"] * 2
 
 
 def test_guide_learns_alone_then_all_learn_together(record: Record, batch: MakeBatch) -> None:
     method = make()
     update = record(method)
-    method.step(batch(2, 32), update)
-    method.step(batch(2, 32), update)
+    for update.step in range(2):
+        method.step(batch(2, 32), update)
     assert update.order == ["gen", "gen", "disc", "gen"]
     expected = [{"guide"}, {"guide"}, {"disc"}, {"generator", "guide"}]
     assert update.networks(update.learned) == expected
@@ -123,6 +117,7 @@ def test_separate_training_keeps_the_guide_as_it_is(record: Record, batch: MakeB
     update = record(method)
     method.step(batch(2, 32), update)
     before = {name: value.clone() for name, value in method.guide.state_dict().items()}
+    update.step = 1
     method.step(batch(2, 32), update)
     assert update.order == ["gen", "disc", "gen"]
     assert update.networks(update.learned) == [{"guide"}, {"disc"}, {"generator"}]
@@ -134,6 +129,7 @@ def test_own_losses_count_a_tenth_once_all_learn_together(listen: Listener, batc
     method = make()
     torch.manual_seed(0)
     first = method.step(batch(2, 32), listen)
+    listen.step = 1
     second = method.step(batch(2, 32), listen)
     for factor, losses, told in ((1.0, first, listen.losses[0]), (0.1, second, listen.losses[1])):
         assert told == pytest.approx(
@@ -161,19 +157,19 @@ def test_generator_losses_by_hand(answer: MakeAnswer) -> None:
     method.disc = answer(lambda x, y: x.mean(dim=(1, 2, 3)) + y)
     method.queue = torch.tensor([[0.1, 0.1]])
     x = torch.tensor([0.5, -0.5])[:, None, None, None].expand(2, 3, 4, 4)
-    terms = method.generator_terms(
+    losses = method.generator_losses(
         Images(x, torch.tensor([1, 0]), torch.tensor([-1, -1])), torch.tensor([0, 2])
     )
-    # Translations: 0.25 - 0.5 = -0.25 judged as class 2, and 0.25 as class 0; themselves: 0.75 and -0.75.
-    assert terms["gan"].item() == pytest.approx(
+    # Translations: 0.25 - 0.5 = -0.25 as class 2, and 0.25 as class 0; themselves: 0.75 and -0.75.
+    assert losses["gan"].item() == pytest.approx(
         -((-0.25 + 2) + (0.25 + 0)) / 2 - ((0.75 + 0) + (-0.75 + 2)) / 2
     )
-    assert terms["image"].item() == pytest.approx(0.25)
+    assert losses["image"].item() == pytest.approx(0.25)
     # Styles -0.25 against the reference's -0.5, and 0.25 against 0.5: right 0.25; wrong -0.05 and 0.05.
     right = 2 * 0.125 / 0.07
     wrong = [2 * -0.025 / 0.07, 2 * 0.025 / 0.07]
     style = sum(math.log1p(math.exp(w - right)) for w in wrong) / 2
-    assert terms["style"].item() == pytest.approx(style, rel=1e-4)
+    assert losses["style"].item() == pytest.approx(style, rel=1e-4)
     assert method.weights() == {"gan": 1.0, "image": 0.1, "style": 0.01}
 
 
@@ -189,8 +185,8 @@ def test_discriminator_loss_by_hand(listen: Listener, answer: MakeAnswer) -> Non
     image = torch.full((1, 3, 4, 4), 0.5)
     method.step(Batch(image, image), listen)
     real, fake = 0.02 * 48 * 0.5 + 1, 0.02 * 48 * 0.25 + 1
-    judged = max(0.0, 1 - real) + max(0.0, 1 + fake)
-    assert listen.losses[0] == pytest.approx(judged + 10 * 48 * 0.02**2, rel=1e-5)
+    hinge = max(0.0, 1 - real) + max(0.0, 1 + fake)
+    assert listen.losses[0] == pytest.approx(hinge + 10 * 48 * 0.02**2, rel=1e-5)
 
 
 def test_discriminator_picks_the_logit_of_the_class() -> None:
@@ -201,8 +197,8 @@ def test_discriminator_picks_the_logit_of_the_class() -> None:
     assert torch.equal(chosen, torch.stack([every[0, 2], every[1, 0]]))
 
 
-def test_judging_block_is_a_halved_sum() -> None:
-    block = JudgingBlock(2, 4, halve=True)
+def test_discriminator_block_is_a_halved_sum() -> None:
+    block = DiscriminatorBlock(2, 4, halve=True)
     for layer in (block.conv1, block.conv2):
         nn.init.zeros_(layer.weight)
         assert layer.bias is not None
@@ -239,7 +235,6 @@ def test_queue_keeps_the_newest_and_survives_a_restart(record: Record, batch: Ma
     again = make(queue=6, separated_steps=9)
     again.load_extra_state(method.extra_state())
     assert torch.equal(again.queue, method.queue)
-    assert again.calls == 2
 
 
 def test_labels_teach_the_classes_where_they_are_known(record: Record, batch: MakeBatch) -> None:
@@ -276,8 +271,7 @@ def test_inference_takes_a_reference(batch: MakeBatch) -> None:
     inference = method.inference("a2b")
     assert inference.stride == 4
     images = batch(2, 64)
-    encoder = inference.style_encoder()
-    assert encoder is not None
+    encoder = method.style_encoder()
     style = encoder(images.b)
     method.slow_guide.eval()
     with torch.no_grad():
@@ -306,7 +300,7 @@ def test_optimisers_side_by_side_step_and_load_as_alone() -> None:
 
     alone, members = pair()
     together, others = pair()
-    joined = SideBySide(*others)
+    joined = JointOptimiser(*others)
     for _ in range(2):
         for weight, member in zip(alone, members, strict=True):
             step([weight], member)
@@ -314,7 +308,7 @@ def test_optimisers_side_by_side_step_and_load_as_alone() -> None:
     resumed, fresh = pair()
     for weight, trained in zip(resumed, together, strict=True):
         weight.data.copy_(trained.data)
-    rejoined = SideBySide(*fresh)
+    rejoined = JointOptimiser(*fresh)
     rejoined.load_state_dict(deepcopy(joined.state_dict()))
     step(resumed, rejoined)
     step(together, joined)
@@ -330,13 +324,13 @@ def test_labels_that_cannot_teach_are_told_before_the_first_step() -> None:
         names = tuple(f"class-{i}" for i in range(classes))
         return Domains("class-folders", ("A", "B"), [], [], False, names, labels, labels)
 
-    make().examine(domains(None, 0))
-    make(semi_supervised=True).examine(domains([0, 1, 2, -1], 3))
+    make().check_data(domains(None, 0))
+    make(semi_supervised=True).check_data(domains([0, 1, 2, -1], 3))
     with pytest.raises(OptionError, match="--classes 3 is fewer than the 4 class folders"):
-        make(semi_supervised=True).examine(domains([0, 1, 2, 3], 4))
+        make(semi_supervised=True).check_data(domains([0, 1, 2, 3], 4))
     for labels in (None, [-1, -1]):
         with pytest.raises(DataError, match="--semi-supervised learns from labels"):
-            make(semi_supervised=True).examine(domains(labels, 0))
+            make(semi_supervised=True).check_data(domains(labels, 0))
 
 
 def test_options_that_cannot_be_are_refused() -> None:

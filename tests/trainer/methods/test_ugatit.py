@@ -75,13 +75,13 @@ def test_losses_by_hand(method: UGATIT, answer: MakeAnswer, flat_batch: FlatBatc
     real = 0.25 + 0.5625 + 1.0 + 0.0
     fake = 0.25 + 0.0625 + 4.0 + 1.0
     assert method.discriminator_loss(images).item() == pytest.approx(2 * (real + fake))
-    terms = method.generator_terms(images)
-    assert terms["gan"].item() == pytest.approx(2 * real)
-    assert terms["cycle"].item() == pytest.approx(0.25 + 0.125)
-    assert terms["identity"].item() == pytest.approx(0.375 + 0.25)
+    losses = method.generator_losses(images)
+    assert losses["gan"].item() == pytest.approx(2 * real)
+    assert losses["cycle"].item() == pytest.approx(0.25 + 0.125)
+    assert losses["identity"].item() == pytest.approx(0.375 + 0.25)
     # To translate, towards 1: log(1 + e^-x); to keep, towards 0: log(1 + e^x); both generators do both.
     attention = sum(math.log1p(math.exp(-x)) + math.log1p(math.exp(x)) for x in (1.0, 3.0))
-    assert terms["attention"].item() == pytest.approx(attention)
+    assert losses["attention"].item() == pytest.approx(attention)
     assert method.weights() == {"gan": 1.0, "cycle": 10.0, "identity": 10.0, "attention": 1000.0}
 
 
@@ -118,7 +118,7 @@ def test_full_variant_is_tied_to_its_size() -> None:
 
 
 def test_contradicting_depths_are_refused() -> None:
-    with pytest.raises(OptionError, match="--global-depth 7 needs"):
+    with pytest.raises(OptionError, match="too small for --global-depth 7"):
         UGATITConfig(image_size=64, load_size=64)
     with pytest.raises(OptionError, match="--local-depth 8"):
         UGATITConfig(local_depth=8)

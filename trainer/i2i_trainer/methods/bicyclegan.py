@@ -22,13 +22,13 @@ from i2i_trainer.blocks import (
     conv,
     init_xavier_normal,
 )
-from i2i_trainer.config import Schedule, TrainConfig
+from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import kl_normal, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
-from i2i_trainer.styles import StyledInference, normal_presets
+from i2i_trainer.styles import FirstOutput, StyledInference, normal_presets
 from i2i_trainer.unet import UNet, Upsampling, check_unet_size
 
 
@@ -37,20 +37,14 @@ class BicycleGANConfig(TrainConfig):
     """Learn many translations of one image from pairs; lengths are those of facades (400 pairs, 400 epochs)."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {
+        "small": SMALL_RUN
+        | {
             "width": 16,
             "downs": 6,
             "encoder_width": 16,
             "disc_width": 16,
             "disc_layers": 2,
-            "image_size": 64,
-            "load_size": 72,
-            "batch": 4,
-            "steps": 4000,
             "decay_from": 2000,
-            "log_every": 20,
-            "sample_every": 250,
-            "checkpoint_every": 250,
         },
         "unet128": {"downs": 7, "image_size": 128, "load_size": 143},
         "maps": {"load_size": 600, "swap": True, "steps": 219_200, "decay_from": 109_600},
@@ -176,60 +170,60 @@ class BicycleGAN(Method):
         }
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        step = {"bicycle": self._step_both, "cvae": self._step_encoded, "clr": self._step_random}
-        return detached(step[self.config.objective](batch, update))
+        updates = {"bicycle": self._update_both, "cvae": self._update_encoded, "clr": self._update_random}
+        return detached(updates[self.config.objective](batch, update))
 
-    def _step_both(self, batch: Batch, update: Update) -> Losses:
+    def _update_both(self, batch: Batch, update: Update) -> Losses:
         a, _ = batch.a.chunk(2)
         b, other_b = batch.b.chunk(2)
         other_a = batch.a.chunk(2)[1]
         drawn = self.draw_style(a)
         with frozen(self.disc_encoded, self.disc_random):
-            encoded, terms = self.encoded_terms(a, b)
+            encoded, terms = self.encoded_losses(a, b)
             random = self.generator(a, drawn)
-            terms["gan random"] = lsgan(self.judge(self.disc_random, a, random), 1)
+            terms["gan random"] = lsgan(self.logits(self.disc_random, a, random), 1)
             update("gen", weighted_sum(terms, self.weights()))
             with frozen(self.encoder):
                 terms["latent"] = self.latent_distance(self.generator(a, drawn), drawn)
                 update("gen", self.config.latent_weight * terms["latent"])
-        terms["disc encoded"] = self._discriminate(
+        terms["disc encoded"] = self._update_discriminator(
             self.disc_encoded, "disc_encoded", (a, b), (a, encoded), update
         )
-        terms["disc random"] = self._discriminate(
+        terms["disc random"] = self._update_discriminator(
             self.disc_random, "disc_random", (other_a, other_b), (a, random), update
         )
         return terms
 
-    def _step_encoded(self, batch: Batch, update: Update) -> Losses:
+    def _update_encoded(self, batch: Batch, update: Update) -> Losses:
         with frozen(self.disc_encoded):
-            encoded, terms = self.encoded_terms(batch.a, batch.b)
+            encoded, terms = self.encoded_losses(batch.a, batch.b)
             update("gen", weighted_sum(terms, self.weights()))
-        terms["disc encoded"] = self._discriminate(
+        terms["disc encoded"] = self._update_discriminator(
             self.disc_encoded, "disc_encoded", (batch.a, batch.b), (batch.a, encoded), update
         )
         return terms
 
-    def _step_random(self, batch: Batch, update: Update) -> Losses:
+    def _update_random(self, batch: Batch, update: Update) -> Losses:
         drawn = self.draw_style(batch.a)
         with frozen(self.disc_random):
             random = self.generator(batch.a, drawn)
             terms = {
-                "gan random": lsgan(self.judge(self.disc_random, batch.a, random), 1),
+                "gan random": lsgan(self.logits(self.disc_random, batch.a, random), 1),
                 "latent": self.latent_distance(random, drawn),
             }
             update("gen", weighted_sum(terms, self.weights()))
-        terms["disc random"] = self._discriminate(
+        terms["disc random"] = self._update_discriminator(
             self.disc_random, "disc_random", (batch.a, batch.b), (batch.a, random), update
         )
         return terms
 
-    def encoded_terms(self, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def encoded_losses(self, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The translation of `a` by the code of `b`, and the unweighted losses of cVAE-GAN."""
         mean, log_variance = self.encoder(b)
         code = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         translated = self.generator(a, code)
         return translated, {
-            "gan": lsgan(self.judge(self.disc_encoded, a, translated), 1),
+            "gan": lsgan(self.logits(self.disc_encoded, a, translated), 1),
             "l1": F.l1_loss(translated, b),
             "kl": kl_normal(mean, log_variance),
         }
@@ -238,12 +232,12 @@ class BicycleGAN(Method):
         """Mean absolute distance of the code's mean, read off the translation, to the code it was made with."""
         return F.l1_loss(self.encoder(translated)[0], drawn)
 
-    def judge(self, discriminator: Discriminator, a: Tensor, b: Tensor) -> list[Tensor]:
-        """Logit maps of `b`, beside its source where the discriminators are conditional."""
-        logits: list[Tensor] = discriminator(torch.cat([a, b], dim=1) if self.config.conditional else b)
-        return logits
+    def logits(self, discriminator: Discriminator, a: Tensor, b: Tensor) -> list[Tensor]:
+        """Logit maps of `b`, beside its source if the discriminators are conditional."""
+        maps: list[Tensor] = discriminator(torch.cat([a, b], dim=1) if self.config.conditional else b)
+        return maps
 
-    def _discriminate(
+    def _update_discriminator(
         self,
         discriminator: Discriminator,
         name: str,
@@ -251,8 +245,8 @@ class BicycleGAN(Method):
         fake: tuple[Tensor, Tensor],
         update: Update,
     ) -> Tensor:
-        loss = lsgan(self.judge(discriminator, *real), 1) + lsgan(
-            self.judge(discriminator, fake[0], fake[1].detach()), 0
+        loss = lsgan(self.logits(discriminator, *real), 1) + lsgan(
+            self.logits(discriminator, fake[0], fake[1].detach()), 0
         )
         update(name, loss)
         return loss
@@ -285,10 +279,13 @@ class BicycleGAN(Method):
 
     def inference(self, direction: str = "a2b") -> Inference:
         config = self.config
-        inference = StyledInference(self.generator, self.encoder, config.style_size, 2**config.downs)
+        inference = StyledInference(self.generator, config.style_size, 2**config.downs)
         inference.presets = normal_presets(config.style_size)
         inference.notes = {"dropout": "off", "style": f"enters {config.style_place}"}
         return inference
+
+    def style_encoder(self, direction: str = "a2b") -> nn.Module:
+        return FirstOutput(self.encoder)
 
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "encoder": self.encoder}

@@ -101,7 +101,7 @@ class Generator(nn.Module):
         return self.end_a(features), self.end_b(features)
 
 
-class Judgement(nn.Module):
+class SharedDiscriminator(nn.Module):
     """What both domains share of the discriminator: features `[N, 500]`, real or fake, and the digit."""
 
     def __init__(self, width: int) -> None:
@@ -118,19 +118,19 @@ class Judgement(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Judges and classifies digits of both domains; only the first layer belongs to one domain."""
+    """Tells real from fake and classifies digits of both domains; only the first layer belongs to one domain."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.start_a, self.start_b = (nn.Sequential(nn.Conv2d(1, width, 5), nn.MaxPool2d(2)) for _ in "ab")
-        self.shared = Judgement(width)
+        self.shared = SharedDiscriminator(width)
 
     def features(self, a: Tensor, b: Tensor) -> Tensor:
         """Features `[2 N, 500, 1, 1]`, those of a first."""
         features: Tensor = self.shared.features(torch.cat([self.start_a(a), self.start_b(b)]))
         return features
 
-    def judge(self, features: Tensor) -> Tensor:
+    def discriminate(self, features: Tensor) -> Tensor:
         """Logits `[N, 2]`, class 1 is real."""
         logits: Tensor = self.shared.adversary(features).flatten(1)
         return logits
@@ -193,8 +193,8 @@ class CoGAN(Method):
             drawn = self.gen(self.draw_noise(a))
         fake_features = disc.features(*drawn)
         losses = {
-            "disc": softmax_gan(disc.judge(disc.features(a, b)), real=True)
-            + softmax_gan(disc.judge(fake_features), real=False),
+            "disc": softmax_gan(disc.discriminate(disc.features(a, b)), real=True)
+            + softmax_gan(disc.discriminate(fake_features), real=False),
             "feature": sum_of_squares(*fake_features.chunk(2)),
             "class": F.cross_entropy(disc.classify(a, disc.start_a).float(), batch.labels_a),
         }
@@ -206,7 +206,9 @@ class CoGAN(Method):
         update("disc", weighted_sum(losses, weights))
 
         with frozen(disc):
-            losses["gen"] = softmax_gan(disc.judge(disc.features(*self.gen(self.draw_noise(a)))), real=True)
+            losses["gen"] = softmax_gan(
+                disc.discriminate(disc.features(*self.gen(self.draw_noise(a)))), real=True
+            )
             update("gen", config.gan_weight * losses["gen"])
         return detached(losses)
 

@@ -22,28 +22,13 @@ from i2i_trainer.blocks import (
     conv,
     init_xavier_normal,
 )
-from i2i_trainer.config import Schedule, TrainConfig
+from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import lsgan, patch_nce
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
 
-SMALL: dict[str, Any] = {
-    "width": 16,
-    "blocks": 5,
-    "disc_width": 32,
-    "disc_layers": 2,
-    "patches": 64,
-    "image_size": 64,
-    "load_size": 72,
-    "batch": 4,
-    "steps": 4000,
-    "decay_from": 2000,
-    "log_every": 20,
-    "sample_every": 250,
-    "checkpoint_every": 250,
-}
 SMALLEST_BLOCKS = 5
 """PatchNCE reads the features after the first and the fifth residual block."""
 
@@ -52,7 +37,10 @@ SMALLEST_BLOCKS = 5
 class CUTConfig(TrainConfig):
     """Learn a translation in one direction by keeping every patch recognisable."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"small": SMALL}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "small": SMALL_RUN
+        | {"width": 16, "blocks": 5, "disc_width": 32, "disc_layers": 2, "patches": 64, "decay_from": 2000},
+    }
 
     steps: int = 400_000
     schedule: Schedule = "linear"
@@ -80,14 +68,8 @@ class CUTConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % 4:
-            raise OptionError(f"--image-size {self.image_size} must be a multiple of 4 for cut.")
-        smallest = 2 ** (self.disc_layers + 2)
-        if self.image_size < smallest:
-            raise OptionError(
-                f"--image-size {self.image_size} leaves a discriminator of --disc-layers {self.disc_layers} "
-                f"nothing to look at: use at least {smallest}."
-            )
+        smallest = PatchDiscriminator.smallest_side(self.disc_layers)
+        self.check_image_size(4, smallest, f"--disc-layers {self.disc_layers}")
         if self.blocks < SMALLEST_BLOCKS:
             raise OptionError(
                 f"--blocks {self.blocks} must be at least {SMALLEST_BLOCKS}: PatchNCE reads the fifth."

@@ -22,7 +22,7 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import feature_distance, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.methods.realtime import GeneratorConfig, RealtimeInference
-from i2i_trainer.steps import adam, detached
+from i2i_trainer.steps import adam, detached, frozen, weighted_sum
 from i2i_trainer.temporal import steadiness
 
 
@@ -46,7 +46,7 @@ class DistillConfig(GeneratorConfig):
     feature_weight: float = 2.0
     """Weight of the difference of the discriminator's features of student and teacher."""
     gan_weight: float = 0.5
-    """Weight of the adversarial loss; 0 trains without a discriminator's verdict."""
+    """Weight of the adversarial loss; 0 leaves it out."""
 
     steps: int = 10_000
 
@@ -58,10 +58,27 @@ class DistillConfig(GeneratorConfig):
             )
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A trained translator to imitate; not a module, so the student's checkpoint does not hold it."""
+
+    network: Inference
+    style: tuple[float, ...]
+    """The style that the student is bound to, unless it has a style of its own."""
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, style: Tensor | None) -> Tensor:
+        """Images `[N, 3, H, W]` in [-1, 1] as the teacher translates them, in `style` `[N, S]` if given."""
+        if style is None and self.network.style_size:
+            style = torch.tensor(self.style, device=images.device).expand(len(images), -1)
+        translated: Tensor = self.network(images, style)
+        return translated
+
+
 class Distill(Method):
     """Networks `student` and `disc`; optimisers `disc` and `student`, stepped in that order.
 
-    The teacher is no part of the module: it is loaded when training starts and stays out of the checkpoint.
+    The teacher is loaded when training starts.
     """
 
     summary = "A real-time student of any trained method (--teacher runs/NAME)."
@@ -71,14 +88,14 @@ class Distill(Method):
         self.config: DistillConfig = config
         self.student = config.generator(config.style_size)
         self.disc = config.discriminator()
-        self._teacher: list[Inference] = []
+        self._teacher: Teacher | None = None
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
-        teacher = _load_teacher(config)
+        network = _load_teacher(config).to(next(self.parameters()).device)
         if config.start_as_teacher:
-            self._start_as(teacher)
-        self._teacher = [teacher.to(next(self.parameters()).device)]
+            self._start_as(network)
+        self._teacher = Teacher(network, config.teacher_style or network.default_style)
         return {"disc": config.disc_adam(self.disc), "student": adam(config, self.student)}
 
     def _start_as(self, teacher: Inference) -> None:
@@ -86,65 +103,54 @@ class Distill(Method):
         mine = self.student.state_dict()
         if {name: w.shape for name, w in theirs.items()} != {name: w.shape for name, w in mine.items()}:
             raise OptionError(
-                f"--start-as-teacher: {self.config.teacher} is no real-time generator of the student's sizes: "
+                f"--start-as-teacher: {self.config.teacher} is not a real-time generator of the student's sizes: "
                 "give its --width, --trunk, --blocks, --context and --unshuffle, or leave the option out."
             )
         self.student.load_state_dict(theirs)
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
-        style = self._style(batch.a)
-        with torch.no_grad():
-            wanted = self._teacher[0](batch.a, self._teacher_style(batch.a, style))
-        made = self.student(batch.a, style)
+        assert self._teacher is not None
+        style = self._draw_style(batch.a)
+        wanted = self._teacher(batch.a, style)
+        translated = self.student(batch.a, style)
 
-        disc = lsgan(self.disc(batch.b), 1.0) + lsgan(self.disc(made.detach()), 0.0)
+        disc = lsgan(self.disc(batch.b), 1.0) + lsgan(self.disc(translated.detach()), 0.0)
         update("disc", disc)
 
-        self.disc.requires_grad_(False)
-        features = self.disc.features(made)
-        with torch.no_grad():
-            wanted_features = self.disc.features(wanted)
-        difference = F.l1_loss(made, wanted)
-        feature = feature_distance(features, wanted_features)
-        adversarial = lsgan([maps[-1] for maps in features], 1.0)
-        losses = {"disc": disc, "gen": adversarial, "teacher": difference, "feature": feature}
-        loss = (
-            config.teacher_weight * difference
-            + config.feature_weight * feature
-            + config.gan_weight * adversarial
-        )
-        if config.steady_weight > 0:
-            student = partial(self.student, style=style)
-            losses["steady"] = steadiness(student, batch.a, made, config.steady_noise)
-            loss = loss + config.steady_weight * losses["steady"]
-        update("student", loss)
-        self.disc.requires_grad_(True)
-        return detached(losses)
+        with frozen(self.disc):
+            features, wanted_features = self.disc.features(translated), self.disc.features(wanted)
+            losses = {
+                "gen": lsgan([maps[-1] for maps in features], 1.0),
+                "teacher": F.l1_loss(translated, wanted),
+                "feature": feature_distance(features, wanted_features),
+            }
+            if config.steady_weight > 0:
+                student = partial(self.student, style=style)
+                losses["steady"] = steadiness(student, batch.a, translated, config.steady_noise)
+            weights = {
+                "gen": config.gan_weight,
+                "teacher": config.teacher_weight,
+                "feature": config.feature_weight,
+                "steady": config.steady_weight,
+            }
+            update("student", weighted_sum(losses, weights))
+        return detached({"disc": disc, **losses})
 
-    def _style(self, images: Tensor) -> Tensor | None:
+    def _draw_style(self, images: Tensor) -> Tensor | None:
         size = self.config.style_size
         return torch.randn(len(images), size, device=images.device) if size else None
 
-    def _teacher_style(self, images: Tensor, style: Tensor | None) -> Tensor | None:
-        teacher = self._teacher[0]
-        if style is not None or not teacher.style_size:
-            return style
-        code = torch.tensor(self.config.teacher_style or teacher.default_style, device=images.device)
-        return code.expand(len(images), -1)
-
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        style = self._style(batch.a)
+        style = self._draw_style(batch.a)
         columns = {"a": batch.a}
-        if self._teacher:
-            columns["teacher"] = self._teacher[0](batch.a, self._teacher_style(batch.a, style))
+        if self._teacher is not None:
+            columns["teacher"] = self._teacher(batch.a, style)
         return columns | {"student": self.student(batch.a, style).clamp(-1, 1)}
 
     def inference(self, direction: str = "a2b") -> Inference:
-        student = self.config.generator(self.config.style_size)
-        student.load_state_dict(self.student.state_dict())
-        return RealtimeInference(student, self.config.style_size).eval()
+        return RealtimeInference(self.student, self.config.style_size).eval()
 
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"student": self.student}
@@ -160,7 +166,7 @@ def _load_teacher(config: DistillConfig) -> Inference:
     method = load_method(config.teacher)
     if config.teacher_direction not in method.directions():
         raise OptionError(
-            f"--teacher-direction {config.teacher_direction} is none that {config.teacher} learned: "
+            f"--teacher-direction {config.teacher_direction} is not one that {config.teacher} learned: "
             f"choose from {', '.join(method.directions())}."
         )
     teacher = method.inference(config.teacher_direction).requires_grad_(False)

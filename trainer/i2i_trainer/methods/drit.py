@@ -21,7 +21,7 @@ from i2i_trainer.blocks import (
     conv,
     init_normal,
 )
-from i2i_trainer.config import Schedule, TrainConfig
+from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import kl_normal, kl_unit_variance, mode_seeking, nsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
@@ -35,20 +35,16 @@ class DRITConfig(TrainConfig):
     """Learn many translations of one image in both directions by taking content and attributes apart."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {
+        "small": SMALL_RUN
+        | {
             "width": 16,
             "disc_width": 16,
             "disc_layers": 3,
             "disc_scales": 2,
             "content_halvings": 1,
-            "image_size": 64,
-            "load_size": 72,
             "batch": 2,
             "steps": 6000,
             "decay_from": 3000,
-            "log_every": 20,
-            "sample_every": 300,
-            "checkpoint_every": 300,
         },
     }
 
@@ -70,7 +66,7 @@ class DRITConfig(TrainConfig):
     disc_layers: int = 4
     disc_scales: int = 3
     content_halvings: int = 3
-    """Halving layers of the content discriminator; fewer where the crop is small."""
+    """Halving layers of the content discriminator; fewer for small crops."""
     every: int = 3
     """Steps of the content discriminator per step of all the others."""
     content_lr_share: float = 0.4
@@ -90,25 +86,17 @@ class DRITConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % 4:
-            raise OptionError(f"--image-size {self.image_size} must be a multiple of 4 for drit.")
-        side = self.image_size // 4
-        for _ in range(self.content_halvings):
-            side = (side + 2 - 7) // 2 + 1
-        if side < 4:
-            raise OptionError(
-                f"--image-size {self.image_size} leaves the content discriminator nothing to look at: "
-                "raise it or lower --content-halvings."
-            )
-        smallest = MultiScaleDiscriminator.smallest_side(self.disc_layers, self.disc_scales)
-        if self.image_size < smallest:
-            raise OptionError(
-                f"--image-size {self.image_size} leaves the coarsest discriminator nothing to look at: "
-                f"use at least {smallest}, or fewer --disc-layers or --disc-scales."
-            )
+        self.check_image_size(
+            4, smallest_content_side(self.content_halvings), f"--content-halvings {self.content_halvings}"
+        )
+        self.check_image_size(
+            at_least=MultiScaleDiscriminator.smallest_side(self.disc_layers, self.disc_scales),
+            needed_by=f"--disc-layers {self.disc_layers} and --disc-scales {self.disc_scales}",
+        )
         if self.batch % 2:
             raise OptionError(
-                f"--batch {self.batch} must be even for drit: half is encoded, half judged with drawn attributes."
+                f"--batch {self.batch} must be even for drit: half of it is encoded, the other half is real for the "
+                "discriminators of drawn attributes."
             )
 
 
@@ -135,7 +123,7 @@ class Attribute(NamedTuple):
     log_variance: Tensor | None
 
     def draw(self) -> Tensor:
-        """A sample of it, or the mean where there is no variance."""
+        """A sample of it, or the mean if there is no variance."""
         if self.log_variance is None:
             return self.mean
         return self.mean + (0.5 * self.log_variance).exp() * torch.randn_like(self.mean)
@@ -240,6 +228,14 @@ class MixingDecoder(nn.Module):
         return image
 
 
+def smallest_content_side(halvings: int) -> int:
+    """Smallest side of an image whose content code leaves the last 4x4 layer of that discriminator its 4 x 4."""
+    side = 4
+    for _ in range(halvings):
+        side = 2 * (side - 1) + 7 - 2
+    return 4 * side
+
+
 def content_discriminator(width: int, halvings: int) -> nn.Sequential:
     """Which domain a content code came from; the 54 x 54 code of a 216 pixel crop ends as one logit."""
     w4 = 4 * width
@@ -263,11 +259,10 @@ class Domain(nn.Module):
 class DRITInference(Inference):
     """Source content encoder and target decoder; the attribute is drawn, fixed, or read off a reference."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, reference: nn.Module, size: int) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, size: int) -> None:
         super().__init__()
         self.encoder = deepcopy(encoder)
         self.decoder = deepcopy(decoder)
-        self._reference = [deepcopy(reference).eval()]  # in a list: an engine does not carry it
         self.style_size = size
         self.default_style = (0.0,) * size
         self.presets = normal_presets(size)
@@ -277,9 +272,6 @@ class DRITInference(Inference):
             style = image.new_tensor(self.default_style).expand(len(image), -1)
         translated: Tensor = self.decoder(self.encoder(image), style)
         return translated
-
-    def style_encoder(self) -> nn.Module:
-        return self._reference[0]
 
 
 class SharedStart(nn.Module):
@@ -334,24 +326,14 @@ class DRIT(Method):
         )
         self.content_disc = content_discriminator(config.width, config.content_halvings)
         init_normal(self)
-        self._content_moves = 0
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
-        content = adam(replace(config, lr=config.content_lr_share * config.lr), self.content_disc)
-        content.register_step_pre_hook(self._clip)
-        content.register_step_post_hook(self._count)
         return {
-            "content_disc": content,
+            "content_disc": adam(replace(config, lr=config.content_lr_share * config.lr), self.content_disc),
             "disc": adam(config, self.discs),
             "gen": adam(config, *self._generators().values()),
         }
-
-    def _clip(self, *_: object) -> None:
-        nn.utils.clip_grad_norm_(self.content_disc.parameters(), self.config.content_clip)
-
-    def _count(self, *_: object) -> None:
-        self._content_moves += 1
 
     def _generators(self) -> dict[str, nn.Module]:
         return {
@@ -388,22 +370,21 @@ class DRIT(Method):
 
     def step(self, batch: Batch, update: Update) -> Losses:
         (a, real_a), (b, real_b) = batch.a.chunk(2), batch.b.chunk(2)
-        moves_all = (self._content_moves + 1) % self.config.every == 0
-        losses = self._judge_contents(a, b, update)
-        if moves_all:
+        losses = self._update_content_discriminator(a, b, update)
+        if (update.step + 1) % self.config.every == 0:
             drawn = self.draw_attribute(a)
-            losses |= self._judge_images(a, b, real_a, real_b, drawn, update)
+            losses |= self._update_discriminators(a, b, real_a, real_b, drawn, update)
             with frozen(self.discs, self.content_disc):
-                losses |= self._generate_encoded(a, b, update)
+                losses |= self._update_generators_encoded(a, b, update)
                 with frozen(self.domain_a.attribute, self.domain_b.attribute):
-                    losses |= self._generate_drawn(a, b, drawn, update)
+                    losses |= self._update_generators_drawn(a, b, drawn, update)
         return detached(losses)
 
-    def _judge_contents(self, a: Tensor, b: Tensor, update: Update) -> Losses:
+    def _update_content_discriminator(self, a: Tensor, b: Tensor, update: Update) -> Losses:
         with torch.no_grad():
             content_a, content_b = self.content(self.domain_a, a), self.content(self.domain_b, b)
         loss = nsgan([self.content_disc(content_a)], 1.0) + nsgan([self.content_disc(content_b)], 0.0)
-        update("content_disc", loss)
+        update("content_disc", loss, clip_norm=self.config.content_clip)
         return {"content_disc": loss}
 
     @torch.no_grad()
@@ -416,7 +397,7 @@ class DRIT(Method):
             "drawn_b": self.decode(self.domain_b, code.content_a, drawn),
         }
 
-    def _judge_images(
+    def _update_discriminators(
         self, a: Tensor, b: Tensor, real_a: Tensor, real_b: Tensor, drawn: Tensor, update: Update
     ) -> Losses:
         reals = {"encoded_a": a, "encoded_b": b, "drawn_a": real_a, "drawn_b": real_b}
@@ -426,7 +407,7 @@ class DRIT(Method):
         update("disc", loss)
         return {"disc": loss}
 
-    def _generate_encoded(self, a: Tensor, b: Tensor, update: Update) -> Losses:
+    def _update_generators_encoded(self, a: Tensor, b: Tensor, update: Update) -> Losses:
         config, domain_a, domain_b = self.config, self.domain_a, self.domain_b
         code = self._encode(a, b)
         fake_a = self.decode(domain_a, code.content_b, code.sample_a)
@@ -455,7 +436,7 @@ class DRIT(Method):
         update("gen", weighted_sum(losses, weights))
         return losses
 
-    def _generate_drawn(self, a: Tensor, b: Tensor, drawn: Tensor, update: Update) -> Losses:
+    def _update_generators_drawn(self, a: Tensor, b: Tensor, drawn: Tensor, update: Update) -> Losses:
         config, domain_a, domain_b = self.config, self.domain_a, self.domain_b
         content_a, content_b = self.content(domain_a, a), self.content(domain_b, b)
         fake_a, fake_b = self.decode(domain_a, content_b, drawn), self.decode(domain_b, content_a, drawn)
@@ -502,24 +483,19 @@ class DRIT(Method):
         return DRITInference(
             nn.Sequential(source.content, self.enc_shared),
             SharedStart(self.dec_shared, target.decoder),
-            target.attribute,
             self.config.attribute_size,
         ).eval()
+
+    def style_encoder(self, direction: str = "a2b") -> nn.Module:
+        target = {"a2b": self.domain_b, "b2a": self.domain_a}[direction]
+        return deepcopy(target.attribute).eval()
 
     def ema_modules(self) -> dict[str, nn.Module]:
         return self._generators()
 
-    shared_extra = frozenset(["content_moves"])
-
-    def extra_state(self) -> dict[str, Tensor]:
-        return {"content_moves": torch.tensor(self._content_moves)}
-
-    def load_extra_state(self, state: dict[str, Tensor]) -> None:
-        self._content_moves = int(state["content_moves"])
-
 
 def attribute_kl(attribute: Attribute) -> Tensor:
-    """Divergence from N(0, I), summed; the mean square where the attribute has no variance."""
+    """Divergence from N(0, I), summed; the mean square if the attribute has no variance."""
     if attribute.log_variance is None:
         return kl_unit_variance(attribute.mean)
     return kl_normal(attribute.mean, attribute.log_variance)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2i_trainer.blocks import conv
-from i2i_trainer.config import Schedule, TrainConfig
+from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import gradient_penalty, hinge_generator, wasserstein_discriminator
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
@@ -33,18 +33,7 @@ class LPTNConfig(TrainConfig):
     """Learn a translation of light and colour that is fast at high resolution."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {
-            "width": 16,
-            "critic_size": 64,
-            "critic_width": 8,
-            "image_size": 64,
-            "load_size": 72,
-            "batch": 4,
-            "steps": 4000,
-            "log_every": 20,
-            "sample_every": 250,
-            "checkpoint_every": 250,
-        },
+        "small": SMALL_RUN | {"width": 16, "critic_size": 64, "critic_width": 8},
     }
 
     load_size: int = 480
@@ -77,11 +66,7 @@ class LPTNConfig(TrainConfig):
         super().__post_init__()
         if not 3 <= self.levels <= 5:
             raise OptionError(f"--levels is {self.levels} but lptn has 3, 4 or 5 bands.")
-        if self.image_size % 2**self.levels or self.image_size < 3 * 2**self.levels:
-            raise OptionError(
-                f"--image-size {self.image_size} must be a multiple of {2**self.levels} and at least "
-                f"{3 * 2**self.levels} with --levels {self.levels}."
-            )
+        self.check_image_size(2**self.levels, 3 * 2**self.levels, f"--levels {self.levels}")
         if self.critic_size % 32:
             raise OptionError(f"--critic-size {self.critic_size} must be a multiple of 32.")
 

@@ -26,7 +26,7 @@ from i2i_trainer.blocks import (
     init_normal,
     up,
 )
-from i2i_trainer.config import Schedule, TrainConfig
+from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import PerceptualLoss, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
@@ -40,19 +40,7 @@ class MUNITConfig(TrainConfig):
     """Learn many translations of one image in both directions: content stays, style is drawn or borrowed."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {
-            "width": 16,
-            "disc_width": 16,
-            "disc_layers": 3,
-            "disc_scales": 2,
-            "image_size": 64,
-            "load_size": 72,
-            "batch": 4,
-            "steps": 4000,
-            "log_every": 20,
-            "sample_every": 250,
-            "checkpoint_every": 250,
-        },
+        "small": SMALL_RUN | {"width": 16, "disc_width": 16, "disc_layers": 3, "disc_scales": 2},
     }
 
     load_size: int = 256
@@ -86,18 +74,11 @@ class MUNITConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % 4:
-            raise OptionError(f"--image-size {self.image_size} must be a multiple of 4 for munit.")
-        if self.image_size < 32:
-            raise OptionError(
-                f"--image-size {self.image_size} is too small for munit's style: use at least 32."
-            )
-        smallest = MultiScaleDiscriminator.smallest_side(self.disc_layers, self.disc_scales)
-        if self.image_size < smallest:
-            raise OptionError(
-                f"--image-size {self.image_size} leaves the coarsest discriminator nothing to look at: "
-                f"use at least {smallest}, or fewer --disc-layers or --disc-scales."
-            )
+        self.check_image_size(4, 32, "munit's style encoder")
+        self.check_image_size(
+            at_least=MultiScaleDiscriminator.smallest_side(self.disc_layers, self.disc_scales),
+            needed_by=f"--disc-layers {self.disc_layers} and --disc-scales {self.disc_scales}",
+        )
         if self.perceptual_weight and self.perceptual_weights is None:
             raise OptionError("--perceptual-weight needs the file of --perceptual-weights.")
 
@@ -157,7 +138,6 @@ class MUNITInference(Inference):
         self.content = deepcopy(source.content)
         self.mlp = deepcopy(target.mlp)
         self.decoder = deepcopy(target.decoder)
-        self._reference = [deepcopy(target.style).eval()]  # in a list: an engine does not carry it
         self.style_size = style_size
         self.default_style = (0.0,) * style_size
         self.presets = normal_presets(style_size)
@@ -167,9 +147,6 @@ class MUNITInference(Inference):
             style = image.new_tensor(self.default_style).expand(len(image), -1)
         translated: Tensor = self.decoder(self.content(image), self.mlp(style))
         return translated
-
-    def style_encoder(self) -> nn.Module:
-        return self._reference[0]
 
 
 class MUNIT(Method):
@@ -202,12 +179,12 @@ class MUNIT(Method):
         return torch.randn(len(image), self.config.style_size, device=image.device)
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        losses = self._discriminate(batch, update)
+        losses = self._update_discriminators(batch, update)
         with frozen(self.disc_a, self.disc_b):
-            losses |= self._generate(batch, update)
+            losses |= self._update_generators(batch, update)
         return detached(losses)
 
-    def _discriminate(self, batch: Batch, update: Update) -> Losses:
+    def _update_discriminators(self, batch: Batch, update: Update) -> Losses:
         with torch.no_grad():
             fake_b = self.domain_b.decode(self.domain_a.content(batch.a), self.draw_style(batch.a))
             fake_a = self.domain_a.decode(self.domain_b.content(batch.b), self.draw_style(batch.b))
@@ -218,7 +195,7 @@ class MUNIT(Method):
         update("disc", self.config.gan_weight * (losses["disc_a"] + losses["disc_b"]))
         return losses
 
-    def _generate(self, batch: Batch, update: Update) -> Losses:
+    def _update_generators(self, batch: Batch, update: Update) -> Losses:
         config, domain_a, domain_b = self.config, self.domain_a, self.domain_b
         a, b = batch.a, batch.b
         drawn_a, drawn_b = self.draw_style(b), self.draw_style(a)
@@ -274,6 +251,10 @@ class MUNIT(Method):
             "b2a": (self.domain_b, self.domain_a),
         }[direction]
         return MUNITInference(source, target, self.config.style_size).eval()
+
+    def style_encoder(self, direction: str = "a2b") -> nn.Module:
+        target = {"a2b": self.domain_b, "b2a": self.domain_a}[direction]
+        return deepcopy(target.style).eval()
 
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"domain_a": self.domain_a, "domain_b": self.domain_b}

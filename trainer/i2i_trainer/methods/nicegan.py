@@ -1,7 +1,7 @@
 """NICE-GAN: the discriminator's first layers are the encoder, and only the discriminator's loss teaches them.
 
 Chen, Huang, Huang, Sun, Huang: Reusing Discriminators for Encoding: Towards Unsupervised Image-to-Image
-Translation, CVPR 2020. D_a judges images of domain a and its trunk encodes them; G_ab turns the trunk's
+Translation, CVPR 2020. D_a discriminates images of domain a and its trunk encodes them; G_ab turns the trunk's
 code of an image of a into an image of b.
 """
 
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 from i2i_trainer.attention import (
     Modulation,
+    discriminator_layer,
     folded_attention,
     folded_spectral_norm,
-    judging_layer,
+    logit_layer,
     pooled,
     raw_weight,
     spectral,
     twice_weighted,
-    verdict_layer,
 )
 from i2i_trainer.blocks import AdaptiveResBlock, conv
 from i2i_trainer.config import Schedule, TrainConfig
@@ -69,16 +69,11 @@ class NICEGANConfig(TrainConfig):
             raise OptionError(
                 f"--depth is {self.depth} but NICE-GAN's discriminator needs at least 5 layers."
             )
-        smallest = 3 * 2 ** (self.depth - 2)
-        if self.image_size < smallest or self.image_size % 4:
-            raise OptionError(
-                f"--image-size {self.image_size} is not a multiple of 4 of at least {smallest}, which a "
-                f"discriminator of --depth {self.depth} needs: raise it or lower --depth."
-            )
+        self.check_image_size(4, 3 * 2 ** (self.depth - 2), f"--depth {self.depth}")
 
 
-class Verdict(NamedTuple):
-    """What a discriminator says of an image: logits `[N, 1, h, w]` twice and `[N, 1]`."""
+class Logits(NamedTuple):
+    """Output of a discriminator: logits `[N, 1, h, w]` twice and `[N, 1]`."""
 
     local: Tensor
     overall: Tensor
@@ -136,18 +131,20 @@ class Discriminator(nn.Module):
     def __init__(self, width: int, depth: int) -> None:
         super().__init__()
         self.encoder = Encoder(width)
-        self.middle = judging_layer(2 * width, 4 * width, stride=2)
-        self.local = nn.Sequential(judging_layer(4 * width, 8 * width, stride=1), verdict_layer(8 * width))
+        self.middle = discriminator_layer(2 * width, 4 * width, stride=2)
+        self.local = nn.Sequential(
+            discriminator_layer(4 * width, 8 * width, stride=1), logit_layer(8 * width)
+        )
         widths = [4 * width * 2**stage for stage in range(depth - 4)]
-        downwards = [judging_layer(n, 2 * n, stride=2) for n in widths[:-1]]
-        last = judging_layer(widths[-1], 2 * widths[-1], stride=1)
-        self.overall = nn.Sequential(*downwards, last, verdict_layer(2 * widths[-1]))
+        downwards = [discriminator_layer(n, 2 * n, stride=2) for n in widths[:-1]]
+        last = discriminator_layer(widths[-1], 2 * widths[-1], stride=1)
+        self.overall = nn.Sequential(*downwards, last, logit_layer(2 * widths[-1]))
 
-    def forward(self, image: Tensor) -> tuple[Verdict, Tensor]:
-        """The verdict, and the code of the image."""
+    def forward(self, image: Tensor) -> tuple[Logits, Tensor]:
+        """The logits, and the code of the image."""
         code, logit = self.encoder(image)
         middle = self.middle(code)
-        return Verdict(self.local(middle), self.overall(middle), logit), code
+        return Logits(self.local(middle), self.overall(middle), logit), code
 
 
 class Upsampling(nn.Sequential):
@@ -225,12 +222,12 @@ class NICEGAN(Method):
         }
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        judged = self.discriminator_loss(batch)
-        update("discriminators", judged)
+        disc = self.discriminator_loss(batch)
+        update("discriminators", disc)
         with frozen(*self.discriminators()):
-            terms = self.generator_terms(batch)
+            terms = self.generator_losses(batch)
             update("generators", weighted_sum(terms, self.weights()))
-        return detached({"discriminators": judged, **terms})
+        return detached({"discriminators": disc, **terms})
 
     def discriminator_loss(self, batch: Batch) -> Tensor:
         """Real to 1 and translated to 0, over both domains; also what teaches the encoders."""
@@ -240,10 +237,10 @@ class NICEGAN(Method):
             image_ab, image_ba = self.generator_ab(code_a), self.generator_ba(code_b)
         fake_a, _ = self.discriminator_a(image_ba)
         fake_b, _ = self.discriminator_b(image_ab)
-        judged = lsgan(real_a, 1) + lsgan(fake_a, 0) + lsgan(real_b, 1) + lsgan(fake_b, 0)
-        return self.config.gan_weight * judged
+        loss = lsgan(real_a, 1) + lsgan(fake_a, 0) + lsgan(real_b, 1) + lsgan(fake_b, 0)
+        return self.config.gan_weight * loss
 
-    def generator_terms(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted losses of the generators by name."""
         code_a, _ = self.discriminator_a.encoder(batch.a)
         code_b, _ = self.discriminator_b.encoder(batch.b)

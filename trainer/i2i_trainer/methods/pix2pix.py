@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2i_trainer.blocks import PatchDiscriminator, init_normal
-from i2i_trainer.config import Schedule, TrainConfig
+from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.losses import nsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.steps import adam, detached, frozen
@@ -29,20 +29,8 @@ class Pix2PixConfig(TrainConfig):
     """Learn a translation from pairs; the lengths are those of 400 pairs (facades) for 100 + 100 epochs."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {
-            "width": 16,
-            "downs": 6,
-            "disc_width": 16,
-            "disc_layers": 2,
-            "image_size": 64,
-            "load_size": 72,
-            "batch": 4,
-            "steps": 4000,
-            "decay_from": 2000,
-            "log_every": 20,
-            "sample_every": 250,
-            "checkpoint_every": 250,
-        },
+        "small": SMALL_RUN
+        | {"width": 16, "downs": 6, "disc_width": 16, "disc_layers": 2, "decay_from": 2000},
         "unet128": {"downs": 7, "image_size": 128, "load_size": 143},
     }
 
@@ -60,7 +48,7 @@ class Pix2PixConfig(TrainConfig):
     l1_weight: float = 100.0
     batch_norm: BatchNorm = "auto"
     """Statistics of the exported network: each image's own, as the paper tests, or the training's running ones;
-    `auto` takes those that it was trained with: its own where --batch is 1, else the running ones."""
+    `auto` takes those that it was trained with: its own if --batch is 1, else the running ones."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

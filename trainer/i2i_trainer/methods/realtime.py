@@ -1,20 +1,21 @@
 """Real-time translation: generators that predict, at a quarter of the resolution, what to do to every pixel.
 
-The generator never redraws the image. It reads it through a pixel unshuffle, thinks at 1/4 and 1/8 of the
+The generator never redraws the image. It reads it through a pixel unshuffle, works at 1/4 and 1/8 of the
 size without any norm, and returns a gain and a bias per colour that vary smoothly over the image; the output is
-`gain * source + bias`. Edges therefore stay where they are, nothing depends on statistics of the whole frame (a
+`gain * source + bias`. Edges therefore stay where they are, nothing depends on statistics of the entire frame (a
 frequent cause of flicker), and the cost is about 6 kMAC per pixel, a hundredth of a ResNet-9. The idea of applying
 a low-resolution prediction at full resolution is that of bilateral learning (Gharbi et al.: Deep Bilateral Learning
 for Real-Time Image Enhancement, SIGGRAPH 2017), here in the layout that convolution libraries run fastest.
 
-Training is CycleGAN's game (least squares, cycle consistency, no identity by default) with discriminators at three
-scales, and one more demand: what a moved camera sees must get the moved translation. Where some images have a
-known counterpart (`--pairs`), they join every batch and their translations are compared with it.
+Trained like CycleGAN (least squares, cycle consistency, no identity by default) with discriminators at three scales,
+and a steadiness loss: what a moved camera sees must get the moved translation. If some images have a known
+counterpart (`--pairs`), they join every batch and their translations are compared with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,13 +30,13 @@ from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import feature_distance, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.pairs import Pairs
-from i2i_trainer.steps import adam, detached
+from i2i_trainer.steps import adam, detached, frozen, weighted_sum
 from i2i_trainer.temporal import steadiness
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig(TrainConfig):
-    """What everything that trains the real-time generator asks for: its size, its judge and its steadiness."""
+    """What everything that trains the real-time generator asks for: its size, its discriminator, its steadiness."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {
@@ -81,13 +82,9 @@ class GeneratorConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.unshuffle not in (2, 4, 8):
-            raise OptionError(f"--unshuffle {self.unshuffle} is none of 2, 4 and 8.")
+            raise OptionError(f"--unshuffle {self.unshuffle} must be 2, 4 or 8.")
         halvings = 2 ** (1 + self.context)
-        if self.image_size % (halvings * self.unshuffle):
-            raise OptionError(
-                f"--image-size {self.image_size} must be a multiple of {halvings * self.unshuffle} "
-                f"with --unshuffle {self.unshuffle} and --context {self.context}."
-            )
+        self.check_image_size(halvings * self.unshuffle)
         if self.pad < halvings or self.pad % halvings:
             raise OptionError(
                 f"--pad {self.pad} must be a multiple of {halvings} with --context {self.context}."
@@ -100,12 +97,12 @@ class GeneratorConfig(TrainConfig):
         )
 
     def discriminator(self) -> MultiScaleDiscriminator:
-        """An untrained judge of three scales."""
+        """An untrained discriminator of three scales."""
         return MultiScaleDiscriminator(width=self.disc_width, layers=3)
 
-    def disc_adam(self, *judges: MultiScaleDiscriminator) -> torch.optim.Adam:
-        """The optimiser of the judges, at their own rate."""
-        return adam(replace(self, lr=self.disc_lr_share * self.lr), *judges)
+    def disc_adam(self, *discs: MultiScaleDiscriminator) -> torch.optim.Adam:
+        """The optimiser of the discriminators, at their own rate."""
+        return adam(replace(self, lr=self.disc_lr_share * self.lr), *discs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +163,7 @@ def residual_blocks(channels: int, count: int) -> nn.ModuleList:
 
 
 class Context(nn.Module):
-    """What a wider view adds to `[N, C, H, W]`: halved, thought over, and brought back to its size.
+    """What a wider view adds to `[N, C, H, W]`: downsampled, processed, upsampled.
 
     `halvings` views lie inside each other, each of twice the channels of the one before, up to 192. H and W are
     multiples of `2 ** halvings`. Adds nothing at first.
@@ -224,7 +221,7 @@ class Generator(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Kaiming everywhere; every block starts as the identity, and so does the whole generator."""
+        """Kaiming everywhere; every block starts as the identity, and so does the generator."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight)
@@ -268,7 +265,7 @@ class RealtimeInference(Inference):
 
     def __init__(self, generator: Generator, style_size: int = 0) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator = deepcopy(generator)
         self.stride = generator.stride
         self.style_size = style_size
         self.default_style = (0.0,) * style_size
@@ -304,49 +301,52 @@ class Realtime(Method):
             a, b = torch.cat([a, known_a]), torch.cat([b, known_b])
         fake_b, fake_a = self.a2b(a), self.b2a(b)
 
-        disc = sum(
-            (
-                lsgan(judge(real), 1.0) + lsgan(judge(fake.detach()), 0.0)
-                for judge, real, fake in ((self.disc_b, b, fake_b), (self.disc_a, a, fake_a))
-            ),
-            start=torch.zeros((), device=a.device),
+        disc = self.discriminator_loss(self.disc_a, a, fake_a) + self.discriminator_loss(
+            self.disc_b, b, fake_b
         )
         update("disc", disc)
 
-        self.disc_a.requires_grad_(False)
-        self.disc_b.requires_grad_(False)
-        seen_a, seen_b = self.disc_a.features(fake_a), self.disc_b.features(fake_b)
-        adversarial = lsgan([maps[-1] for maps in seen_a + seen_b], 1.0)
-        cycle = F.l1_loss(self.b2a(fake_b), a) + F.l1_loss(self.a2b(fake_a), b)
-        loss = adversarial + config.cycle_weight * cycle
-        losses = {"disc": disc, "gen": adversarial, "cycle": cycle}
-        if config.identity_weight > 0:
-            losses["identity"] = F.l1_loss(self.a2b(b), b) + F.l1_loss(self.b2a(a), a)
-            loss = loss + config.identity_weight * losses["identity"]
-        if config.steady_weight > 0:
-            losses["steady"] = steadiness(self.a2b, a, fake_b, config.steady_noise) + steadiness(
-                self.b2a, b, fake_a, config.steady_noise
-            )
-            loss = loss + config.steady_weight * losses["steady"]
-        if self._pairs is not None:
-            known = slice(-config.pair_batch, None)
-            losses["pairs"] = F.l1_loss(fake_b[known], b[known]) + F.l1_loss(fake_a[known], a[known])
-            loss = loss + config.pair_weight * losses["pairs"]
-            if config.pair_feature_weight > 0:
-                losses["features"] = sum(
-                    (
-                        feature_distance(
-                            [[m[known] for m in maps] for maps in seen], judge.features(real[known])
-                        )
-                        for judge, seen, real in ((self.disc_a, seen_a, a), (self.disc_b, seen_b, b))
-                    ),
-                    start=torch.zeros((), device=a.device),
+        with frozen(self.disc_a, self.disc_b):
+            features_a, features_b = self.disc_a.features(fake_a), self.disc_b.features(fake_b)
+            losses = {
+                "gen": lsgan([maps[-1] for maps in features_a + features_b], 1.0),
+                "cycle": F.l1_loss(self.b2a(fake_b), a) + F.l1_loss(self.a2b(fake_a), b),
+            }
+            if config.identity_weight > 0:
+                losses["identity"] = F.l1_loss(self.a2b(b), b) + F.l1_loss(self.b2a(a), a)
+            if config.steady_weight > 0:
+                losses["steady"] = steadiness(self.a2b, a, fake_b, config.steady_noise) + steadiness(
+                    self.b2a, b, fake_a, config.steady_noise
                 )
-                loss = loss + config.pair_feature_weight * losses["features"]
-        update("gen", loss)
-        self.disc_a.requires_grad_(True)
-        self.disc_b.requires_grad_(True)
-        return detached(losses)
+            if self._pairs is not None:
+                known = slice(-config.pair_batch, None)
+                losses["pairs"] = F.l1_loss(fake_b[known], b[known]) + F.l1_loss(fake_a[known], a[known])
+                if config.pair_feature_weight > 0:
+                    losses["features"] = self.pair_feature_distance(
+                        self.disc_a, features_a, a
+                    ) + self.pair_feature_distance(self.disc_b, features_b, b)
+            weights = {
+                "gen": 1.0,
+                "cycle": config.cycle_weight,
+                "identity": config.identity_weight,
+                "steady": config.steady_weight,
+                "pairs": config.pair_weight,
+                "features": config.pair_feature_weight,
+            }
+            update("gen", weighted_sum(losses, weights))
+        return detached({"disc": disc, **losses})
+
+    def discriminator_loss(self, disc: MultiScaleDiscriminator, real: Tensor, fake: Tensor) -> Tensor:
+        """Real to 1 and translated to 0, at every scale."""
+        return lsgan(disc(real), 1.0) + lsgan(disc(fake.detach()), 0.0)
+
+    def pair_feature_distance(
+        self, disc: MultiScaleDiscriminator, fake_features: list[list[Tensor]], real: Tensor
+    ) -> Tensor:
+        """Distance of the known translations to their counterparts in the discriminator's features."""
+        known = slice(-self.config.pair_batch, None)
+        translated = [[features[known] for features in maps] for maps in fake_features]
+        return feature_distance(translated, disc.features(real[known]))
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Tensor]:
@@ -363,9 +363,7 @@ class Realtime(Method):
         return ("a2b", "b2a")
 
     def inference(self, direction: str = "a2b") -> Inference:
-        generator = self.config.generator()
-        generator.load_state_dict({"a2b": self.a2b, "b2a": self.b2a}[direction].state_dict())
-        return RealtimeInference(generator).eval()
+        return RealtimeInference({"a2b": self.a2b, "b2a": self.b2a}[direction]).eval()
 
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"a2b": self.a2b, "b2a": self.b2a}

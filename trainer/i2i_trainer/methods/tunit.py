@@ -2,7 +2,7 @@
 
 Baek, Choi, Uh, Yoo, Shim: Rethinking the Truly Unsupervised Image-to-Image Translation, ICCV 2021. The guiding
 network gives an image its pseudo-domain (one of K) and its style; the generator puts one image's content into
-another's style; the discriminator judges it by the output of the reference's pseudo-domain.
+another's style; the discriminator has one output per pseudo-domain, of which that of the reference counts.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from i2i_trainer.blocks import (
     conv,
     init_kaiming,
 )
-from i2i_trainer.config import TrainConfig
+from i2i_trainer.config import SMALL_RUN, TrainConfig
 from i2i_trainer.errors import DataError, OptionError
 from i2i_trainer.layouts import Domains
 from i2i_trainer.losses import hinge_discriminator, hinge_generator, iic, info_nce, r1_penalty
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import AdaptiveInstanceNorm, FilterResponseNorm
-from i2i_trainer.steps import SideBySide, detached, frozen, weighted_sum
-from i2i_trainer.styles import StyledInference
+from i2i_trainer.steps import JointOptimiser, detached, frozen, weighted_sum
+from i2i_trainer.styles import FirstOutput, StyledInference
 
 RESIDUAL_SCALE = 0.1
 """Of every residual block of the generator; without it the results change."""
@@ -50,19 +50,15 @@ class TUNITConfig(TrainConfig):
     """Learn to translate within one set of unlabelled images; both folders of a layout are one set."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "small": {
+        "small": SMALL_RUN
+        | {
             "width": 8,
             "guide_width": 8,
             "disc_width": 8,
             "classes": 2,
-            "image_size": 64,
             "load_size": 64,
-            "batch": 4,
             "steps": 6000,
             "separated_steps": 2000,
-            "log_every": 20,
-            "sample_every": 250,
-            "checkpoint_every": 250,
         },
         "128px": {"image_size": 128, "load_size": 128, "batch": 16},
     }
@@ -204,8 +200,8 @@ class GuidingNetwork(nn.Module):
         return self.style(features), self.classes(features)
 
 
-class JudgingBlock(nn.Module):
-    """(shortcut + [FRN, C3, average, FRN, C3]) / sqrt 2; shortcut 1x1 without bias where the width changes."""
+class DiscriminatorBlock(nn.Module):
+    """(shortcut + [FRN, C3, average, FRN, C3]) / sqrt 2; shortcut 1x1 without bias if the width changes."""
 
     def __init__(self, inputs: int, outputs: int, *, halve: bool) -> None:
         super().__init__()
@@ -230,7 +226,10 @@ class Discriminator(nn.Module):
         layers: list[nn.Module] = [conv(3, width, 3, padding="zeros")]
         for _ in range(int(math.log2(image_size)) - 2):
             wider = min(2 * width, 1024)
-            layers += [JudgingBlock(width, width, halve=False), JudgingBlock(width, wider, halve=True)]
+            layers += [
+                DiscriminatorBlock(width, width, halve=False),
+                DiscriminatorBlock(width, wider, halve=True),
+            ]
             width = wider
         self.body = nn.Sequential(
             *layers,
@@ -246,7 +245,7 @@ class Discriminator(nn.Module):
 
 
 class Images(NamedTuple):
-    """One step's set: images `[N, 3, S, S]`, the index of each one's reference, labels `[N]`, -1 where unknown."""
+    """One step's set: images `[N, 3, S, S]`, the index of each one's reference, labels `[N]`, -1 if unknown."""
 
     images: Tensor
     references: Tensor
@@ -279,9 +278,8 @@ class TUNIT(Method):
         self.register_buffer("styles", torch.zeros(config.classes + 2, config.style_size))
         self.register_buffer("seen", torch.zeros(config.classes + 2))
         self.queue = torch.empty(0, config.style_size)
-        self.calls = 0
 
-    def examine(self, domains: Domains) -> None:
+    def check_data(self, domains: Domains) -> None:
         if not self.config.semi_supervised:
             return
         if domains.labels_a is None or max(domains.labels_a) < 0:
@@ -302,28 +300,25 @@ class TUNIT(Method):
             self.guide.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.guide_weight_decay
         )
         return {
-            "gen": SideBySide(rmsprop(self.generator.parameters()), guide),
+            "gen": JointOptimiser(rmsprop(self.generator.parameters()), guide),
             "disc": rmsprop(self.disc.parameters()),
         }
 
-    def stage(self) -> Literal["guide", "joint", "separate"]:
-        """Who learns in the present step: the guiding network alone, all, or all but the guiding network."""
-        if self.calls // self.config.accumulate < self.config.separated_steps:
-            return "guide"
-        return self.config.training
+    def stage(self, step: int) -> Literal["guide", "joint", "separate"]:
+        """Who learns in step `step`: the guiding network alone, all, or all but the guiding network."""
+        return "guide" if step < self.config.separated_steps else self.config.training
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        stage = self.stage()
+        stage = self.stage(update.step)
         images = self.pooled(batch)
         losses: Losses = {}
         if stage != "separate":
             factor = 1.0 if stage == "guide" else self.config.joint_guide_weight
-            losses |= self._learn_domains(images, update, factor)
+            losses |= self._update_guide(images, update, factor)
         if stage != "guide":
             self._average_styles(images)
             with nullcontext() if stage == "joint" else at_rest(self.guide):
-                losses |= self._learn_translation(images, update)
-        self.calls += 1
+                losses |= self._update_translation(images, update)
         return detached(losses)
 
     def pooled(self, batch: Batch) -> Images:
@@ -334,7 +329,7 @@ class TUNIT(Method):
             labels = torch.cat([batch.labels_a, batch.labels_b])
         return Images(images, torch.randperm(len(images)).to(images.device), labels)
 
-    def _learn_domains(self, batch: Images, update: Update, factor: float) -> Losses:
+    def _update_guide(self, batch: Images, update: Update, factor: float) -> Losses:
         """The guiding network's own losses; its slow copy and the queue follow."""
         config = self.config
         changed = self.augment(batch.images)
@@ -350,7 +345,7 @@ class TUNIT(Method):
         if config.semi_supervised:
             terms["classes"] = class_loss(logits, batch.labels)
         update("gen", factor * weighted_sum(terms, weights))
-        if (self.calls + 1) % config.accumulate == 0:
+        if update.last_micro_batch:
             self._follow_guide()
         self.queue = torch.cat([keys, self.queue.to(keys.device)])[: config.queue]
         return terms
@@ -361,8 +356,8 @@ class TUNIT(Method):
         for slow, fast in zip(self.slow_guide.parameters(), self.guide.parameters(), strict=True):
             slow.lerp_(fast, 1 - self.config.momentum)
 
-    def _learn_translation(self, batch: Images, update: Update) -> Losses:
-        """Discriminator, then generator; where it may learn, the guiding network moves with the generator."""
+    def _update_translation(self, batch: Images, update: Update) -> Losses:
+        """Discriminator, then generator; if it may learn, the guiding network moves with the generator."""
         config = self.config
         x, references = batch.images, batch.references
         with torch.no_grad():
@@ -372,17 +367,17 @@ class TUNIT(Method):
 
         real = x[references].detach().requires_grad_()
         real_logits = self.disc(real, labels[references])
-        judged = hinge_discriminator(real_logits, True)
-        judged = judged + hinge_discriminator(self.disc(fake, labels[references]), False)
+        fake_logits = self.disc(fake, labels[references])
+        disc = hinge_discriminator(real_logits, True) + hinge_discriminator(fake_logits, False)
         penalty = r1_penalty(real_logits, real)
-        update("disc", config.gan_weight * judged + config.penalty_weight * penalty)
+        update("disc", config.gan_weight * disc + config.penalty_weight * penalty)
 
         with frozen(self.disc):
-            terms = self.generator_terms(batch, labels)
+            terms = self.generator_losses(batch, labels)
             update("gen", weighted_sum(terms, self.weights()))
-        return {"disc": judged, "penalty": penalty, **terms}
+        return {"disc": disc, "penalty": penalty, **terms}
 
-    def generator_terms(self, batch: Images, labels: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Images, labels: Tensor) -> dict[str, Tensor]:
         """Unweighted losses of the generator by name; `labels` are the pseudo-domains of the images."""
         x, references = batch.images, batch.references
         style, _ = self.guide(x)
@@ -438,15 +433,18 @@ class TUNIT(Method):
 
     def inference(self, direction: str = "a2b") -> Inference:
         config = self.config
-        inference = StyledInference(self.generator, self.slow_guide, config.style_size, 2**config.downs)
+        inference = StyledInference(self.generator, config.style_size, 2**config.downs)
         inference.random_styles = False
-        if self.styles.is_meta:  # where networks are only counted, there are no styles
+        if self.styles.is_meta:  # while networks are only counted, there are no styles
             return inference
         *clusters, folder_a, folder_b = (tuple(style) for style in self.styles.tolist())
         inference.default_style = {"a2b": folder_b, "b2a": folder_a}[direction]
         known = zip(clusters, self.seen.tolist(), strict=False)
         inference.presets = {f"cluster-{i}": style for i, (style, seen) in enumerate(known) if seen}
         return inference
+
+    def style_encoder(self, direction: str = "a2b") -> nn.Module:
+        return FirstOutput(self.slow_guide)
 
     @torch.no_grad()
     def cluster(self, images: Tensor) -> Tensor:
@@ -458,18 +456,15 @@ class TUNIT(Method):
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}
 
-    shared_extra = frozenset(["calls"])
-
     def extra_state(self) -> dict[str, Tensor]:
-        return {"queue": self.queue, "calls": torch.tensor(self.calls)}
+        return {"queue": self.queue}
 
     def load_extra_state(self, state: dict[str, Tensor]) -> None:
         self.queue = state.get("queue", self.queue)
-        self.calls = int(state.get("calls", self.calls))
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy over the images whose label is known, 0 where none is."""
+    """Cross entropy over the images whose label is known, 0 if none is."""
     total = F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
     return total / (labels >= 0).sum().clamp_min(1)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from i2i_trainer.attention import Modulation, PairedAttention, judging_layer, verdict_layer
+from i2i_trainer.attention import Modulation, PairedAttention, discriminator_layer, logit_layer
 from i2i_trainer.blocks import AdaptiveResBlock, ResBlock, conv, up
 from i2i_trainer.config import Schedule, TrainConfig
 from i2i_trainer.errors import OptionError
@@ -70,12 +70,7 @@ class UGATITConfig(TrainConfig):
                 f"--local-depth {self.local_depth} and --global-depth {self.global_depth} must be at least 3, "
                 "the local one not above the global one."
             )
-        smallest = 3 * 2 ** (self.global_depth - 2)
-        if self.image_size < smallest or self.image_size % 4:
-            raise OptionError(
-                f"--image-size {self.image_size} is not a multiple of 4 of at least {smallest}, which "
-                f"--global-depth {self.global_depth} needs: raise it or lower --global-depth."
-            )
+        self.check_image_size(4, 3 * 2 ** (self.global_depth - 2), f"--global-depth {self.global_depth}")
 
 
 class Generator(nn.Module):
@@ -123,8 +118,8 @@ class Generator(nn.Module):
                 module.clamp_()
 
 
-class Verdict(NamedTuple):
-    """What a discriminator says of an image: patch logits `[N, 1, h, w]` and attention logits `[N, 2]`."""
+class Logits(NamedTuple):
+    """Output of a discriminator: patch logits `[N, 1, h, w]` and attention logits `[N, 2]`."""
 
     patches: Tensor
     attention: Tensor
@@ -138,15 +133,15 @@ class Discriminator(nn.Module):
         widths = [3] + [width * 2**stage for stage in range(depth - 1)]
         stages = list(pairwise(widths))
         self.trunk = nn.Sequential(
-            *(judging_layer(before, after, stride=2) for before, after in stages[:-1]),
-            judging_layer(*stages[-1], stride=1),
+            *(discriminator_layer(before, after, stride=2) for before, after in stages[:-1]),
+            discriminator_layer(*stages[-1], stride=1),
         )
         self.attention = PairedAttention(widths[-1], normalised=True)
-        self.head = verdict_layer(widths[-1])
+        self.head = logit_layer(widths[-1])
 
-    def forward(self, image: Tensor) -> Verdict:
+    def forward(self, image: Tensor) -> Logits:
         attended, logits = self.attention(self.trunk(image))
-        return Verdict(self.head(F.leaky_relu(attended, 0.2)), logits)
+        return Logits(self.head(F.leaky_relu(attended, 0.2)), logits)
 
 
 class DiscriminatorPair(nn.Module):
@@ -184,28 +179,28 @@ class UGATIT(Method):
         }
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        judged = self.discriminator_loss(batch)
-        update("discriminators", judged)
+        disc = self.discriminator_loss(batch)
+        update("discriminators", disc)
         with frozen(self.discriminator_a, self.discriminator_b):
-            terms = self.generator_terms(batch)
+            terms = self.generator_losses(batch)
             update("generators", weighted_sum(terms, self.weights()))
         for generator in (self.generator_ab, self.generator_ba):
             generator.clamp_shares()
-        return detached({"discriminators": judged, **terms})
+        return detached({"discriminators": disc, **terms})
 
     def discriminator_loss(self, batch: Batch) -> Tensor:
         """Real to 1 and translated to 0: image and attention logits of all four discriminators."""
         with torch.no_grad():
             image_ab, image_ba = self.generator_ab(batch.a)[0], self.generator_ba(batch.b)[0]
-        judged = (
+        loss = (
             lsgan(self.discriminator_a(batch.a), 1)
             + lsgan(self.discriminator_a(image_ba), 0)
             + lsgan(self.discriminator_b(batch.b), 1)
             + lsgan(self.discriminator_b(image_ab), 0)
         )
-        return self.config.gan_weight * judged
+        return self.config.gan_weight * loss
 
-    def generator_terms(self, batch: Batch) -> dict[str, Tensor]:
+    def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted losses of the generators by name."""
         image_ab, translating_a = self.generator_ab(batch.a)
         image_ba, translating_b = self.generator_ba(batch.b)

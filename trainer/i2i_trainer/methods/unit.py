@@ -28,7 +28,7 @@ from i2i_trainer.blocks import (
     init_normal,
     up,
 )
-from i2i_trainer.config import TrainConfig
+from i2i_trainer.config import SMALL_RUN, TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import PerceptualLoss, kl_unit_variance, lsgan, nsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
@@ -49,19 +49,7 @@ CURRENT: dict[str, Any] = {
 }
 MULTI_DISC_LAYERS = 4
 """Halving layers per scale of both discriminators with several scales."""
-SMALL: dict[str, Any] = {
-    "width": 16,
-    "disc_width": 16,
-    "disc_layers": 3,
-    "disc_scales": 2,
-    "image_size": 64,
-    "load_size": 72,
-    "batch": 4,
-    "steps": 4000,
-    "log_every": 20,
-    "sample_every": 250,
-    "checkpoint_every": 250,
-}
+SMALL = SMALL_RUN | {"width": 16, "disc_width": 16, "disc_layers": 3, "disc_scales": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +101,7 @@ class UNITConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image_size % 4:
-            raise OptionError(f"--image-size {self.image_size} must be a multiple of 4 for unit.")
+        self.check_image_size(4)
         if not 0 <= self.share_blocks <= self.blocks:
             raise OptionError(
                 f"--share-blocks {self.share_blocks} must lie between 0 and --blocks ({self.blocks})."
@@ -123,12 +110,9 @@ class UNITConfig(TrainConfig):
             raise OptionError(
                 "--dropout belongs to the paper's network: leave it at 0 with --variant current."
             )
-        smallest = MultiScaleDiscriminator.smallest_side(MULTI_DISC_LAYERS, self.disc_scales)
-        if self.variant == "current" and self.image_size < smallest:
-            raise OptionError(
-                f"--image-size {self.image_size} leaves the coarsest discriminator nothing to look at: "
-                f"use at least {smallest}, or fewer --disc-scales."
-            )
+        if self.variant == "current":
+            smallest = MultiScaleDiscriminator.smallest_side(MULTI_DISC_LAYERS, self.disc_scales)
+            self.check_image_size(at_least=smallest, needed_by=f"--disc-scales {self.disc_scales}")
         if self.perceptual_weight and self.perceptual_weights is None:
             raise OptionError("--perceptual-weight needs the file of --perceptual-weights.")
 
@@ -190,7 +174,7 @@ def halving_chain(widths: list[int], first_kernel: int = 3) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def judge(width: int, layers: int) -> nn.Sequential:
+def discriminator_chain(width: int, layers: int) -> nn.Sequential:
     """The paper's chain of halvings with one logit map at its end."""
     widths = [3] + [width * 2**i for i in range(layers)]
     return nn.Sequential(halving_chain(widths), conv(widths[-1], 1, 1))
@@ -206,21 +190,22 @@ class GaussianDownsample(nn.Module):
 
 
 def discriminator(config: UNITConfig) -> nn.Module:
-    """One domain's own discriminator; its end is in `discriminator_trunk` where the domains share layers."""
+    """One domain's own discriminator; its end is in `discriminator_trunk` if the domains share layers."""
     width = config.disc_width
     if config.variant == "current":
         return MultiScaleDiscriminator(width=width, layers=MULTI_DISC_LAYERS, scales=config.disc_scales)
     if config.discriminator == "multi":
         return MultiScale(
-            (judge(width, MULTI_DISC_LAYERS) for _ in range(config.disc_scales)), GaussianDownsample()
+            (discriminator_chain(width, MULTI_DISC_LAYERS) for _ in range(config.disc_scales)),
+            GaussianDownsample(),
         )
     if config.discriminator == "shared":
         return halving_chain([3, width, 2 * width], first_kernel=7)
-    return judge(width, config.disc_layers)
+    return discriminator_chain(width, config.disc_layers)
 
 
 def discriminator_trunk(config: UNITConfig) -> nn.Sequential:
-    """The layers that judge both domains: empty unless `shared`."""
+    """The layers that the discriminators of both domains share: empty unless `shared`."""
     if config.variant == "current" or config.discriminator != "shared":
         return nn.Sequential()
     widths = [config.disc_width * 2**i for i in range(1, config.disc_layers)]
@@ -293,8 +278,8 @@ class UNIT(Method):
         return image
 
     def _adversarial(self, disc: nn.Module, image: Tensor, target: float) -> Tensor:
-        judged = self.disc_shared(disc(image))
-        maps = judged if isinstance(judged, list) else [judged]
+        logits = self.disc_shared(disc(image))
+        maps = logits if isinstance(logits, list) else [logits]
         return nsgan(maps, target) if self.config.gan == "nsgan" else lsgan(maps, target)
 
     def _kl(self, code: Code) -> Tensor:
@@ -302,12 +287,12 @@ class UNIT(Method):
         return kl_unit_variance(code.noised if self.config.variant == "paper" else code.features)
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        losses = self._discriminate(batch, update)
+        losses = self._update_discriminators(batch, update)
         with frozen(*self._discriminators()):
-            losses |= self._generate(batch, update)
+            losses |= self._update_generators(batch, update)
         return detached(losses)
 
-    def _discriminate(self, batch: Batch, update: Update) -> Losses:
+    def _update_discriminators(self, batch: Batch, update: Update) -> Losses:
         with torch.no_grad():
             fake_b = self.decode(self.dec_b, self.encode(self.enc_a, batch.a))
             fake_a = self.decode(self.dec_a, self.encode(self.enc_b, batch.b))
@@ -321,7 +306,7 @@ class UNIT(Method):
         update("disc", self.config.gan_weight * (losses["disc_a"] + losses["disc_b"]))
         return losses
 
-    def _generate(self, batch: Batch, update: Update) -> Losses:
+    def _update_generators(self, batch: Batch, update: Update) -> Losses:
         config = self.config
         a, b = batch.a, batch.b
         code_a, code_b = self.encode(self.enc_a, a), self.encode(self.enc_b, b)

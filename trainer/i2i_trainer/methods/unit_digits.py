@@ -73,7 +73,7 @@ class UNITDigitsConfig(TrainConfig):
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
-    """Images `[N, 3, H, W]` as `[N, channels, H, W]`: grey where one is asked for."""
+    """Images `[N, 3, H, W]` as `[N, channels, H, W]`: grey if one is asked for."""
     return images if channels == 3 else images.mean(dim=1, keepdim=True)
 
 
@@ -148,7 +148,7 @@ class Translations(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """Judges and classifies digits of both domains; only the first layer belongs to one domain."""
+    """Tells real from fake and classifies digits of both domains; only the first layer belongs to one domain."""
 
     def __init__(self, width: int, channels: tuple[int, int]) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Discriminator(nn.Module):
             x = dropout(stage(x))
         return x
 
-    def judge(self, a: Tensor, b: Tensor) -> Tensor:
+    def discriminate(self, a: Tensor, b: Tensor) -> Tensor:
         """Logits `[2 N, 2]`, class 1 is real."""
         logits: Tensor = self.adversary(self._dropped(torch.cat([self.start_a(a), self.start_b(b)])))
         return logits.flatten(1)
@@ -239,22 +239,23 @@ class UNITDigits(Method):
         a, b = (with_channels(x, c) for x, c in zip((batch.a, batch.b), self.config.channels, strict=True))
         if self.config.invert_target:
             b = torch.where(torch.rand(len(b), 1, 1, 1, device=b.device) < 0.5, -b, b)
-        losses = self._discriminate(a, b, batch.labels_a, update)
+        losses = self._update_discriminator(a, b, batch.labels_a, update)
         with frozen(self.disc):
-            losses |= self._generate(a, b, update)
+            losses |= self._update_generator(a, b, update)
         return detached(losses)
 
-    def _discriminate(self, a: Tensor, b: Tensor, labels: Tensor, update: Update) -> Losses:
+    def _update_discriminator(self, a: Tensor, b: Tensor, labels: Tensor, update: Update) -> Losses:
         config, disc = self.config, self.disc
         with torch.no_grad():
             made = self.translate(a, b)
         fakes = [
-            softmax_gan(disc.judge(*pair), real=False) for pair in ((made.ba, made.ab), (made.aa, made.bb))
+            softmax_gan(disc.discriminate(*pair), real=False)
+            for pair in ((made.ba, made.ab), (made.aa, made.bb))
         ]
         in_a = disc.features(disc.start_a(torch.cat([made.aa, made.ba])))
         in_b = disc.features(disc.start_b(torch.cat([made.ab, made.bb])))
         losses = {
-            "disc": softmax_gan(disc.judge(a, b), real=True) + 0.5 * (fakes[0] + fakes[1]),
+            "disc": softmax_gan(disc.discriminate(a, b), real=True) + 0.5 * (fakes[0] + fakes[1]),
             "class": F.cross_entropy(disc.classify(disc.start_a(a)).float(), labels),
             "feature": sum_of_squares(in_b[: len(a)], in_a[: len(a)])
             + sum_of_squares(in_a[len(a) :], in_b[len(a) :]),
@@ -267,12 +268,12 @@ class UNITDigits(Method):
         update("disc", weighted_sum(losses, weights))
         return losses
 
-    def _generate(self, a: Tensor, b: Tensor, update: Update) -> Losses:
+    def _update_generator(self, a: Tensor, b: Tensor, update: Update) -> Losses:
         config, disc = self.config, self.disc
         made = self.translate(a, b)
         losses = {
-            "gen": softmax_gan(disc.judge(made.ba, made.ab), real=True)
-            + softmax_gan(disc.judge(made.aa, made.bb), real=True),
+            "gen": softmax_gan(disc.discriminate(made.ba, made.ab), real=True)
+            + softmax_gan(disc.discriminate(made.aa, made.bb), real=True),
             "kl": code_divergence(made.code),
             "reconstruction": sum_of_squares(made.aa, a) + sum_of_squares(made.bb, b),
         }

@@ -15,7 +15,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from i2i_trainer import metrics
 from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config, write_atomically
@@ -39,7 +39,7 @@ class Options:
     run: tyro.conf.Positional[Path]
     """Run folder made by i2i-train."""
     data: Path | None = None
-    """Folder of images; the run's own where it is not given."""
+    """Folder of images; the run's own if not given."""
     layout: Layout = "auto"
     """How --data is laid out."""
     split: Literal["auto", "train", "val", "test"] = "auto"
@@ -52,7 +52,7 @@ class Options:
     limit: int = 1000
     """Most images per domain."""
     style: Literal["auto", "random", "reference", "default"] = "auto"
-    """Styles of the measured translations, where there is a style: drawn, from target images, or the fixed one."""
+    """Styles of the measured translations, if there is a style: drawn, from target images, or the fixed one."""
     features: Path | None = None
     """Inception-v3 as ONNX, TorchScript or .pt2, for FID, KID and mFID; a stand-in of another name without it."""
     features_side: int = 299
@@ -85,7 +85,7 @@ class Material:
 
 
 def main() -> None:
-    """Entry point of `i2i-eval`; leaves with 0 done, 1 failed, 2 usage, 130 interrupted."""
+    """Entry point of `i2i-eval`; exits with 0 done, 1 failed, 2 usage, 130 interrupted."""
     try:
         options = tyro.cli(Options, prog="i2i-eval", description=Options.__doc__)
         evaluate(options)
@@ -116,12 +116,13 @@ def evaluate(options: Options) -> dict[str, Any]:
     console = Console()
     console.print(f"{name}, {len(material.a)} source and {len(material.b)} target images of {material.split}")
 
-    styles = _styles(options, inference, material)
+    encoder = method.style_encoder(options.direction)
+    styles = _styles(options, inference, encoder, material)
     translated = _translated(inference, material.a, styles, options.batch)
     features = _features(options, console)
     measured: dict[str, Any] = {}
     measured |= _distances(features, material, translated)
-    measured |= _class_distances(features, inference, material, options)
+    measured |= _class_distances(features, inference, encoder, material, options)
     if material.paired:
         measured |= _truth(material, translated)
     measured |= _diversity(options, inference, material, console)
@@ -160,7 +161,7 @@ def _material(options: Options, config: TrainConfig, method: Method, inference: 
         raise OptionError(f"--size {side} must be a multiple of {inference.stride} for this method.")
     a, kept_a = _squares(domains.a, options.limit, side)
     b, kept_b = _squares(domains.b, options.limit, side)
-    if domains.paired:  # a pair counts where both of its images can be read
+    if domains.paired:  # a pair counts if both of its images can be read
         both = sorted(set(kept_a) & set(kept_b))
         a, b = a[[kept_a.index(i) for i in both]], b[[kept_b.index(i) for i in both]]
         kept_a = kept_b = both
@@ -184,12 +185,13 @@ def _kept(labels: Sequence[int] | None, indices: list[int]) -> Tensor | None:
     return None if labels is None else torch.tensor([labels[i] for i in indices])
 
 
-def _styles(options: Options, inference: Inference, material: Material) -> Tensor | None:
-    """One style per source image `[N, style_size]`, None where the method has none."""
+def _styles(
+    options: Options, inference: Inference, encoder: nn.Module | None, material: Material
+) -> Tensor | None:
+    """One style per source image `[N, style_size]`, None if the method has none."""
     if inference.style_size == 0:
         return None
     kind = options.style
-    encoder = inference.style_encoder()
     if kind == "auto":
         kind = "random" if inference.random_styles else "reference" if encoder is not None else "default"
     count = len(material.a)
@@ -255,10 +257,13 @@ def _distances(
 
 
 def _class_distances(
-    features: FeatureNetwork | RandomPatches, inference: Inference, material: Material, options: Options
+    features: FeatureNetwork | RandomPatches,
+    inference: Inference,
+    encoder: nn.Module | None,
+    material: Material,
+    options: Options,
 ) -> dict[str, Any]:
     """Class-wise distance: every source in the style of references of one class, against that class's images."""
-    encoder = inference.style_encoder() if inference.style_size else None
     labels = material.labels_b
     if encoder is None or labels is None or material.domains.layout != "class-folders":
         return {}
