@@ -196,8 +196,8 @@ def pressed(delay):
     calls.append(delay)
     return code if len(calls) == 10 else found
 cv2.waitKey = pressed
-from i2i_runtime.cli.stream import main
-main()
+from i2i_runtime.cli.entry import stream
+stream()
 """
 
 
@@ -219,7 +219,7 @@ def test_a_real_key_in_a_real_window_ends_the_job_normally(screen: None, engines
     if shutil.which("xdotool") is None:
         pytest.skip("xdotool is not installed")
     job = ["-m", str(engines.identity), "-i", "test://bars", "--size", "96x64", "--rate", "1"]
-    script = "import sys; from i2i_runtime.cli.stream import main; main()"
+    script = "from i2i_runtime.cli.entry import stream; stream()"
     command = [sys.executable, "-c", script, *job]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as shown:
         search = ["xdotool", "search", "--sync", "--onlyvisible", "--name", "i2i-stream"]
