@@ -6,6 +6,7 @@ python runtime/examples/engine_from_python.py day.jpg night.png
 import sys
 
 import cv2
+import numpy as np
 
 import i2i_runtime as i2i
 
@@ -16,7 +17,7 @@ def main(input: str, output: str, name: str = "day2night") -> None:
     bgr = cv2.imread(input)
     if bgr is None:
         sys.exit(f"{input} is not an image that OpenCV can read")
-    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
     translated = engine.infer(rgb)  # [H, W, 3] uint8 RGB, the size of the input
     cv2.imwrite(output, cv2.cvtColor(translated, cv2.COLOR_RGB2BGR))
     engine.close()

@@ -38,12 +38,12 @@ class Inset(i2i.Stage):
         return translated
 
 
-def main(output: str, name: str = "day2night", frame_count: int = 50) -> None:
+def main(output: str, name: str = "day2night") -> None:
     engine = i2i.open_engine(name)
     sink = i2i.open_sink(output, i2i.SinkOptions(rate=25, restart=True))
-    i2i.Pipeline(Gradient(frame_count), engine, [sink], stages=[Inset()]).run()
+    i2i.Pipeline(Gradient(frame_count=50), engine, [sink], stages=[Inset()]).run()
     engine.close()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    main(*sys.argv[1:])

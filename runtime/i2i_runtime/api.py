@@ -103,7 +103,7 @@ def frames(
     in seconds. Decoding and translation run ahead in threads of their own. Every frame of a file is delivered; of a
     live input the newest, so a slow loop skips frames instead of falling behind. Leaving the loop closes the input.
 
-    Raises I2IError at the frame where something fails.
+    Raises I2IError at the frame that fails.
     """
     uri = parse_uri(str(input))
     with _opened(engine, style, stages, uri, backend, threads) as translation:

@@ -1,6 +1,6 @@
 """The errors a user can cause.
 
-Every message is one sentence: what happened, why, and how to mend it. Commands print it and exit 1; nothing
+Every message is one sentence: what happened, why, and how to fix it. Commands print it and exit 1; nothing
 here is ever shown as a traceback.
 
     I2IError
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class I2IError(Exception):
-    """A failure that the user can understand and mend; `str(error)` is the whole sentence."""
+    """A failure that the user can understand and fix; `str(error)` is the whole sentence."""
 
     exit_code = 1
 

@@ -38,7 +38,7 @@ CLIP_ENDINGS = frozenset(
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the final name if the block ends without an error.
 
-    Until then whatever stands under the final name stays as it is. The folder is created if it is missing.
+    Until then an existing file stays as it is. The folder is created if it is missing.
     Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Engine metadata and tensor names: the contract between export (which writes it) and runtime (which reads it).
 
-The JSON stands under the key `i2i` in the ONNX file's `metadata_props`, and in `<name>.plan.json` beside a plan.
+The JSON is stored under the key `i2i` in the ONNX file's `metadata_props`, and in `<name>.plan.json` beside a plan.
 Unknown keys are ignored, so that an old runtime runs newer engines; a higher schema version is refused.
 """
 

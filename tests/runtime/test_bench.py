@@ -77,10 +77,8 @@ def test_record_holds_the_three_levels_and_what_they_were_made_on(
     shown = capsys.readouterr().out
     assert "invert (a -> b) at 64x48" in shown
     assert record["engine_sha256"][:12] in shown
-    assert [line.split()[0] for line in shown.splitlines() if "queue" in line or "hand over" in line] == [
-        "wait",
-        "write",
-    ]
+    for name, what in {"wait": "in the queue before the engine", "write": "deliver"}.items():
+        assert any(line.split()[:1] == [name] and what in line for line in shown.splitlines())
     assert record["limit"] in shown
     assert compare(CompareOptions(record_file, record_file)) == 0
 
@@ -117,7 +115,7 @@ def level_of(name: str, fps: float, **stages: float) -> Level:
         ({"read": 3.0, "infer": 10.0, "write": 1.0}, "--size"),
     ],
 )
-def test_limit_names_the_slowest_stage_and_a_mend(stages: dict[str, float], word: str) -> None:
+def test_limit_names_the_slowest_stage_and_a_fix(stages: dict[str, float], word: str) -> None:
     alone = level_of("engine alone", 100.0)
     assert word in limit_of(alone, alone, level_of("end to end", 90.0, **stages))
 

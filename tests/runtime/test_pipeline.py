@@ -333,11 +333,8 @@ def closing_at(index: int) -> Callable[[Frame], None]:
 
 @pytest.mark.parametrize("live", [False, True])
 def test_a_closed_output_ends_the_job_normally(fake_source: Any, live: bool) -> None:
-    source, window, kept = (
-        fake_source(10**9, live=live),
-        CollectingSink("window", closing_at(20)),
-        CollectingSink("kept"),
-    )
+    source, kept = fake_source(10**9, live=live), CollectingSink("kept")
+    window = CollectingSink("window", closing_at(20))
     pipeline = Pipeline(source, FakeEngine(), [window, kept])
     pipeline.run()
     assert [frame.index for frame in window.frames] == list(range(20))

@@ -19,7 +19,7 @@ _ROW, _LABEL, _WIDTH = 34, 260, 900
 def draw_bars(groups: Mapping[str, Mapping[str, float]], unit: str, path: Path) -> None:
     """Writes one horizontal bar per value, under the heading of its group, all groups on their own scale.
 
-    Raises SinkError where the file cannot be written.
+    Raises SinkError if the file cannot be written.
     """
     rows = sum(len(group) + 1 for group in groups.values())
     canvas = np.full((rows * _ROW + 20, _WIDTH, 3), 255, np.uint8)

@@ -1,4 +1,4 @@
-"""Comparing two benchmark records with the noise of both in view."""
+"""Compares two benchmark records with respect to their noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from i2i_runtime.errors import UsageError
 
 _SMALLEST = 0.02
-"""Differences under two per cent are never called real: clocks and caches move that much by themselves."""
+"""Differences below two per cent are never reported: clocks and caches vary that much by themselves."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Verdict:
 
 
 def compare_records(old: dict[str, Any], new: dict[str, Any]) -> list[Verdict]:
-    """A verdict per level that both records hold: faster, slower, or the same within the noise.
+    """A verdict for each level in both records: faster, slower, or the same within the noise.
 
-    A level that was measured on one frame has no rate, and no verdict.
+    A level that was measured on one frame has no frame rate, and no verdict.
     """
     levels = {level["name"]: level for level in old["levels"]}
     verdicts = []
@@ -50,7 +50,7 @@ def compare_records(old: dict[str, Any], new: dict[str, Any]) -> list[Verdict]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What else changed between two records, and would explain a difference."""
+    """What else changed between two records and might explain a difference."""
     keys = ("engine_sha256", "precision", "backend", "threads", "input", "input_sha256", "width", "height")
     found = [
         f"{key}: {old.get(key)} before, {new.get(key)} now" for key in keys if old.get(key) != new.get(key)
@@ -73,11 +73,11 @@ def read_record(path: Path) -> dict[str, Any]:
         return dict(record)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read ({error.strerror}): name a file made by i2i-bench --json."
+            f"{path} cannot be read ({error.strerror}): give a file made by i2i-bench --json."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{path} is no benchmark record ({error}): name a file made by i2i-bench --json."
+            f"{path} is not a benchmark record ({error}): give a file made by i2i-bench --json."
         ) from error
 
 

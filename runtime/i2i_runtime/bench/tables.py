@@ -1,4 +1,4 @@
-"""The record of i2i-bench as tables on the screen: what was measured, on what, and what it says."""
+"""Prints the record of i2i-bench as tables: results, conditions and machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _STAGES = {
     "read": "decode, to RGB",
     "wait": "in the queue before the engine",
     "infer": "translate",
-    "write": "hand over",
-    "added": "all but translating",
-    "age": "from decoded to handed over",
+    "write": "deliver",
+    "added": "everything but translating",
+    "age": "from decoding to delivery",
 }
 
 
 def print_record(record: dict[str, Any]) -> None:
-    """Prints a record that `i2i-bench` has made."""
+    """Prints a record of `i2i-bench`."""
     console = _console()
     console.print(_engine(record), soft_wrap=True)
     console.print(_machine(record["machine"]), soft_wrap=True)
@@ -35,13 +35,13 @@ def print_record(record: dict[str, Any]) -> None:
         console.print(_streams(record["scaling"]["streams"]))
     console.print(
         f"First frame after {record['start']['first_frame_ms']:.0f} ms; "
-        f"at most {record['peak_memory_mb']:.0f} MB held. {record['limit']}",
+        f"at most {record['peak_memory_mb']:.0f} MB used. {record['limit']}",
         soft_wrap=True,
     )
 
 
 def print_verdicts(verdicts: Sequence[Verdict]) -> None:
-    """Prints what `i2i-bench compare` found, level by level."""
+    """Prints the verdicts of `i2i-bench compare`, one line per level."""
     table = _table("level", "old fps", "new fps", "new / old", "noise", "verdict")
     for verdict in verdicts:
         rates = f"{verdict.old_fps:.1f}", f"{verdict.new_fps:.1f}", f"{verdict.ratio:.3f}"
@@ -50,7 +50,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
 
 
 def _console() -> Console:
-    """What is printed names files, whose brackets and colons are no markup."""
+    """Names of files are not markup, whatever brackets and colons they contain."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
@@ -66,7 +66,7 @@ def _machine(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores, {' '.join(machine['features'])}, "
-        f"power mode {machine['power_mode'] or 'not told'}; Python {machine['python']}, {versions}"
+        f"power mode {machine['power_mode'] or 'unknown'}; Python {machine['python']}, {versions}"
     )
 
 

@@ -38,10 +38,10 @@ class FakeEngine:
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
         """`[H, W, 3] uint8 RGB` to the same shape; the caller owns the result. Raises EngineError as every engine."""
-        contract.prepare(self.metadata, image, style)
         with self._lock:
             number = self._count
             self._count += 1
+        contract.prepare(self.metadata, image, style)
         if self._before is not None:
             self._before(number)
         return 255 - image if self._invert else image.copy()

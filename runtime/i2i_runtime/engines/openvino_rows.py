@@ -163,7 +163,7 @@ def _undoes(shuffle: Any, positions: _Positions) -> bool:
 
 
 def _separable(convolution: Any, positions: _Positions) -> _Separable | None:
-    """The parts of weights `[3b^2, I, kh, kw]`, or None if they are no product."""
+    """The parts of weights `[3b^2, I, kh, kw]`, or None if they are not a product."""
     if not _is_plain_convolution(convolution):
         return None
     weights = _constant(convolution.input_value(1))
