@@ -9,15 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from i2i_runtime.engines import MODELS
-from i2i_runtime.files import reason_of
 from i2i_runtime.machine import describe_machine
 
 ENCODERS = (
@@ -184,8 +180,9 @@ def _cameras() -> Iterator[Finding]:
 
 
 def _encoders() -> Iterator[Finding]:
-    import av
     import av.logging
+
+    from i2i_runtime.sinks.encoder import refusal_of_encoder
 
     av.logging.set_level(av.logging.PANIC)
     for name in ENCODERS:
@@ -214,29 +211,6 @@ def _silenced() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(nowhere)
         os.close(kept)
-
-
-def refusal_of_encoder(name: str) -> str | None:
-    """Why this encoder cannot encode a frame of 256x256 pixels on this machine; None if it can."""
-    import av
-    from av.error import FFmpegError
-
-    try:
-        context = av.CodecContext.create(name, "w")
-    except (FFmpegError, ValueError) as error:
-        return f"not part of this build of PyAV ({type(error).__name__})"
-    assert isinstance(context, av.VideoCodecContext)
-    context.width = context.height = 256
-    context.pix_fmt = "yuv420p"
-    context.framerate = Fraction(25)
-    try:
-        frame = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), "rgb24").reformat(
-            format="yuv420p"
-        )
-        packets = [*context.encode(frame), *context.encode(None)]
-    except (FFmpegError, ValueError) as error:
-        return f"cannot be opened ({reason_of(error)})"
-    return None if packets else "returned no data"
 
 
 def _screens() -> Iterator[Finding]:

@@ -11,7 +11,8 @@ import av
 import pytest
 
 from i2i_runtime import doctor
-from i2i_runtime.doctor import ENCODERS, Finding, examine, refusal_of_encoder
+from i2i_runtime.doctor import ENCODERS, Finding, examine
+from i2i_runtime.sinks.encoder import refusal_of_encoder
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import av.error
 import cv2
+import numpy as np
 from av.codec.codec import Capabilities
 
 from i2i_runtime.errors import SinkError
@@ -81,8 +82,8 @@ def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
     name = options.codec or _DEFAULT_CODEC.get(path.suffix.lower(), _SOFTWARE)
     codec = _codec(name)
     notes: list[str] = []
-    if codec.capabilities & Capabilities.hardware and (why := _refusal(codec)) is not None:
-        notes.append(f"{name} cannot be opened here ({why}), so {_SOFTWARE} was used")
+    if codec.capabilities & Capabilities.hardware and (why := refusal_of_encoder(name)) is not None:
+        notes.append(f"{name} {why} on this machine, so {_SOFTWARE} was used")
         name, codec = _SOFTWARE, _codec(_SOFTWARE)
     if not _holds(CONTAINERS[path.suffix.lower()], codec):
         raise SinkError(
@@ -203,18 +204,23 @@ def _codec(name: str) -> av.Codec:
     return codec
 
 
-def _refusal(codec: av.Codec) -> str | None:
-    """Why an encoder does not open on a small image; None if it does."""
-    context = av.CodecContext.create(codec.name, "w")
+def refusal_of_encoder(name: str) -> str | None:
+    """Why this encoder cannot encode a frame of 256x256 pixels on this machine; None if it can."""
+    try:
+        codec = av.Codec(name, "w")
+    except (av.error.FFmpegError, ValueError) as error:
+        return f"not part of this build of PyAV ({type(error).__name__})"
+    context = av.CodecContext.create(codec, "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width = context.height = 256
     context.pix_fmt = _pixel_format(codec, "yuv420p", (256, 256))
-    context.time_base = Fraction(1, 25)
+    context.framerate = Fraction(25)
+    frame = av.VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), "rgb24")
     try:
-        context.open()
+        packets = [*context.encode(frame.reformat(format=context.pix_fmt)), *context.encode(None)]
     except (av.error.FFmpegError, ValueError) as error:
-        return reason_of(error)
-    return None
+        return f"cannot be opened ({reason_of(error)})"
+    return None if packets else "returned no data"
 
 
 def _encoded_colour(clip: Clip, pixel_format: str) -> Colour:
