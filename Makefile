@@ -53,6 +53,7 @@ gpu-proof: .venv/installed
 		.venv/bin/python -m pip download -q --disable-pip-version-check --no-deps -d $(BINDINGS) $$release \
 		|| echo "tests that need $$release will skip"; \
 	done
+	tests/runtime/strict_driver/build_pycuda.sh .venv/bin/python || echo "tests that need PyCUDA will skip"
 	touch $@
 
 clean:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from i2i_runtime.engines.tensorrt.manifest import PlanManifest, sha256_of, sidecar_path
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame, Image
 from i2i_runtime.metadata import METADATA_KEY, EngineMetadata, ExtraInput, SizePolicy, StyleSpec
@@ -257,3 +259,27 @@ def _encode_tone(
         frame.sample_rate, frame.pts = 48000, begin
         container.mux(stream.encode(frame))
     container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="session")
+def write_tensorrt_plan() -> Callable[..., Path]:
+    """Writes a plan of the tensors `frame` and `translated` with its sidecar, whose fields the keywords change."""
+
+    def write(path: Path, size: SizePolicy | None = None, **changes: Any) -> Path:
+        content = b"vtrt frame translated"
+        path.write_bytes(content)
+        manifest = PlanManifest(
+            flavour="tensorrt",
+            tensorrt_version="10.16.1.11",
+            architectures=("sm_89",),
+            onnx_file="night.onnx",
+            onnx_sha256=sha256_of(b"the engine"),
+            plan_sha256=sha256_of(content),
+        )
+        described = EngineMetadata(
+            "night", "cyclegan", "day -> night", size or SizePolicy.fixed(4, 4), precision="fp16"
+        )
+        sidecar_path(path).write_text(replace(manifest, **changes).to_json(described), encoding="utf-8")
+        return path
+
+    return write

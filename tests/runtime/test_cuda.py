@@ -1,277 +1,310 @@
-"""The device layer: cuda-python's and ctypes' true calls into a fake driver library, and a fake PyCUDA.
+"""Our TensorRT engine through the true cuda-python and the true PyCUDA on a strict stand-in for NVIDIA's driver.
 
-The fake driver (fake_cuda/fake_driver.c) plays the device in host memory. It shows that our calls exist, take
-these arguments and come in this order; it shows nothing about a GPU.
+The driver (strict_driver/driver.c) keeps the rules of contexts, streams, capture and memory and writes down each
+violation; the network under it is a fake TensorRT (strict_driver/fake). Neither shows anything about a GPU's speed.
 """
 
 from __future__ import annotations
 
-import ctypes
+import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from i2i_runtime.engines.tensorrt import cuda
-from i2i_runtime.engines.tensorrt.cuda import DriverGraphs, PyCudaDevice, find_device_facts, open_device
+from i2i_runtime.engines.tensorrt import cuda, cuda_python
+from i2i_runtime.engines.tensorrt.cuda import find_device_facts, open_device
+from i2i_runtime.engines.tensorrt.device import DriverError, release_all
+from i2i_runtime.engines.tensorrt.layout import available_host_bytes
 from i2i_runtime.errors import EngineError
+from i2i_runtime.metadata import SizePolicy
 
-SOURCE = Path(__file__).parent / "fake_cuda" / "fake_driver.c"
+HERE = Path(__file__).parent / "strict_driver"
+PYCUDA = Path(sys.prefix) / "pycuda_on_headers"
+LIBRARIES = [
+    pytest.param(
+        "cuda-python",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("cuda") is None, reason="cuda-python is not installed"
+        ),
+    ),
+    pytest.param(
+        "PyCUDA",
+        marks=pytest.mark.skipif(
+            not PYCUDA.is_dir(), reason=f"needs the true PyCUDA: {HERE / 'build_pycuda.sh'} {sys.executable}"
+        ),
+    ),
+]
+NOTHING_LEFT = {
+    "contexts": 0,
+    "context stack": 0,
+    "device memory": 0,
+    "pinned memory": 0,
+    "streams": 0,
+    "events": 0,
+    "recorded graphs": 0,
+    "graphs": 0,
+}
 
 
-@pytest.fixture(scope="module")
-def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fake driver, compiled under the true one's name."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler to build the fake driver with")
-    library = tmp_path_factory.mktemp("fake_cuda") / "libcuda.so.1"
-    command = [compiler, "-shared", "-fPIC", "-w", "-o", str(library), str(SOURCE), "-ldl"]
-    subprocess.run(command, check=True)
-    return library
+@dataclass(frozen=True)
+class Done:
+    """A process on the strict driver: what it printed, what it logged, and what the driver reports of it."""
+
+    result: dict[str, Any]
+    log: str
+    report: dict[str, Any]
 
 
-def run_on(driver: Path, script: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A Python process that finds the fake driver where the true one would be."""
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "LD_LIBRARY_PATH": str(driver.parent), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+Drive = Callable[..., Done]
+
+
+@pytest.fixture
+def environment(strict_driver: Path, tmp_path: Path) -> dict[str, str]:
+    """What a process needs to find the strict driver, the fake TensorRT and the true PyCUDA."""
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(strict_driver),
+        "PYTHONPATH": os.pathsep.join((str(HERE / "fake"), str(PYCUDA))),
+        "STRICT_CUDA_REPORT": str(tmp_path / "report.jsonl"),
+    }
+
+
+@pytest.fixture
+def drive(environment: dict[str, str], tmp_path: Path) -> Drive:
+    def run(scenario: str, library: str, plan: Path, **settings: str) -> Done:
+        hidden = {"DRIVE_LIBRARY": "pycuda"} if library == "PyCUDA" else {}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(HERE / "drive.py"), scenario, str(plan)],
+            env={**environment, **hidden, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        report = json.loads((tmp_path / "report.jsonl").read_text().splitlines()[-1])
+        return Done(json.loads(done.stdout), done.stderr, report)
+
+    return run
+
+
+@pytest.fixture
+def write_plan(write_tensorrt_plan: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """A plan for the fake TensorRT, with its sidecar."""
+
+    def write(flavour: str = "tensorrt", *, fixed: bool = False) -> Path:
+        return write_tensorrt_plan(
+            tmp_path / f"{flavour}.plan",
+            SizePolicy.fixed(32, 48) if fixed else SizePolicy(8, 8, 64, 8, 64),
+            flavour=flavour,
+            tensorrt_version="10.16.1.11" if flavour == "tensorrt" else "1.7.1.116",
+        )
+
+    return write
+
+
+@pytest.mark.parametrize("memory", ["copied", "mapped"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_500_frames_of_three_sizes_in_two_threads(
+    library: str, memory: str, drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    done = drive("frames", library, write_plan(), STRICT_CUDA_INTEGRATED="1" if memory == "mapped" else "0")
+    assert done.result["wrong"] == []
+    assert done.result["frames"] == done.report["launches"] == 504, "each frame is one launch of a graph"
+    assert done.result["slots"] == 2
+    assert f"Strict GPU (sm_89, through {library})" in done.result["reason"]
+    assert done.result["flags"] == 4, "waiting for the GPU does not spin on a core"
+    assert done.report["violations"] == []
+    assert done.report["left"] == NOTHING_LEFT
+    assert done.report["unordered_networks"] == 0, "the slots' networks run one behind the other"
+    if memory == "copied":
+        assert done.report["free_copies"] > 0, "but a copy waits for no other slot's network"
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_an_engine_is_opened_three_times_and_closed_by_another_thread(
+    library: str, drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    done = drive("again", library, write_plan())
+    assert done.result == {"good": [True, True, True], "left": 0}
+    assert done.report["violations"] == []
+    assert done.report["left"] == NOTHING_LEFT
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_whatever_call_fails_is_one_sentence_and_leaves_nothing(
+    library: str, drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    done = drive("failures", library, write_plan())
+    assert done.result["left"] == []
+    assert done.result["wrong"] == []
+    assert done.report["violations"] == []
+    assert set(done.result["said"]) >= {
+        "cuStreamCreate",
+        "cuMemcpyHtoDAsync",
+        "cuGraphLaunch",
+        "cuStreamSynchronize",
+    }
+    for sentence in (sentence for said in done.result["said"].values() for sentence in said):
+        assert sentence.startswith("The GPU refused cu"), sentence
+        assert sentence.endswith(".")
+        assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_python_runs_while_the_gpu_works(library: str, drive: Drive, write_plan: Callable[..., Path]) -> None:
+    done = drive("waiting", library, write_plan())
+    assert done.report["violations"] == [], "the thread that ends the wait had to run during it"
+    assert done.result == {"left": 0}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_closing_gives_up_on_a_frame_that_never_ends(
+    library: str, drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    done = drive("hanging", library, write_plan())
+    assert done.result == {"closed_while_waiting": True, "left": 0}
+    assert "the GPU did not finish its frame" in done.log
+    assert done.report["violations"] == []
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_second_slot_that_does_not_fit_is_left_out(
+    library: str, fixed: bool, drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    done = drive("memory", library, write_plan(fixed=fixed), FAKE_TENSORRT="needs=1200")
+    assert done.result["found"] == [True, True]
+    assert done.result["slots"] == 1
+    assert done.result["left"] == 0
+    assert done.report["violations"] == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_fits_nowhere_is_one_sentence(
+    library: str, drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    done = drive("memory", library, write_plan(fixed=True), FAKE_TENSORRT="needs=3000")
+    assert done.result["said"].startswith("Strict GPU does not have 3000 MiB of memory free")
+    assert done.result["left"] == 0
+    assert done.report["violations"] == []
+    assert done.report["left"] == NOTHING_LEFT
+
+
+def test_scarce_shared_memory_is_a_warning(drive: Drive, write_plan: Callable[..., Path]) -> None:
+    """There the driver's figure of free memory leaves out what the system would give back."""
+    available = available_host_bytes()
+    assert available is not None
+    more = (available >> 20) + 4096
+    done = drive(
+        "memory",
+        "cuda-python" if importlib.util.find_spec("cuda") else "PyCUDA",
+        write_plan(fixed=True),
+        FAKE_TENSORRT=f"needs={more}",
+        STRICT_CUDA_INTEGRATED="1",
     )
+    assert f"needs {more} MiB for this image size and the system has" in done.log
+    assert available_host_bytes(Path("/nowhere")) is None
 
 
-SCRIPT = """
-import json
-from i2i_runtime.engines.tensorrt.cuda import CudaPythonDevice
+@pytest.mark.parametrize(
+    ("flavour", "wish", "reason"),
+    [
+        ("tensorrt", "refuses-capture", "Error Code 1: a Loop allocates while it runs"),
+        ("tensorrt-rtx", "not-capturable", "TensorRT says that this network cannot be captured"),
+    ],
+)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_network_that_cannot_be_captured_runs_without_a_graph(
+    library: str, flavour: str, wish: str, reason: str, drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    done = drive("frames", library, write_plan(flavour), FAKE_TENSORRT=wish)
+    assert done.result["wrong"] == []
+    assert done.report["launches"] == 0
+    assert done.log.count("runs without a CUDA graph") == 1, "it is said once"
+    assert reason in done.log
+    assert done.report["violations"] == []
+    assert done.report["unordered_networks"] == 0
+    assert done.report["left"] == NOTHING_LEFT
+
+
+def test_a_fixed_engine_says_in_its_reason_that_it_has_no_graph(
+    drive: Drive, write_plan: Callable[..., Path]
+) -> None:
+    plan = write_plan("tensorrt-rtx", fixed=True)
+    done = drive("memory", "cuda-python", plan, FAKE_TENSORRT="not-capturable")
+    assert done.result["reason"].endswith(", without a CUDA graph")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_first_run_may_allocate(library: str, drive: Drive, write_plan: Callable[..., Path]) -> None:
+    done = drive("frames", library, write_plan(), FAKE_TENSORRT="allocates")
+    assert done.result["wrong"] == []
+    assert done.report["launches"] == 504
+    assert done.report["violations"] == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_tensorrts_own_sentence_is_kept(library: str, drive: Drive, write_plan: Callable[..., Path]) -> None:
+    done = drive("memory", library, write_plan(), FAKE_TENSORRT="fails")
+    for sentence in done.result["found"]:
+        assert (
+            "failed at running the network (Error Code 1: the network does not run): build the plan"
+            in sentence
+        )
+    assert done.report["violations"] == []
+
+
+# ---- Opening a device ----------------------------------------------------------------------------------------
+
+
+OPEN = """
+import os, sys
+if os.environ.get("DRIVE_LIBRARY") == "pycuda":
+    sys.modules["cuda.bindings.driver"] = None
+from i2i_runtime.engines.tensorrt.cuda import open_device
 from i2i_runtime.errors import EngineError
-import importlib
-device = CudaPythonDevice(importlib.import_module("cuda.bindings.driver"), 0)
-device.make_current()
-address, stream = device.allocate(16), device.create_stream()
-source, target = device.pinned(16, mapped=False), device.pinned(16, mapped=True)
-seen = []
-source.array[:] = 7
-device.copy_in(address, source, stream)
-device.copy_out(target, address, stream)
-device.synchronize(stream)
-seen.append(int(target.array.sum()))
-device.begin_capture(stream)
-device.copy_in(address, source, stream)
-device.copy_out(target, address, stream)
-graph = device.end_capture(stream)
-source.array[:] = 9
-seen.append(int(target.array.sum()))
-device.launch(graph, stream)
-device.synchronize(stream)
-seen.append(int(target.array.sum()))
 try:
-    device.allocate(5 << 30)
+    print(open_device().facts)
 except EngineError as error:
-    refusal = str(error)
-device.destroy_graph(graph)
-device.free(address)
-device.release(source)
-device.release(target)
-device.destroy_stream(stream)
-device.close()
-facts = vars(device.facts)
-print(json.dumps({"seen": seen, "facts": facts, "refusal": refusal, "mapped": target.address != 0,
-                  "plain": source.address}))
+    print(error)
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-python is not installed")
-def test_cuda_python_drives_buffers_and_graphs(fake_driver: Path, tmp_path: Path) -> None:
-    log = tmp_path / "calls"
-    done = run_on(fake_driver, SCRIPT, FAKE_CUDA_LOG=str(log))
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["seen"] == [16 * 7, 16 * 7, 16 * 9], "captured copies run when launched, not when recorded"
-    assert result["facts"] == {
-        "name": "Fake GPU",
-        "architecture": "sm_89",
-        "driver": "13.2",
-        "memory_bytes": 1 << 31,
-        "free_bytes": 1 << 30,
-        "shares_memory": False,
-    }
-    assert "no 5120 MiB of memory free" in result["refusal"]
-    assert result["mapped"]
-    assert result["plain"] == 0
-    assert log.read_text().split("\n") == [
-        *("retain", "allocate", "create_stream", "pin", "pin mapped", "copy_in", "copy_out", "synchronize"),
-        *("begin_capture", "captured copy_in", "captured copy_out", "end_capture", "instantiate"),
-        *("destroy_recorded", "launch", "synchronize", "destroy_graph", "free", "unpin", "unpin"),
-        *("destroy_stream", "release", ""),
-    ]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-python is not installed")
-def test_a_driver_without_a_device_is_one_sentence(fake_driver: Path) -> None:
-    script = "from i2i_runtime.engines.tensorrt.cuda import open_device\nopen_device()"
-    done = run_on(fake_driver, script, FAKE_CUDA_ABSENT="1")
-    assert done.returncode != 0
-    assert "no working NVIDIA driver (CUDA_ERROR_NO_DEVICE)" in done.stderr
-
-
-def test_graphs_by_ctypes_record_and_replay(fake_driver: Path) -> None:
-    library = ctypes.CDLL(str(fake_driver))
-    library.cuCtxSetCurrent(ctypes.c_void_p(0x77))
-    graphs = DriverGraphs(library)
-    source, target = np.full(4, 3, np.uint8), np.zeros(4, np.uint8)
-    graphs.begin_capture(5)
-    library.cuMemcpyHtoDAsync_v2(
-        ctypes.c_ulonglong(target.ctypes.data),
-        ctypes.c_void_p(source.ctypes.data),
-        ctypes.c_size_t(4),
-        ctypes.c_void_p(5),
-    )
-    graph = graphs.end_capture(5)
-    assert target.sum() == 0
-    graphs.launch(graph, 5)
-    assert target.tolist() == [3, 3, 3, 3]
-    graphs.destroy(graph)
-    with pytest.raises(EngineError, match="refused cuStreamEndCapture"):
-        graphs.end_capture(5)
-
-
-class FakePyCuda:
-    """As much of `pycuda.driver` as the device layer touches; contexts form a stack per thread, as
-    PyCUDA's do.
-    """
-
-    Error = type("Error", (Exception,), {})
-    MemoryError = type("MemoryError", (Error,), {})
-    host_alloc_flags = SimpleNamespace(DEVICEMAP=2)
-    stream_flags = SimpleNamespace(NON_BLOCKING=1)
-    device_attribute = SimpleNamespace(INTEGRATED=18)
-
-    def __init__(self, *, has_device: bool = True) -> None:
-        self.has_device = has_device
-        self.stacks: dict[int, int] = {}
-        self.memory: dict[int, np.ndarray] = {}
-        self.freed = 0
-        self.detached = False
-        self.Device = type(
-            "Device", (), {"count": staticmethod(lambda: 1), "__new__": lambda _, index: self._device()}
-        )
-        self.Stream = lambda flags: SimpleNamespace(handle=5, synchronize=lambda: None)
-
-    def init(self) -> None:
-        if not self.has_device:
-            raise self.Error("cuInit failed: no CUDA-capable device is detected")
-
-    def _device(self) -> Any:
-        context = SimpleNamespace(push=self._push, pop=self._pop, detach=self._detach)
-        return SimpleNamespace(
-            retain_primary_context=lambda: context,
-            compute_capability=lambda: (8, 7),
-            get_attribute=lambda name: 1,
-            name=lambda: "Fake Orin",
-        )
-
-    def _push(self) -> None:
-        thread = threading.get_ident()
-        self.stacks[thread] = self.stacks.get(thread, 0) + 1
-
-    def _pop(self) -> None:
-        self.stacks[threading.get_ident()] -= 1
-
-    def _detach(self) -> None:
-        self.detached = True
-
-    def mem_get_info(self) -> tuple[int, int]:
-        return 1 << 30, 1 << 33
-
-    def get_driver_version(self) -> int:
-        return 12060
-
-    def mem_alloc(self, nbytes: int) -> Any:
-        if nbytes > 1 << 30:
-            raise self.MemoryError("cuMemAlloc failed: out of memory")
-        fake = self
-
-        class FakeAllocation:
-            def __int__(self) -> int:
-                return 0x4000
-
-            def free(self) -> None:
-                fake.freed += 1
-
-        self.memory[0x4000] = np.zeros(nbytes, np.uint8)
-        return FakeAllocation()
-
-    def pagelocked_empty(self, nbytes: int, dtype: type, mem_flags: int) -> np.ndarray:
-        class FakePinned(np.ndarray):
-            @property
-            def base(self) -> Any:
-                return SimpleNamespace(get_device_pointer=lambda: 0x8000, free=lambda: None)
-
-        return np.zeros(nbytes, dtype).view(FakePinned)
-
-    def memcpy_htod_async(self, address: int, source: np.ndarray, stream: Any) -> None:
-        self.memory[address][:] = source
-
-    def memcpy_dtoh_async(self, target: np.ndarray, address: int, stream: Any) -> None:
-        target[:] = self.memory[address]
-
-
-def test_pycuda_moves_images_and_keeps_one_context_per_thread(
-    fake_driver: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("hidden", [{}, {"DRIVE_LIBRARY": "pycuda"}], ids=["cuda-python", "PyCUDA"])
+@pytest.mark.parametrize("driver", ["no device", "no library"])
+def test_without_a_working_driver_it_says_so(
+    hidden: dict[str, str], driver: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cuda, "_graph_calls", lambda: DriverGraphs(ctypes.CDLL(str(fake_driver))))
-    fake = FakePyCuda()
-    device = PyCudaDevice(fake, 0)
-    assert device.facts.architecture == "sm_87"
-    assert device.facts.driver == "12.6"
-    assert device.facts.shares_memory
-    address, stream = device.allocate(4), device.create_stream()
-    source, target = device.pinned(4, mapped=False), device.pinned(4, mapped=True)
-    assert (source.address, target.address) == (0, 0x8000)
-    source.array[:] = 5
-    device.copy_in(address, source, stream)
-    device.copy_out(target, address, stream)
-    device.synchronize(stream)
-    assert target.array.tolist() == [5, 5, 5, 5]
-    device.begin_capture(stream)
-    graph = device.end_capture(stream)
-    device.launch(graph, stream)
-    device.destroy_graph(graph)
-
-    def work() -> None:
-        for _ in range(3):
-            device.make_current()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    device.make_current()
-    assert sorted(fake.stacks.values()) == [1, 1]
-    with pytest.raises(EngineError, match="no 2048 MiB of memory free"):
-        device.allocate(2 << 30)
-    device.free(address)
-    device.release(source)
-    device.destroy_stream(stream)
-    device.close()
-    assert fake.freed == 1
-    assert fake.detached
+    if hidden and not PYCUDA.is_dir():
+        pytest.skip("needs the true PyCUDA")
+    absent = {"STRICT_CUDA_ABSENT": "1"} if driver == "no device" else {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN],
+        env={**environment, **hidden, **absent},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("This machine does not have a working NVIDIA driver ("), done.stdout
+    assert done.stdout.count("\n") == 1
 
 
-def test_pycuda_without_a_device_is_one_sentence() -> None:
-    with pytest.raises(EngineError, match=r"no working NVIDIA driver \(cuInit failed"):
-        PyCudaDevice(FakePyCuda(has_device=False), 0)
+def test_bindings_that_stop_python_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("cuda") is None:
+        pytest.skip("cuda-python is not installed")
+    monkeypatch.setattr(cuda_python, "version", lambda name: "12.9.0")
+    with pytest.raises(ImportError, match=r"cuda-bindings 12.9.0 stops all other threads .* 12.9.1 does not"):
+        cuda_python.open_cuda_python(0)
 
 
 def test_without_any_library_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +313,128 @@ def test_without_any_library_the_command_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(cuda, "_open_pycuda", missing)
     monkeypatch.setattr(cuda, "_open_cuda_python", missing)
-    with pytest.raises(EngineError, match=r"install it with `pip install cuda-python`"):
+    with pytest.raises(EngineError, match=r"install it with `pip install 'cuda-bindings>=12.9.1'`"):
         open_device()
     assert find_device_facts() is None
+
+
+def test_cuda_python_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def opener(name: str, failure: Exception | None) -> Callable[[int], Any]:
+        def open_it(index: int) -> Any:
+            asked.append(name)
+            if failure is not None:
+                raise failure
+            return None
+
+        return open_it
+
+    monkeypatch.setattr(cuda, "_open_cuda_python", opener("cuda-python", None))
+    monkeypatch.setattr(cuda, "_open_pycuda", opener("PyCUDA", None))
+    open_device()
+    monkeypatch.setattr(cuda, "_open_cuda_python", opener("cuda-python", ImportError("too old")))
+    open_device()
+    assert asked == ["cuda-python", "cuda-python", "PyCUDA"]
+
+
+def test_giving_back_goes_on_after_a_refusal() -> None:
+    done = []
+
+    def refused() -> None:
+        raise DriverError("cuMemFree", "CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    release_all(refused, lambda: done.append(1), refused, lambda: done.append(2))
+    assert done == [1, 2]
+
+
+def test_both_libraries_are_what_they_are_called() -> None:
+    """The fakes are the driver and TensorRT; the libraries between them and us are the true ones."""
+    if importlib.util.find_spec("cuda") is not None:
+        assert importlib.metadata.version("cuda-bindings")
+    if PYCUDA.is_dir():
+        assert list(PYCUDA.glob("pycuda-*.dist-info"))
+        assert list((PYCUDA / "pycuda").glob("_driver.*.so"))
+
+
+# ---- The strict driver itself: does it see what is wrong? ------------------------------------------------------
+
+MISUSE_BEGIN = """
+import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+p, size, handle = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
+context, stream, other, event, graph, host = p(), p(), p(), p(), p(), p()
+memory = ctypes.c_ulonglong()
+cuda.cuInit(0)
+cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+cuda.cuCtxPushCurrent_v2(context)
+cuda.cuStreamCreate(ctypes.byref(stream), 1)
+cuda.cuMemAlloc_v2(ctypes.byref(memory), size(64))
+cuda.cuMemHostAlloc(ctypes.byref(host), size(128), 0)
+def copy(bytes): return cuda.cuMemcpyHtoDAsync_v2(memory, host, size(bytes), stream)
+"""
+MISUSES = [
+    ("copy(128)", "cuMemcpyHtoDAsync past the end of device memory"),
+    ("cuda.cuMemFree_v2(memory); copy(64)", "cuMemcpyHtoDAsync past the end of device memory"),
+    ("cuda.cuMemFree_v2(memory); cuda.cuMemFree_v2(memory)", "cuMemFree of memory that is not allocated"),
+    (
+        "copy(64); cuda.cuMemFreeHost(host); cuda.cuStreamSynchronize(stream)",
+        "a copy ran on memory that is not there",
+    ),
+    ("host = (ctypes.c_char * 64)(); copy(64)", "with host memory that is not pinned"),
+    ("cuda.cuStreamDestroy_v2(stream); copy(64)", "with one of the streams that was destroyed"),
+    ("cuda.cuStreamSynchronize(event)", "with a handle that is none of the streams"),
+    ("cuda.cuCtxPopCurrent_v2(None); copy(64)", "cuMemcpyHtoDAsync without a current context"),
+    ("cuda.cuCtxPopCurrent_v2(None); cuda.cuCtxPopCurrent_v2(None)", "cuCtxPopCurrent of an empty stack"),
+    ("cuda.cuDevicePrimaryCtxRelease_v2(0); copy(64)", "cuMemcpyHtoDAsync in a destroyed context"),
+    ("cuda.cuDevicePrimaryCtxRelease_v2(0)", "the context was released with device memory in it"),
+    (
+        "cuda.cuStreamBeginCapture_v2(stream, 1); cuda.cuStreamSynchronize(stream)",
+        "of a stream that captures",
+    ),
+    ("cuda.cuStreamBeginCapture_v2(stream, 1); cuda.cuStreamDestroy_v2(stream)", "of a stream that captures"),
+    ("cuda.cuStreamEndCapture(stream, ctypes.byref(graph))", "cuStreamEndCapture without a capture"),
+    (
+        "import threading; cuda.cuStreamBeginCapture_v2(stream, 1); "
+        "t = threading.Thread(target=lambda: (cuda.cuCtxPushCurrent_v2(context), "
+        "cuda.cuStreamEndCapture(stream, ctypes.byref(graph)), cuda.cuCtxPopCurrent_v2(None))); t.start(); t.join()",
+        "cuStreamEndCapture by another thread",
+    ),
+]
+
+
+@pytest.mark.parametrize(("misuse", "violation"), MISUSES)
+def test_the_strict_driver_sees_misuse(
+    misuse: str, violation: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-c", MISUSE_BEGIN + misuse], env=environment, check=True, timeout=60)
+    report = json.loads((tmp_path / "report.jsonl").read_text())
+    assert any(violation in text for text in report["violations"]), report["violations"]
+
+
+RULES = """
+print(cuda.cuStreamBeginCapture_v2(stream, 1), end=" ")
+print(cuda.cuMemAlloc_v2(ctypes.byref(memory), size(64)), end=" ")
+print(copy(64), end=" ")
+print(cuda.cuStreamEndCapture(stream, ctypes.byref(graph)), end=" ")
+print(cuda.cuMemAlloc_v2(ctypes.byref(memory), size(4 << 30)), end=" ")
+print(copy(64), cuda.cuStreamSynchronize(stream))
+"""
+
+
+def test_a_capture_that_allocates_is_invalid_as_a_whole(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MISUSE_BEGIN + RULES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["0", "900", "901", "901", "2", "0", "0"]
+
+
+def test_device_memory_cannot_be_read_by_the_host(environment: dict[str, str]) -> None:
+    script = MISUSE_BEGIN + "print(ctypes.string_at(memory.value, 1))"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, check=False, timeout=60)
+    assert done.returncode == -11

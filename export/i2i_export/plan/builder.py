@@ -177,6 +177,8 @@ class PlanBuilder:
         self._add_profile(builder, network, config, profile)
         if self._flavour == TENSORRT_RTX:
             self._set_architectures(config)
+            # Only a plan whose memory comes from outside can be captured in a CUDA graph at every size.
+            config.set_flag(getattr(self._trt, "BuilderFlag").REQUIRE_USER_ALLOCATION)  # noqa: B009 - its flag alone
         with self._caching(config):
             plan = builder.build_serialized_network(network, config)
         if plan is None:

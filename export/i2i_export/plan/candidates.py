@@ -35,7 +35,8 @@ from i2i_export.plugins.functions import model_with_functions
 from i2i_export.plugins.lowering import PluginNetwork, network_with_plugins
 from i2i_export.plugins.register import compile_kernels, plugin_records, register_plugins, why_no_plugins
 from i2i_runtime.engines.tensorrt.api import TensorRT, load_tensorrt, version_of
-from i2i_runtime.engines.tensorrt.cuda import DeviceFacts, find_device_facts
+from i2i_runtime.engines.tensorrt.cuda import find_device_facts
+from i2i_runtime.engines.tensorrt.device import DeviceFacts
 from i2i_runtime.engines.tensorrt.engine import time_plan_ms
 from i2i_runtime.engines.tensorrt.manifest import (
     TENSORRT_RTX,

@@ -127,7 +127,7 @@ def _open_openvino(path: Path, reason: str, threads: int | None, slots: int) -> 
 def _open_tensorrt(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
     from i2i_runtime.engines.tensorrt.engine import open_tensorrt
 
-    return open_tensorrt(path)
+    return open_tensorrt(path, slots)
 
 
 _OPENERS: dict[Backend, Callable[[Path, str, int | None, int], Engine]] = {

@@ -103,6 +103,10 @@ def test_plugins_have_what_they_name(report: dict[str, Any]) -> None:
     assert {"SUM", "PROD", "CEIL_DIV"} <= set(report["dimension_operations"])
 
 
+def test_contexts_take_memory_from_us(report: dict[str, Any]) -> None:
+    assert "USER_MANAGED" in report["strategies"]
+
+
 def test_precision_flags_are_never_relied_on(report: dict[str, Any]) -> None:
     assert ("FP16" in report["builder_flags"]) == report["version"].startswith("10.")
 

@@ -15,7 +15,12 @@ import pytest
 
 from i2i_export.errors import ExportError
 from i2i_export.plan import candidates
-from i2i_export.plan.builder import FrameProfile, pinned_to_size, profile_from_policy, supported_architectures
+from i2i_export.plan.builder import (
+    FrameProfile,
+    pinned_to_size,
+    profile_from_policy,
+    supported_architectures,
+)
 from i2i_export.plan.candidates import plan_from_onnx, plan_summary
 from i2i_runtime.engines.tensorrt.manifest import read_manifest, sha256_of, sidecar_path
 from i2i_runtime.errors import EngineError
@@ -54,6 +59,15 @@ def test_one_plan_may_serve_several_architectures(engine_file: Path) -> None:
     built = plan(engine_file, arch=("sm_86", "sm_120", "sm_86"))
     assert built.name.endswith(".sm_86+sm_120.plan")
     assert read_manifest(built)[1].architectures == ("sm_86", "sm_120")
+
+
+def test_a_dynamic_plan_allocates_nothing_by_itself(
+    network: Any, bodies: Any, build: Callable[..., bytes]
+) -> None:
+    """What it would allocate while it runs would keep it out of a CUDA graph."""
+    model = network().engine(bodies["student"](1, 16), "H", "W")
+    built = build(model, "sm_89", FrameProfile((64, 64), (256, 256), (512, 512)))
+    assert b"system_hmem_topdown" not in built
 
 
 def test_the_plan_and_its_sidecar_say_what_they_are(engine_file: Path, rtx: Any) -> None:

@@ -19,7 +19,7 @@ from i2i_export.parity import ParityError
 from i2i_export.plan import candidates
 from i2i_export.plan.candidates import plan_from_onnx, plan_summary
 from i2i_export.plugins.lowering import PluginNetwork, network_with_plugins
-from i2i_runtime.engines.tensorrt.cuda import DeviceFacts
+from i2i_runtime.engines.tensorrt.device import DeviceFacts
 from i2i_runtime.engines.tensorrt.manifest import read_manifest
 from i2i_runtime.metadata import SizePolicy
 

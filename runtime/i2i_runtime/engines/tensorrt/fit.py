@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from i2i_runtime.engines.tensorrt.cuda import DeviceFacts
-from i2i_runtime.engines.tensorrt.manifest import PlanManifest, read_manifest, sha256_of
+from i2i_runtime.engines.tensorrt.device import DeviceFacts
+from i2i_runtime.engines.tensorrt.manifest import TENSORRT, PlanManifest, read_manifest, sha256_of
 from i2i_runtime.errors import EngineError
 from i2i_runtime.metadata import EngineMetadata
 
@@ -22,10 +22,13 @@ Runner = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
 
 def why_unfit(plan: Path, manifest: PlanManifest, facts: DeviceFacts, tensorrt_version: str) -> str | None:
-    """What does not match, in words; None where the plan fits this device and library."""
+    """What does not match, in words; None if the plan fits this device and library."""
     if facts.architecture not in manifest.architectures:
         built_for = " and ".join(manifest.architectures)
         return f"it was built for {built_for} and this GPU, {facts.name}, is {facts.architecture}"
+    # TensorRT chose its kernels by timing them on that very GPU; TensorRT for RTX chooses them when it loads the plan.
+    if manifest.flavour == TENSORRT and manifest.gpu and manifest.gpu != facts.name:
+        return f"it was built on {manifest.gpu} and this GPU is {facts.name}"
     if _release(manifest.tensorrt_version) != _release(tensorrt_version):
         return f"it was built by TensorRT {manifest.tensorrt_version} and this machine has {tensorrt_version}"
     if sha256_of(plan.read_bytes()) != manifest.plan_sha256:

@@ -15,8 +15,8 @@ from typing import Any
 from i2i_export.errors import ExportError
 from i2i_export.plan.builder import BuildBar, PlanBuilder
 from i2i_runtime.engines.tensorrt import api
-from i2i_runtime.engines.tensorrt.cuda import DeviceFacts
-from i2i_runtime.engines.tensorrt.slot import LoadedPlan
+from i2i_runtime.engines.tensorrt.device import DeviceFacts
+from i2i_runtime.engines.tensorrt.loaded import LoadedPlan
 from i2i_runtime.errors import EngineError
 
 CLASSES = {
@@ -32,8 +32,13 @@ CLASSES = {
     "Runtime": "Runtime",
     "TimingCache": "ITimingCache",
 }
-RTX_ONLY = {"RuntimeCache": "IRuntimeCache", "RuntimeConfig": "IRuntimeConfig"}
-RTX_MEMBERS = {"num_compute_capabilities", "set_compute_capability", "create_runtime_config"}
+RTX_ONLY = {
+    "RuntimeCache": "IRuntimeCache",
+    "RuntimeConfig": "IRuntimeConfig",
+    "RtxContext": "IExecutionContext",
+    "RtxEngine": "ICudaEngine",
+}
+RTX_MEMBERS = {"num_compute_capabilities", "set_compute_capability"}
 
 
 def members(protocol: type) -> dict[str, Any]:
@@ -70,8 +75,7 @@ def differences(trt: Any, *, is_rtx: bool) -> list[str]:
             if not hasattr(true, member):
                 found.append(f"{name}.{member} is missing")
             elif function is not None:
-                parameters = list(inspect.signature(function).parameters)[1:]
-                wanted = [name for name in parameters if is_rtx or name != "runtime_config"]
+                wanted = list(inspect.signature(function).parameters)[1:]
                 known = overloads(getattr(true, member).__doc__ or "", member)
                 if not any(takes(wanted, signature) for signature in known):
                     found.append(f"{name}.{member}({', '.join(wanted)}) is none of {known}")
@@ -108,6 +112,7 @@ def main() -> None:
         "network_flags": list(PlanBuilder(trt, "x", (), timing_cache=None, bar=BuildBar(None)).network_flags),
         "monitor_continues": monitor.step_complete("build", 1),
         "has_aot_plugins": hasattr(trt, "QuickPluginCreationRequest"),
+        "strategies": list(trt.ExecutionContextAllocationStrategy.__members__),
         "formats": list(trt.TensorFormat.__members__),
         "types": list(trt.DataType.__members__),
         "builder_flags": list(trt.BuilderFlag.__members__),
