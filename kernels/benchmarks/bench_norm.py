@@ -17,7 +17,8 @@ import tyro
 from harness import Bench, BenchCommand, Call, channels_last, command
 from torch import Tensor
 
-from i2i_kernels.norm import SLAB_PIXELS, instance_norm
+from i2i_kernels.norm import instance_norm
+from i2i_kernels.pack.policy import SLAB_PIXELS
 
 SHAPES = ((256, 64, 64), (256, 128, 128), (256, 180, 320), (64, 256, 256), (64, 512, 512), (64, 720, 1280))
 """C, H, W."""

@@ -26,7 +26,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,14 +34,15 @@ from typing import Any
 
 import tyro
 
-from i2i_kernels.pack.recipes import TRITON_TYPES, Argument, Op, Variant, default_entries, recipe
+from i2i_kernels.pack.entries import default_entries
+from i2i_kernels.pack.recipes import TRITON_TYPES, Argument, Op, Variant, evaluate, recipe
 
 PTX_VERSIONS = {75: 80, 80: 80, 86: 80, 87: 80, 89: 80, 90: 80, 100: 86, 110: 90, 120: 87}
 """PTX version per architecture: the lowest that it and the code allow, since a driver takes older text only."""
 
 
 class PackError(RuntimeError):
-    """A kernel that is not in the pack or cannot be built; the message is one sentence with the mend."""
+    """A kernel that is not in the pack or cannot be built; the message is one sentence: what, why and how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,6 @@ class CompiledKernel:
     def int32_arguments(self, **sizes: Any) -> tuple[Any, ...]:
         """Values of the int32 arguments, in order."""
         return tuple(evaluate(a.value, sizes) for a in self.arguments if a.role == "int32")
-
-
-def evaluate(expression: str, sizes: Mapping[str, Any]) -> Any:
-    """Value of an expression of a recipe; `cdiv` rounds a quotient up unless the sizes bring their own."""
-    names = {"cdiv": lambda a, b: -(-a // b), **sizes}
-    return eval(compile(expression, "grid", "eval"), {"__builtins__": {}}, names)
 
 
 def pack_entry(op: Op, variant: Variant, arch: int, pack: Path | None = None) -> CompiledKernel:
@@ -180,6 +175,8 @@ def sources_digest() -> str:
     shaping = sorted(
         [
             *here.glob("*/kernel.py"),
+            here / "norm" / "gradient.py",
+            here / "pack" / "policy.py",
             here / "pack" / "recipes.py",
             here / "pack" / "assemble.py",
             Path(__file__),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, get_args
 
 Family = Literal["instance", "layer", "clamp", "softmax"]
@@ -13,10 +13,11 @@ Activation = Literal["none", "relu", "leaky"]
 class Kind:
     """`clamp` and `softmax` mix instance and layer norm per channel: by a clipped share, or by two logits.
 
-    Raises ValueError where a field is out of range.
+    Raises ValueError if a field is out of range.
     """
 
     family: Family = "instance"
+    _: KW_ONLY
     unbiased: bool = False
     """Divide the second moment by count - 1."""
     eps: float = 1e-5

@@ -21,9 +21,12 @@ from i2i_kernels.pack.recipes import Op, Variant
 
 ENTRIES: dict[str, tuple[Op, Variant]] = {
     "stats": ("norm_stats", Variant()),
+    "stats-narrow": ("norm_stats", Variant(splits=128, block_c=32)),
     "apply": ("norm_apply", Variant(kind=Kind(activation="relu"))),
+    "apply-tiles": ("norm_apply", Variant(kind=Kind(activation="relu", pad=1), splits=0, tiles=4)),
     "apply-full": ("norm_apply", Variant(kind=Kind(pad=1), affine="sample", residual=True)),
     "coefficients": ("norm_coefficients", Variant(kind=Kind("clamp", unbiased=True), affine="channel")),
+    "coefficients-runs": ("norm_coefficients", Variant(splits=1024)),
     "slab": ("norm_slab", Variant(kind=Kind(activation="relu"))),
     "slab-full": (
         "norm_slab",

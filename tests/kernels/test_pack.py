@@ -85,16 +85,18 @@ def test_grid_covers_every_pixel_and_channel(kernel: CompiledKernel) -> None:
     assert any((blocks - 1) * block_c < c <= blocks * block_c for blocks in grid)
     if kernel.op == "norm_apply":
         pad = 2 * kernel.variant.kind.pad
-        assert (grid[0] - 1) * block_hw < (h + pad) * (w + pad) <= grid[0] * block_hw
+        run = block_hw * kernel.variant.tiles
+        assert (grid[0] - 1) * run < (h + pad) * (w + pad) <= grid[0] * run
     sizes = {"C": c, "H": h, "W": w, "HW": h * w}
     wanted = [sizes[a.name] for a in kernel.arguments if a.role == "int32"]
     assert list(kernel.int32_arguments(N=n, C=c, H=h, W=w)) == wanted
 
 
-def test_pack_is_read_without_torch_and_triton(pack: Path) -> None:
+def test_pack_is_described_and_read_without_torch_and_triton(pack: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = sys.modules['triton'] = None\n"
         "from pathlib import Path\n"
+        "import i2i_kernels.kind, i2i_kernels.pack.entries, i2i_kernels.pack.policy\n"
         "from i2i_kernels.compile import pack_entry\n"
         "from i2i_kernels.pack.recipes import Variant\n"
         f"print(pack_entry('norm_stats', Variant(), 87, Path({str(pack)!r})).name)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class PlainAdaptiveInstanceNorm(norms.AdaptiveInstanceNorm):
 
 class PlainLayerNormOverStd(norms.LayerNormOverStd):
     def forward(self, x: Tensor) -> Tensor:
-        kind = Kind("layer", True, self.eps, False)
+        kind = Kind("layer", unbiased=True, eps=self.eps, eps_inside=False)
         return norm(x, kind, weight=self.weight, bias=self.bias, impl="reference")
 
 
@@ -88,7 +89,7 @@ class FusedResBlock(nn.Module):
         last = body[-1]
         if not isinstance(last, FusedNorm):
             raise TypeError(f"a residual block ends in a norm, this one in {type(last).__name__}")
-        self.last = FusedNorm(_changed(last.kind, residual_scale=scale), last.weight, last.bias)
+        self.last = FusedNorm(replace(last.kind, residual_scale=scale), last.weight, last.bias)
         self.body = nn.Sequential(*list(body)[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -145,11 +146,11 @@ def _rewritten_chain(chain: nn.Sequential) -> nn.Sequential:
         if (norm_module := _fused_norm(module)) is not None:
             made.append(norm_module)
         elif isinstance(module, nn.ReLU) and isinstance(last, FusedNorm) and last.kind.activation == "none":
-            last.kind = _changed(last.kind, activation="relu")
+            last.kind = replace(last.kind, activation="relu")
         elif (
             isinstance(module, nn.Conv2d) and module.padding_mode == "reflect" and isinstance(last, FusedNorm)
         ):
-            last.kind = _changed(last.kind, pad=int(module.padding[0]))
+            last.kind = replace(last.kind, pad=int(module.padding[0]))
             made.append(_without_border(module))
         else:
             made.append(_rewritten(module))
@@ -168,7 +169,9 @@ def _fused_norm(module: nn.Module) -> FusedNorm | None:
     if isinstance(module, nn.InstanceNorm2d | norms.InstanceNorm):
         return FusedNorm(Kind(eps=module.eps))
     if isinstance(module, norms.LayerNormOverStd):
-        return FusedNorm(Kind("layer", True, module.eps, False), module.weight, module.bias)
+        return FusedNorm(
+            Kind("layer", unbiased=True, eps=module.eps, eps_inside=False), module.weight, module.bias
+        )
     return None
 
 
@@ -177,10 +180,6 @@ def _without_border(conv: nn.Conv2d) -> nn.Conv2d:
     conv.padding_mode = "zeros"
     conv._reversed_padding_repeated_twice = [0, 0, 0, 0]
     return conv
-
-
-def _changed(kind: Kind, **fields: object) -> Kind:
-    return Kind(**{**vars(kind), **fields})
 
 
 def training_step(

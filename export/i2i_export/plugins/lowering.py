@@ -28,19 +28,20 @@ from i2i_export.graph.match import (
 from i2i_export.passes.nhwc_norms import write_spelled_norms_in_nhwc
 from i2i_export.plugins.fused_norms import DTYPES, FusedNorm, fused_norms, share_of
 from i2i_kernels.kind import Kind
+from i2i_kernels.pack.policy import (
+    CONVOLUTION_PIXELS,
+    MERGE_LIMIT,
+    SLAB_PIXELS,
+    NormLaunch,
+    convolution_splits,
+    norm_launch,
+    slab_tile,
+)
 from i2i_kernels.pack.recipes import CHANNEL_MULTIPLE, Affine, Argument, Op, Variant, recipe
 
 DOMAIN = "i2i"
 IMAGES = frozenset({"x_ptr", "residual_ptr", "y_ptr"})
 """Kernel arguments that hold `[N, H, W, C]` in memory; every other tensor lies in its own order."""
-
-SLAB_PIXELS = 4096
-"""A map this small fits into one block's registers: one launch instead of two."""
-
-CONVOLUTION_PIXELS = 16384
-"""The largest map that the fused convolution takes: 128 pixels a program, 128 partial statistics."""
-
-_SPLITS = 32
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,18 @@ class _Partials:
     splits: int
 
 
-def network_with_plugins(model: onnx.ModelProto, *, convolutions: bool = False) -> PluginNetwork | None:
+def network_with_plugins(
+    model: onnx.ModelProto, *, convolutions: bool = False, wide: bool = False
+) -> PluginNetwork | None:
     """Replaces every norm that our kernels can do; None if there is none. Takes standard operators alone.
 
     `convolutions` also replaces reflected 3x3 convolutions between norms by the fused kernel that normalises
-    what it loads and takes statistics of what it stores (half precision, maps of fixed size).
+    what it loads and takes statistics of what it stores (half precision, maps of fixed size). The default is
+    the fewest launches: one for a small map, two for an instance norm. `wide` cuts every norm of fixed size
+    into the programs that a large GPU wants: statistics, coefficients, apply. A plugin is one launch, so the
+    choice between them is one between networks, and TensorRT times both.
     """
-    lowering = _Lowering(model)
+    lowering = _Lowering(model, wide=wide)
     if convolutions and not lowering.replace_convolutions():
         return None
     lowering.replace_norms()
@@ -93,8 +99,9 @@ def network_with_plugins(model: onnx.ModelProto, *, convolutions: bool = False) 
 class _Lowering:
     """One graph on its way to plugin nodes."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, *, wide: bool) -> None:
         self.graph = ir.from_proto(model)
+        self._wide = wide
         self._kernels: dict[str, PluginKernel] = {}
         self._partials: dict[ir.Value, _Partials] = {}
         self._new: dict[ir.Value, ir.Value] = {}
@@ -126,22 +133,23 @@ class _Lowering:
         last = fused.result.producer()
         assert last is not None
         image = self._now(fused.norm.image)
-        values, variant = {"x_ptr": image}, _variant(fused)
+        known = self._partials.get(image)
+        cut = self._cut(fused, known)
+        values, variant = {"x_ptr": image}, _variant(fused, cut)
         if fused.residual is not None:
             values["residual_ptr"] = self._now(fused.residual)
-        known, size = self._partials.get(image), fused.size
-        if not fused.norm.is_instance:
-            values["moments_ptr"] = self._coefficients(fused, last)
-            kernel = PluginKernel("norm_apply", _applied(variant))
-        elif known is None and size is not None and size[0] * size[1] <= SLAB_PIXELS:
+        pixels = fused.size[0] * fused.size[1] if fused.size else SLAB_PIXELS + 1
+        if fused.norm.is_instance and known is None and pixels <= SLAB_PIXELS and not self._wide:
             values |= self._affine(fused, last)
-            # The slab has a tile of its own: one name for one kernel.
-            kernel = PluginKernel("norm_slab", replace(variant, block_c=64))
-        else:
+            kernel = PluginKernel("norm_slab", _slab(variant, pixels))
+        elif cut.merges:
             values |= self._affine(fused, last)
             partials = known or self._statistics(image, variant, last)
             values["moments_ptr"] = partials.value
             kernel = PluginKernel("norm_apply", replace(variant, splits=partials.splits))
+        else:
+            values["moments_ptr"] = self._coefficients(fused, last)
+            kernel = PluginKernel("norm_apply", _applied(variant))
         (result,) = self._insert(last, kernel, values)
         self._put(result, fused.result)
 
@@ -185,8 +193,7 @@ class _Lowering:
         size: tuple[int, int],
     ) -> None:
         assert given.dtype is not None
-        channels, pixels = weight.shape[0], size[0] * size[1]
-        splits = 1 << (-(-pixels // 128) - 1).bit_length()
+        channels, splits = weight.shape[0], convolution_splits(size[0] * size[1])
         kind = Kind() if norm is None else Kind(activation=norm.kind.activation, slope=norm.kind.slope)
         variant = Variant(dtype=DTYPES[given.dtype], kind=kind, splits=splits)
         name = convolution.outputs[0].name or "convolution"
@@ -205,8 +212,10 @@ class _Lowering:
 
     def _coefficients(self, fused: FusedNorm, before: ir.Node) -> ir.Value:
         """Mean, scale and offset per channel, `[N, 3, C] float32`."""
-        variant, image = _variant(fused), self._now(fused.norm.image)
-        partials = self._partials.get(image) or self._statistics(image, variant, before)
+        image = self._now(fused.norm.image)
+        known = self._partials.get(image)
+        variant = _variant(fused, self._cut(fused, known))
+        partials = known or self._statistics(image, variant, before)
         kind = replace(variant.kind, activation="none", slope=0.2, pad=0)
         if fused.norm.is_layer:
             kind = replace(kind, family="layer")
@@ -225,12 +234,28 @@ class _Lowering:
         return value
 
     def _statistics(self, image: ir.Value, variant: Variant, before: ir.Node) -> _Partials:
-        stats = Variant(dtype=variant.dtype, splits=_SPLITS, block_c=variant.block_c)
+        stats = Variant(dtype=variant.dtype, splits=variant.splits, block_c=variant.block_c)
         (value,) = self._insert(before, PluginKernel("norm_stats", stats), {"x_ptr": image})
         assert image.shape is not None
         value.type = ir.TensorType(ir.DataType.FLOAT)
-        value.shape = ir.Shape([image.shape[0], _SPLITS, 2, image.shape[1]])
-        return _Partials(value, _SPLITS)
+        value.shape = ir.Shape([image.shape[0], stats.splits, 2, image.shape[1]])
+        return _Partials(value, stats.splits)
+
+    def _cut(self, fused: FusedNorm, known: _Partials | None) -> NormLaunch:
+        """How the norm is cut into programs; with a size known at run time alone, a pair for maps of usual size."""
+        image, size = fused.norm.image, fused.size
+        batch = image.shape[0] if image.shape is not None else None
+        if size is None or not isinstance(batch, int):
+            # The coefficients kernel reads no image and could not tell the number of pixels.
+            return NormLaunch(block_c=64, splits=MERGE_LIMIT, tiles=4, merges=True)
+        return norm_launch(
+            Kind("instance" if fused.norm.is_instance else "layer"),
+            samples=batch,
+            channels=fused.norm.channels,
+            pixels=size[0] * size[1],
+            fewest=not self._wide,
+            splits=known.splits if known else None,
+        )
 
     def _affine(self, fused: FusedNorm, before: ir.Node) -> dict[str, ir.Value]:
         """Weight and bias as the kernels read them: float32, `[C]`, or `[N, C]` if a style makes them."""
@@ -328,15 +353,24 @@ def _affine_of(fused: FusedNorm) -> Affine:
     return "none" if is_neutral else "channel"
 
 
-def _variant(fused: FusedNorm) -> Variant:
+def _variant(fused: FusedNorm, cut: NormLaunch) -> Variant:
     return Variant(
         dtype=fused.dtype,
         kind=fused.kind,
         affine=_affine_of(fused),
         residual=fused.residual is not None,
         residual_pad=fused.residual_pad,
-        splits=_SPLITS,
-        block_c=next(c for c in (64, 32, 16) if fused.norm.channels % c == 0),
+        splits=cut.splits,
+        block_c=next(c for c in (64, 32, 16) if fused.norm.channels % c == 0 and c <= cut.block_c),
+        tiles=cut.tiles,
+    )
+
+
+def _slab(variant: Variant, pixels: int) -> Variant:
+    """The same for one launch; what it does not know goes to its default, so that one kernel has one name."""
+    plain = Variant()
+    return replace(
+        variant, splits=plain.splits, block_c=plain.block_c, tiles=plain.tiles, slab_tile=slab_tile(pixels)
     )
 
 

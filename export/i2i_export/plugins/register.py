@@ -15,7 +15,8 @@ from typing import Any
 
 from i2i_export.errors import ExportError
 from i2i_export.plugins.lowering import DOMAIN, IMAGES, PluginNetwork, in_graph_order
-from i2i_kernels.compile import CompiledKernel, PackError, evaluate, pack_entry
+from i2i_kernels.compile import CompiledKernel, PackError, pack_entry
+from i2i_kernels.pack.recipes import evaluate
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX, PluginRecord, sha256_of
 
 _TYPE_WORDS = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32"}

@@ -16,8 +16,7 @@ from i2i_kernels.colour.reference import (
     rgb_from_image_reference,
 )
 from i2i_kernels.launch import is_plain, launch
-
-_BLOCK = 1024
+from i2i_kernels.pack.recipes import COLOUR_BLOCK
 
 
 @triton_op("i2i::image_from_rgb", mutates_args=())
@@ -26,7 +25,9 @@ def image_from_rgb_op(frame: Tensor, dtype: torch.dtype) -> Tensor:
         return image_from_rgb_reference(frame, dtype)
     image = torch.empty(frame.shape, dtype=dtype, device=frame.device)
     count = frame.numel()
-    launch(kernel.from_rgb_kernel, (triton.cdiv(count, _BLOCK),))(frame, count, image, BLOCK=_BLOCK)
+    launch(kernel.from_rgb_kernel, (triton.cdiv(count, COLOUR_BLOCK),))(
+        frame, count, image, BLOCK=COLOUR_BLOCK
+    )
     return image.permute(0, 3, 1, 2)
 
 
@@ -37,7 +38,7 @@ def rgb_from_image_op(image: Tensor) -> Tensor:
     n, c, h, w = image.shape
     frame = torch.empty((n, h, w, c), dtype=torch.uint8, device=image.device)
     count = n * c * h * w
-    launch(kernel.to_rgb_kernel, (triton.cdiv(count, _BLOCK),))(image, count, frame, BLOCK=_BLOCK)
+    launch(kernel.to_rgb_kernel, (triton.cdiv(count, COLOUR_BLOCK),))(image, count, frame, BLOCK=COLOUR_BLOCK)
     return frame
 
 
@@ -50,8 +51,8 @@ def image_from_nv12_op(
     n, rows, pitch = frame.shape
     height = rows * 2 // 3
     image = torch.empty((n, height, width, 3), dtype=dtype, device=frame.device)
-    launch(kernel.from_nv12_kernel, (triton.cdiv(height * width, _BLOCK), n))(
-        *(frame, height, width, pitch, image), **_constants(standard, full_range), BLOCK=_BLOCK
+    launch(kernel.from_nv12_kernel, (triton.cdiv(height * width, COLOUR_BLOCK), n))(
+        *(frame, height, width, pitch, image), **_constants(standard, full_range), BLOCK=COLOUR_BLOCK
     )
     return image.permute(0, 3, 1, 2)
 
@@ -63,8 +64,8 @@ def nv12_from_image_op(image: Tensor, pitch: int, standard: str, full_range: boo
     n, _, height, width = image.shape
     frame = torch.empty((n, height * 3 // 2, pitch), dtype=torch.uint8, device=image.device)
     pairs = height // 2 * (pitch // 2)
-    launch(kernel.to_nv12_kernel, (triton.cdiv(pairs, _BLOCK), n))(
-        *(image, height, width, pitch, frame), **_constants(standard, full_range), BLOCK=_BLOCK
+    launch(kernel.to_nv12_kernel, (triton.cdiv(pairs, COLOUR_BLOCK), n))(
+        *(image, height, width, pitch, frame), **_constants(standard, full_range), BLOCK=COLOUR_BLOCK
     )
     return frame
 

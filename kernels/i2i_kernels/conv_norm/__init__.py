@@ -10,6 +10,7 @@ from torch import Tensor
 from i2i_kernels.conv_norm.reference import conv_norm_reference
 from i2i_kernels.dispatch import require_kernel_input
 from i2i_kernels.kind import Kind
+from i2i_kernels.pack.policy import CONVOLUTION_PIXELS, convolution_splits
 
 __all__ = ["conv_norm"]
 
@@ -38,15 +39,14 @@ def conv_norm(
     if x.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3):
         raise ValueError(f"weight is {list(weight.shape)}, for x of {list(x.shape)} it must be [O, C, 3, 3]")
     n, c, h, w = x.shape
-    if h * w > 16384 or min(h, w) < 2:
-        raise ValueError(f"conv_norm takes 2 x 2 to 16384 pixels, x is {list(x.shape)}")
+    if h * w > CONVOLUTION_PIXELS or min(h, w) < 2:
+        raise ValueError(f"conv_norm takes 2 x 2 to {CONVOLUTION_PIXELS} pixels, x is {list(x.shape)}")
     if partials.dim() != 4 or partials.shape[::2] != (n, 2) or partials.shape[3] != c:
         raise ValueError(
             f"partials are {list(partials.shape)}, for x of {list(x.shape)} they must be [{n}, S, 2, {c}]"
         )
     if impl in (None, "reference"):
-        splits = 1 << (-(-h * w // 128) - 1).bit_length()
-        return conv_norm_reference(x, weight, kind, splits)
+        return conv_norm_reference(x, weight, kind, convolution_splits(h * w))
     if impl != "triton":
         raise ValueError(f"impl is {impl!r}, it must be None, reference or triton")
     require_kernel_input(x, "x", impl)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import triton
 from torch import Tensor
@@ -9,17 +11,10 @@ from torch.library import triton_op
 
 from i2i_kernels.conv_norm import kernel
 from i2i_kernels.conv_norm.reference import conv_norm_reference
+from i2i_kernels.kind import Activation, Kind
 from i2i_kernels.launch import empty_image, is_plain, launch
-from i2i_kernels.norm.op import coefficients_from_partials, kind_from_fields
-
-BLOCK_M = 128
-MOST_PIXELS = 128 * BLOCK_M
-"""More runs of pixels than 128 and the coefficients no longer merge in registers."""
-
-
-def split_count(pixels: int) -> int:
-    """Runs of at most BLOCK_M pixels, a power of two of them."""
-    return int(triton.next_power_of_2(triton.cdiv(pixels, BLOCK_M)))
+from i2i_kernels.norm.op import coefficients_from_partials, sizes_of
+from i2i_kernels.pack.policy import CONVOLUTION_RUN, convolution_splits
 
 
 @triton_op("i2i::conv_norm", mutates_args=())
@@ -29,12 +24,12 @@ def conv_norm_op(
     """The result `[N, O, H, W]` and its partials; weight is `[O, C, 3, 3]` channels-last."""
     n, c, h, w = x.shape
     out = weight.shape[0]
-    kind = kind_from_fields("instance", False, eps, True, activation, slope, 1.0, 0)
+    kind = Kind(eps=eps, activation=cast(Activation, activation), slope=slope)
     if is_plain(x):
-        y, made = conv_norm_reference(x, weight, kind, split_count(h * w))
+        y, made = conv_norm_reference(x, weight, kind, convolution_splits(h * w))
         return y.clone(memory_format=torch.channels_last), made
-    coefficients = coefficients_from_partials(partials, kind, None, None, None, h * w)
-    splits = split_count(h * w)
+    coefficients = coefficients_from_partials(partials, kind, None, None, None, sizes_of(x))
+    splits = convolution_splits(h * w)
     y = empty_image(x, h, w, out)
     made = torch.empty((n, splits, 2, out), dtype=torch.float32, device=x.device)
     block_o = 128 if out > 64 else 64
@@ -43,7 +38,7 @@ def conv_norm_op(
         ACTIVATION=activation,
         SLOPE=slope,
         SPLITS=splits,
-        BLOCK_M=BLOCK_M,
+        BLOCK_M=CONVOLUTION_RUN,
         BLOCK_O=block_o,
         BLOCK_C=32,
         num_warps=8,

@@ -6,13 +6,15 @@ float16, bfloat16 or float32; the kernels need `torch.channels_last`, the refere
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from torch import Tensor
+from typing_extensions import Unpack
 
 from i2i_kernels.dispatch import kernels_fit, require_kernel_input
 from i2i_kernels.kind import Activation, Family, Kind
 from i2i_kernels.norm.reference import norm_reference
+from i2i_kernels.pack.policy import SLAB_PIXELS, norm_launch
 
 __all__ = [
     "Activation",
@@ -32,9 +34,6 @@ __all__ = [
 
 Impl = Literal["reference", "split", "slab"]
 
-SLAB_PIXELS = 4096
-"""Largest map that one program holds in registers."""
-
 
 def norm(
     x: Tensor,
@@ -53,10 +52,10 @@ def norm(
 
     impl: None picks by device: the kernels on a CUDA device where triton is installed and x is channels-last,
     plain torch elsewhere. `split` (two or three launches) and `slab` (one launch, instance family, H x W up to
-    4096) are the kernels, `reference` plain torch. The kernels differentiate once; where a second
+    4096) are the kernels, `reference` plain torch. The kernels differentiate once; if a second
     derivative is needed (a gradient penalty through a norm), take `reference`.
 
-    Raises ValueError or TypeError where the arguments do not fit each other, RuntimeError where an explicit
+    Raises ValueError or TypeError if the arguments do not fit each other, RuntimeError if an explicit
     `impl` cannot be served.
     """
     _check(x, kind, weight, bias, mix, residual)
@@ -71,9 +70,19 @@ def norm(
 
     # Rows of a style are often slices of one vector; the kernels read them as rows of their own.
     weight, bias, mix = (None if p is None else p.contiguous() for p in (weight, bias, mix))
-    splits = 1 if impl == "slab" else op.split_count(x.shape[2] * x.shape[3])
+    n, c, h, w = x.shape
+    splits = 1 if impl == "slab" else norm_launch(kind, samples=n, channels=c, pixels=h * w).splits
     y: Tensor = op.norm_op(x, weight, bias, mix, residual, *op.kind_fields(kind), splits)[0]
     return y
+
+
+class Tail(TypedDict, total=False):
+    """What the same pass does after the norm: fields of `Kind`."""
+
+    activation: Activation
+    slope: float
+    residual_scale: float
+    pad: int
 
 
 def instance_norm(
@@ -82,16 +91,12 @@ def instance_norm(
     bias: Tensor | None = None,
     *,
     eps: float = 1e-5,
-    activation: Activation = "none",
-    slope: float = 0.2,
     residual: Tensor | None = None,
-    residual_scale: float = 1.0,
-    pad: int = 0,
     impl: Impl | None = None,
+    **tail: Unpack[Tail],
 ) -> Tensor:
     """Instance norm (Ulyanov 2016), no running statistics; biased variance, weight and bias `[C]` or None."""
-    kind = Kind("instance", False, eps, True, activation, slope, residual_scale, pad)
-    return norm(x, kind, weight=weight, bias=bias, residual=residual, impl=impl)
+    return norm(x, Kind(eps=eps, **tail), weight=weight, bias=bias, residual=residual, impl=impl)
 
 
 def adain(
@@ -100,16 +105,12 @@ def adain(
     bias: Tensor,
     *,
     eps: float = 1e-5,
-    activation: Activation = "none",
-    slope: float = 0.2,
     residual: Tensor | None = None,
-    residual_scale: float = 1.0,
-    pad: int = 0,
     impl: Impl | None = None,
+    **tail: Unpack[Tail],
 ) -> Tensor:
     """Adaptive instance norm (Huang 2017): weight and bias `[N, C]` from the style, the weight as it is."""
-    kind = Kind("instance", False, eps, True, activation, slope, residual_scale, pad)
-    return norm(x, kind, weight=weight, bias=bias, residual=residual, impl=impl)
+    return instance_norm(x, weight, bias, eps=eps, residual=residual, impl=impl, **tail)
 
 
 def layer_norm(
@@ -118,14 +119,11 @@ def layer_norm(
     bias: Tensor | None = None,
     *,
     eps: float = 1e-5,
-    activation: Activation = "none",
-    slope: float = 0.2,
-    pad: int = 0,
     impl: Impl | None = None,
+    **tail: Unpack[Tail],
 ) -> Tensor:
     """Layer norm over C, H and W with weight and bias per channel; biased, eps inside the root."""
-    kind = Kind("layer", False, eps, True, activation, slope, pad=pad)
-    return norm(x, kind, weight=weight, bias=bias, impl=impl)
+    return norm(x, Kind("layer", eps=eps, **tail), weight=weight, bias=bias, impl=impl)
 
 
 def layer_norm_munit(
@@ -134,13 +132,11 @@ def layer_norm_munit(
     bias: Tensor | None = None,
     *,
     eps: float = 1e-5,
-    activation: Activation = "none",
-    slope: float = 0.2,
-    pad: int = 0,
     impl: Impl | None = None,
+    **tail: Unpack[Tail],
 ) -> Tensor:
     """The layer norm of MUNIT's and UNIT's upsamplers: unbiased standard deviation, eps added to it."""
-    kind = Kind("layer", True, eps, False, activation, slope, pad=pad)
+    kind = Kind("layer", unbiased=True, eps=eps, eps_inside=False, **tail)
     return norm(x, kind, weight=weight, bias=bias, impl=impl)
 
 
@@ -152,15 +148,12 @@ def lin(
     *,
     unbiased: bool = True,
     eps: float = 1e-5,
-    activation: Activation = "none",
-    slope: float = 0.2,
     residual: Tensor | None = None,
-    residual_scale: float = 1.0,
-    pad: int = 0,
     impl: Impl | None = None,
+    **tail: Unpack[Tail],
 ) -> Tensor:
     """Layer-instance norm of U-GAT-IT: rho `[C]`, clipped to [0, 1], is the share of instance norm."""
-    kind = Kind("clamp", unbiased, eps, True, activation, slope, residual_scale, pad)
+    kind = Kind("clamp", unbiased=unbiased, eps=eps, **tail)
     return norm(x, kind, weight=weight, bias=bias, mix=rho, residual=residual, impl=impl)
 
 
@@ -172,15 +165,12 @@ def iln(
     *,
     unbiased: bool = True,
     eps: float = 1e-5,
-    activation: Activation = "none",
-    slope: float = 0.2,
     residual: Tensor | None = None,
-    residual_scale: float = 1.0,
-    pad: int = 0,
     impl: Impl | None = None,
+    **tail: Unpack[Tail],
 ) -> Tensor:
     """Instance-layer norm of NICE-GAN: logits `[2, C]`, instance first, go through a softmax."""
-    kind = Kind("softmax", unbiased, eps, True, activation, slope, residual_scale, pad)
+    kind = Kind("softmax", unbiased=unbiased, eps=eps, **tail)
     return norm(x, kind, weight=weight, bias=bias, mix=logits, residual=residual, impl=impl)
 
 

@@ -13,7 +13,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from i2i_kernels.norm.kernel import instance_share, inverse_std, merged_channel, merged_layer, parameter
+from i2i_kernels.norm.kernel import (
+    instance_share,
+    inverse_std,
+    mean_of_block,
+    merged_channel,
+    merged_layer,
+    parameter,
+)
 
 
 @triton.jit
@@ -89,8 +96,9 @@ def sums_kernel(
     rows = tl.cdiv(H * W, SPLITS)
     start = split * rows
     end = tl.minimum(start + rows, H * W)
-    s1 = tl.zeros([BLOCK_C], tl.float32)
-    s2 = tl.zeros([BLOCK_C], tl.float32)
+    # Every thread sums its own numbers; one reduction after the loop.
+    s1 = tl.zeros([BLOCK_HW, BLOCK_C], tl.float32)
+    s2 = tl.zeros([BLOCK_HW, BLOCK_C], tl.float32)
     for first in range(start, end, BLOCK_HW):
         pixel = first + tl.arange(0, BLOCK_HW)
         valid = pixel < end
@@ -99,20 +107,24 @@ def sums_kernel(
         gap = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32) - mean[None, :]
         dz = folded(dy_ptr, n, pixel, valid, c, in_c, C, H, W, PAD)
         dz = through_activation(dz, gap, scale, offset, ACTIVATION, SLOPE)
-        s1 += tl.sum(dz, 0)
-        s2 += tl.sum(tl.where(mask, dz * gap, 0.0), 0)
+        s1 += dz
+        s2 += tl.where(mask, dz * gap, 0.0)
     base = sums_ptr + (n * SPLITS + split) * (2 * C) + c
-    tl.store(base, s1, mask=in_c)
-    tl.store(base + C, s2, mask=in_c)
+    tl.store(base, tl.sum(s1, 0), mask=in_c)
+    tl.store(base + C, tl.sum(s2, 0), mask=in_c)
 
 
 @triton.jit
-def summed(sums_ptr, n, c, in_c, C, SPLITS: tl.constexpr):
-    split = tl.arange(0, SPLITS)
-    base = sums_ptr + (n * SPLITS + split)[:, None] * (2 * C) + c[None, :]
-    s1 = tl.sum(tl.load(base, mask=in_c[None, :], other=0.0), 0)
-    s2 = tl.sum(tl.load(base + C, mask=in_c[None, :], other=0.0), 0)
-    return s1, s2
+def summed(sums_ptr, n, c, in_c, C, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """s1 and s2 of channels `c` over all runs, BLOCK_S at a time."""
+    s1 = tl.zeros([BLOCK_S, c.shape[0]], tl.float32)
+    s2 = tl.zeros([BLOCK_S, c.shape[0]], tl.float32)
+    for first in range(0, SPLITS, BLOCK_S):
+        split = first + tl.arange(0, BLOCK_S)
+        base = sums_ptr + (n * SPLITS + split)[:, None] * (2 * C) + c[None, :]
+        s1 += tl.load(base, mask=in_c[None, :], other=0.0)
+        s2 += tl.load(base + C, mask=in_c[None, :], other=0.0)
+    return tl.sum(s1, 0), tl.sum(s2, 0)
 
 
 @triton.jit
@@ -146,7 +158,9 @@ def finish_kernel(
     EPS_INSIDE: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     SUM_SPLITS: tl.constexpr,
+    SUM_BLOCK_S: tl.constexpr,
     SPLITS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Grid: channel blocks, N."""
@@ -154,8 +168,9 @@ def finish_kernel(
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     in_c = c < C
     count = HW * 1.0
-    s1, s2 = summed(sums_ptr, n, c, in_c, C, SUM_SPLITS)
-    mean, second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS)
+    s1, s2 = summed(sums_ptr, n, c, in_c, C, SUM_SPLITS, SUM_BLOCK_S)
+    shift, away, second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS, BLOCK_S)
+    mean = shift + away
     weight = parameter(weight_ptr, n, c, in_c, C, 1.0, PER_SAMPLE)
     share = instance_share(mix_ptr, c, in_c, C, FAMILY)
     r = inverse_std(second, count, EPS, UNBIASED, EPS_INSIDE)
@@ -166,23 +181,26 @@ def finish_kernel(
     d_mix = tl.zeros([BLOCK_C], tl.float32)
     if FAMILY != "instance":
         total = count * C
-        layer_mean, layer_second = merged_layer(partials_ptr, n, C, HW, SPLITS, BLOCK_C)
+        around = mean_of_block(mean, in_c)
+        lacks, layer_second = merged_layer(partials_ptr, n, around, C, HW, SPLITS, BLOCK_S, BLOCK_C)
+        from_layer = (mean - around) - lacks
         layer_r = inverse_std(layer_second, total, EPS, UNBIASED, EPS_INSIDE)
         t1 = 0.0
         t2 = 0.0
         for first in range(0, C, BLOCK_C):
             k = first + tl.arange(0, BLOCK_C)
             in_k = k < C
-            k_s1, k_s2 = summed(sums_ptr, n, k, in_k, C, SUM_SPLITS)
-            k_mean, _ = merged_channel(partials_ptr, n, k, in_k, C, HW, SPLITS)
+            k_s1, k_s2 = summed(sums_ptr, n, k, in_k, C, SUM_SPLITS, SUM_BLOCK_S)
+            k_shift, k_away, _ = merged_channel(partials_ptr, n, k, in_k, C, HW, SPLITS, BLOCK_S)
+            k_from_layer = ((k_shift + k_away) - around) - lacks
             k_share = instance_share(mix_ptr, k, in_k, C, FAMILY)
             h = tl.where(in_k, parameter(weight_ptr, n, k, in_k, C, 1.0, PER_SAMPLE) * (1.0 - k_share), 0.0)
             t1 += tl.sum(h * k_s1, 0)
-            t2 += tl.sum(h * (k_s2 + (k_mean - layer_mean) * k_s1), 0)
+            t2 += tl.sum(h * (k_s2 + k_from_layer * k_s1), 0)
         layer_k = second_factor(layer_r, layer_second, total, EPS, UNBIASED, EPS_INSIDE)
-        by_layer = layer_r * (s2 + (mean - layer_mean) * s1)
+        by_layer = layer_r * (s2 + from_layer * s1)
         slope -= layer_k * t2
-        level -= layer_r * t1 / total + layer_k * t2 * (mean - layer_mean)
+        level -= layer_r * t1 / total + layer_k * t2 * from_layer
         d_weight += (1.0 - share) * by_layer
         d_share = weight * (by_instance - by_layer)
         if FAMILY == "clamp":

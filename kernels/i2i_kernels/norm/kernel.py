@@ -2,7 +2,7 @@
 
 Every kernel takes input pointers, then int32 arguments, then output pointers, then compile-time constants: the
 order in which TensorRT's ahead-of-time plugins pass them. A pointer that is None is compiled out. Accumulation is
-float32 by Welford's tile means and Chan's merge, never as E[x^2] - E[x]^2.
+float32: sums around a mean close by and Chan's merge, never E[x^2] - E[x]^2.
 
 Within one (sample, channel) every member of the family is `act(scale * (x - mean) + offset)`.
 """
@@ -16,33 +16,52 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-BLOCK_BORDER = 512
-"""Pixels of a padded border that the slab kernel writes at a time."""
-
 
 @triton.jit
-def merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS: tl.constexpr):
-    """Mean and centred second moment of channels `c` of sample `n` from the partials (Chan's formula)."""
-    split = tl.arange(0, SPLITS)
+def runs(partials_ptr, n, first, c, in_c, C, HW, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Pixels, means and second moments of BLOCK_S runs from `first` on."""
+    split = first + tl.arange(0, BLOCK_S)
     rows = tl.cdiv(HW, SPLITS)
     count = tl.minimum(tl.maximum(HW - split * rows, 0), rows).to(tl.float32)[:, None]
     base = partials_ptr + (n * SPLITS + split)[:, None] * (2 * C) + c[None, :]
     means = tl.load(base, mask=in_c[None, :], other=0.0)
     seconds = tl.load(base + C, mask=in_c[None, :], other=0.0)
-    mean = tl.sum(means * (count / HW), 0)
-    gap = means - mean[None, :]
-    return mean, tl.sum(seconds + count * gap * gap, 0)
+    return count, means, seconds
 
 
 @triton.jit
-def merged_layer(partials_ptr, n, C, HW, SPLITS: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Mean and centred second moment over all channels of sample `n`."""
+def merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Mean and centred second moment of channels `c` of sample `n` from the partials (Chan's formula).
+
+    The mean comes as two summands, a value close by and what it lacks: their sum rounds, and a layer's mean of means
+    must not. Each thread sums its own runs around the first block's mean, and one reduction ends it.
+    """
+    count, means, second = runs(partials_ptr, n, 0, c, in_c, C, HW, SPLITS, BLOCK_S)
+    shift = tl.sum(means * count, 0) / tl.minimum(tl.cdiv(HW, SPLITS) * BLOCK_S, HW).to(tl.float32)
+    gap = means - shift[None, :]
+    moved = count * gap
+    second += moved * gap
+    for first in range(BLOCK_S, SPLITS, BLOCK_S):
+        count, means, seconds = runs(partials_ptr, n, first, c, in_c, C, HW, SPLITS, BLOCK_S)
+        gap = means - shift[None, :]
+        moved += count * gap
+        second += seconds + count * gap * gap
+    away = tl.sum(moved, 0) / HW
+    return shift, away, tl.maximum(tl.sum(second, 0) - away * away * HW, 0.0)
+
+
+@triton.jit
+def merged_layer(
+    partials_ptr, n, around, C, HW, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """Mean less `around`, a number close to it, and centred second moment over all channels of sample `n`."""
     mean = 0.0
     second = 0.0
     for first in range(0, C, BLOCK_C):
         c = first + tl.arange(0, BLOCK_C)
         in_c = c < C
-        c_mean, c_second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS)
+        shift, away, c_second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS, BLOCK_S)
+        c_mean = tl.where(in_c, (shift - around) + away, 0.0)
         size = tl.minimum(C - first, BLOCK_C).to(tl.float32)
         block_mean = tl.sum(c_mean, 0) / size
         gap = tl.where(in_c, c_mean - block_mean, 0.0)
@@ -52,6 +71,12 @@ def merged_layer(partials_ptr, n, C, HW, SPLITS: tl.constexpr, BLOCK_C: tl.const
         mean += delta * (size / (before + size))
         second += block_second + delta * delta * (before * size / (before + size)) * HW
     return mean, second
+
+
+@triton.jit
+def mean_of_block(values, in_c):
+    """Of one number per channel, a number."""
+    return tl.sum(tl.where(in_c, values, 0.0), 0) / tl.sum(in_c.to(tl.float32), 0)
 
 
 @triton.jit
@@ -139,19 +164,27 @@ def stats_kernel(
     start = split * rows
     end = tl.minimum(start + rows, HW)
     x_ptr += n * HW * C
-    mean = tl.zeros([BLOCK_C], tl.float32)
-    second = tl.zeros([BLOCK_C], tl.float32)
-    for first in range(start, end, BLOCK_HW):
+    pixel = start + tl.arange(0, BLOCK_HW)
+    mask = (pixel < end)[:, None] & in_c[None, :]
+    x = tl.load(x_ptr + pixel[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    # An empty run past the end of the image counts one pixel, and stores zeros.
+    first_count = tl.maximum(tl.minimum(end - start, BLOCK_HW), 1).to(tl.float32)
+    shift = tl.sum(x, 0) / first_count
+    gap = tl.where(mask, x - shift[None, :], 0.0)
+    # Every thread sums its own numbers around the first tile's mean: no barrier and no shuffle in the loop.
+    moved = gap
+    squares = gap * gap
+    for first in range(start + BLOCK_HW, end, BLOCK_HW):
         pixel = first + tl.arange(0, BLOCK_HW)
         mask = (pixel < end)[:, None] & in_c[None, :]
         x = tl.load(x_ptr + pixel[:, None] * C + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        size = tl.minimum(end - first, BLOCK_HW).to(tl.float32)
-        before = (first - start).to(tl.float32)
-        tile_mean = tl.sum(x, 0) / size
-        gap = tl.where(mask, x - tile_mean[None, :], 0.0)
-        delta = tile_mean - mean
-        mean += delta * (size / (before + size))
-        second += tl.sum(gap * gap, 0) + delta * delta * (before * size / (before + size))
+        gap = tl.where(mask, x - shift[None, :], 0.0)
+        moved += gap
+        squares += gap * gap
+    count = tl.maximum(end - start, 1).to(tl.float32)
+    away = tl.sum(moved, 0) / count
+    mean = shift + away
+    second = tl.maximum(tl.sum(squares, 0) - away * away * count, 0.0)
     base = partials_ptr + (n * SPLITS + split) * (2 * C) + c
     tl.store(base, mean, mask=in_c)
     tl.store(base + C, second, mask=in_c)
@@ -172,13 +205,15 @@ def coefficients_kernel(
     EPS_INSIDE: tl.constexpr,
     PER_SAMPLE: tl.constexpr,
     SPLITS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
     """Grid: channel blocks, N. Layer families merge every channel in every program, out of the cache."""
     n = tl.program_id(1).to(tl.int64)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     in_c = c < C
-    mean, second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS)
+    shift, away, second = merged_channel(partials_ptr, n, c, in_c, C, HW, SPLITS, BLOCK_S)
+    mean = shift + away
     weight = parameter(weight_ptr, n, c, in_c, C, 1.0, PER_SAMPLE)
     bias = parameter(bias_ptr, n, c, in_c, C, 0.0, PER_SAMPLE)
     share = instance_share(mix_ptr, c, in_c, C, FAMILY)
@@ -186,10 +221,11 @@ def coefficients_kernel(
     scale = weight * share * inverse_std(second, count, EPS, UNBIASED, EPS_INSIDE)
     offset = bias
     if FAMILY != "instance":
-        layer_mean, layer_second = merged_layer(partials_ptr, n, C, HW, SPLITS, BLOCK_C)
+        around = mean_of_block(mean, in_c)
+        lacks, layer_second = merged_layer(partials_ptr, n, around, C, HW, SPLITS, BLOCK_S, BLOCK_C)
         layer = weight * (1.0 - share) * inverse_std(layer_second, count * C, EPS, UNBIASED, EPS_INSIDE)
         scale += layer
-        offset += layer * (mean - layer_mean)
+        offset += layer * ((mean - around) - lacks)
     base = coefficients_ptr + n * 3 * C + c
     tl.store(base, mean, mask=in_c)
     tl.store(base + C, scale, mask=in_c)
@@ -226,7 +262,8 @@ def apply_kernel(
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     in_c = c < C
     if SPLITS > 0:
-        mean, second = merged_channel(moments_ptr, n, c, in_c, C, H * W, SPLITS)
+        shift, away, second = merged_channel(moments_ptr, n, c, in_c, C, H * W, SPLITS, SPLITS)
+        mean = shift + away
         weight = parameter(weight_ptr, n, c, in_c, C, 1.0, PER_SAMPLE)
         scale = weight * inverse_std(second, H * W * 1.0, EPS, UNBIASED, EPS_INSIDE)
         offset = parameter(bias_ptr, n, c, in_c, C, 0.0, PER_SAMPLE)

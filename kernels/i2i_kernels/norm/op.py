@@ -5,37 +5,31 @@ Importing this module needs triton; the public function does so only when it is 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
-import triton
 from torch import Tensor
 from torch.library import triton_op
 
 from i2i_kernels.kind import Kind
-from i2i_kernels.launch import empty_image, is_plain, launch
+from i2i_kernels.launch import empty_image, is_plain, launch_recipe
 from i2i_kernels.norm import gradient, kernel
 from i2i_kernels.norm.reference import norm_gradient_reference, norm_reference, partials_reference
+from i2i_kernels.pack.policy import norm_launch, slab_tile
+from i2i_kernels.pack.recipes import Affine, Dtype, Variant, recipe
 
-MERGE_LIMIT = 32
-"""With more splits than this, merging in every apply program costs more than one small launch."""
+FIELDS = ("family", "unbiased", "eps", "eps_inside", "activation", "slope", "residual_scale", "pad")
+"""The fields of a Kind in the order of the operators' arguments."""
 
 
-def kind_fields(kind: Kind) -> tuple[str, bool, float, bool, str, float, float, int]:
-    """The fields in the order of the operators and of `Kind(...)`."""
-    std = (kind.family, kind.unbiased, kind.eps, kind.eps_inside)
-    return (*std, kind.activation, kind.slope, kind.residual_scale, kind.pad)
+def kind_fields(kind: Kind) -> tuple[Any, ...]:
+    """The fields of the kind in the order of the operators' arguments."""
+    return tuple(getattr(kind, name) for name in FIELDS)
 
 
 def kind_from_fields(*fields: Any) -> Kind:
-    return Kind(*fields)
-
-
-def split_count(pixels: int) -> int:
-    """Runs of pixels per statistics pass: enough to fill a large GPU, few enough to merge cheaply."""
-    if pixels <= 1024:
-        return 8
-    return MERGE_LIMIT if pixels <= 128 * 128 else 128
+    return Kind(**dict(zip(FIELDS, fields, strict=True)))
 
 
 @triton_op("i2i::norm", mutates_args=())
@@ -61,49 +55,43 @@ def norm_op(
         return _norm_plain(x, weight, bias, mix, residual, kind, splits)
     if splits == 1:
         return _slab(x, weight, bias, residual, kind)
-    n, c, h, w = x.shape
-    block_c, block_hw = _blocks(c, 4096)
-    partials = torch.empty((n, splits, 2, c), dtype=torch.float32, device=x.device)
-    launch(kernel.stats_kernel, (splits, triton.cdiv(c, block_c), n))(
-        x, c, h * w, partials, SPLITS=splits, BLOCK_HW=block_hw, BLOCK_C=block_c
+    sizes = sizes_of(x)
+    cut = norm_launch(kind, samples=sizes["N"], channels=sizes["C"], pixels=sizes["HW"], splits=splits)
+    variant = _variant(x.dtype, kind, weight, bias, residual, splits=splits, block_c=cut.block_c)
+    partials = empty_table(x, splits, 2)
+    launch_recipe(kernel.stats_kernel, recipe("norm_stats", variant), sizes)(
+        x, sizes["C"], sizes["HW"], partials
     )
-    merged = kind.family == "instance" and splits <= MERGE_LIMIT
-    moments = partials if merged else coefficients_from_partials(partials, kind, weight, bias, mix, h * w)
-    y = empty_image(x, h + 2 * kind.pad, w + 2 * kind.pad)
-    pixels = y.shape[2] * y.shape[3]
-    tiles = 1 if pixels <= 128 * 128 else 4
-    launch(kernel.apply_kernel, (triton.cdiv(pixels, block_hw * tiles), triton.cdiv(c, block_c), n))(
-        *(x, moments, weight if merged else None, bias if merged else None, residual, c, h, w, y),
-        **_std(kind, weight, bias),
-        **_tail(kind),
-        RESIDUAL_SCALE=kind.residual_scale,
-        RESIDUAL_PAD=0,
-        PAD=kind.pad,
-        SPLITS=splits if merged else 0,
-        TILES=tiles,
-        BLOCK_HW=block_hw,
-        BLOCK_C=block_c,
+    y = empty_image(x, sizes["H"] + 2 * kind.pad, sizes["W"] + 2 * kind.pad)
+    if cut.merges:
+        moments, affine, merged = partials, (weight, bias), splits
+    else:
+        moments, affine, merged = (
+            coefficients_from_partials(partials, kind, weight, bias, mix, sizes),
+            (None, None),
+            0,
+        )
+    plan = recipe("norm_apply", replace(variant, kind=_as_applied(kind), splits=merged, tiles=cut.tiles))
+    launch_recipe(kernel.apply_kernel, plan, sizes)(
+        x, moments, *affine, residual, sizes["C"], sizes["H"], sizes["W"], y
     )
     return y, partials
+
+
+def _as_applied(kind: Kind) -> Kind:
+    """What apply needs to know of a kind whose coefficients are made: nothing of its family."""
+    return replace(kind, family="instance")
 
 
 def _slab(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, kind: Kind
 ) -> tuple[Tensor, Tensor]:
-    n, c, h, w = x.shape
-    partials = torch.empty((n, 1, 2, c), dtype=torch.float32, device=x.device)
-    y = empty_image(x, h + 2 * kind.pad, w + 2 * kind.pad)
-    launch(kernel.slab_kernel, (triton.cdiv(c, 8), n))(
-        *(x, weight, bias, residual, c, h, w, y, partials),
-        **_std(kind, weight, bias),
-        **_tail(kind),
-        RESIDUAL_SCALE=kind.residual_scale,
-        RESIDUAL_PAD=0,
-        PAD=kind.pad,
-        BLOCK_HW=triton.next_power_of_2(h * w),
-        BLOCK_C=8,
-        BLOCK_BORDER=kernel.BLOCK_BORDER,
-        num_warps=16 if h * w > 1024 else 4,
+    sizes = sizes_of(x)
+    partials = empty_table(x, 1, 2)
+    y = empty_image(x, sizes["H"] + 2 * kind.pad, sizes["W"] + 2 * kind.pad)
+    variant = _variant(x.dtype, kind, weight, bias, residual, slab_tile=slab_tile(sizes["HW"]))
+    launch_recipe(kernel.slab_kernel, recipe("norm_slab", variant), sizes)(
+        x, weight, bias, residual, sizes["C"], sizes["H"], sizes["W"], y, partials
     )
     return y, partials
 
@@ -144,33 +132,26 @@ def norm_backward_op(
     kind = kind_from_fields(family, unbiased, eps, eps_inside, activation, slope, residual_scale, pad)
     if is_plain(x):
         return _norm_backward_plain(dy, x, weight, bias, mix, fold_residual, kind)
-    n, c, h, w = x.shape
+    sizes = sizes_of(x)
     dy = dy.contiguous(memory_format=torch.channels_last)
-    coefficients = coefficients_from_partials(partials, kind, weight, bias, mix, h * w)
-    block_c, block_hw = _blocks(c, 2048)
-    splits = split_count(h * w)
-    sums = torch.empty((n, splits, 2, c), dtype=torch.float32, device=x.device)
-    tiles = {**_tail(kind), "PAD": kind.pad, "BLOCK_HW": block_hw, "BLOCK_C": block_c}
-    launch(gradient.sums_kernel, (splits, triton.cdiv(c, block_c), n))(
-        dy, x, coefficients, c, h, w, sums, SPLITS=splits, **tiles
+    splits = partials.shape[1]
+    coefficients = coefficients_from_partials(partials, kind, weight, bias, mix, sizes)
+    cut = norm_launch(kind, samples=sizes["N"], channels=sizes["C"], pixels=sizes["HW"])
+    variant = _variant(
+        x.dtype, kind, weight, bias, dy if fold_residual else None, splits=cut.splits, block_c=cut.block_c
     )
-    lines = torch.empty((n, 2, c), dtype=torch.float32, device=x.device)
-    grads = torch.empty((n, 3, c), dtype=torch.float32, device=x.device)
-    small_c = min(32, block_c)
-    launch(gradient.finish_kernel, (triton.cdiv(c, small_c), n))(
-        *(sums, partials, weight, mix, c, h * w, lines, grads),
-        FAMILY=kind.family,
-        **_std(kind, weight, bias),
-        SUM_SPLITS=splits,
-        SPLITS=partials.shape[1],
-        BLOCK_C=small_c,
+    size = sizes["C"], sizes["H"], sizes["W"]
+    sums = empty_table(x, cut.splits, 2)
+    launch_recipe(gradient.sums_kernel, recipe("norm_sums", variant), sizes)(dy, x, coefficients, *size, sums)
+    lines, grads = empty_table(x, 2), empty_table(x, 3)
+    plan = recipe("norm_finish", replace(variant, splits=splits, sum_splits=cut.splits))
+    launch_recipe(gradient.finish_kernel, plan, sizes)(
+        sums, partials, weight, mix, sizes["C"], sizes["HW"], lines, grads
     )
-    dx = empty_image(x, h, w)
-    d_residual = empty_image(x, h, w) if fold_residual else x.new_empty(0)
-    launch(gradient.dx_kernel, (triton.cdiv(h * w, block_hw), triton.cdiv(c, block_c), n))(
-        *(dy, x, coefficients, lines, c, h, w, dx, d_residual if fold_residual else None),
-        RESIDUAL_SCALE=kind.residual_scale,
-        **tiles,
+    dx = empty_image(x, sizes["H"], sizes["W"])
+    d_residual = empty_image(x, sizes["H"], sizes["W"]) if fold_residual else x.new_empty(0)
+    launch_recipe(gradient.dx_kernel, recipe("norm_gradient", variant), sizes)(
+        dy, x, coefficients, lines, *size, dx, d_residual if fold_residual else None
     )
     return dx, d_residual, grads
 
@@ -221,37 +202,45 @@ def _gradient(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ..
 norm_op.register_autograd(_gradient, setup_context=_save)
 
 
-def _blocks(channels: int, elements: int) -> tuple[int, int]:
-    """Channels and pixels per tile."""
-    block_c = min(64, max(16, triton.next_power_of_2(channels)))
-    return block_c, elements // block_c
+def sizes_of(x: Tensor) -> dict[str, int]:
+    """What a recipe's expressions are over."""
+    n, c, h, w = x.shape
+    return {"N": n, "C": c, "H": h, "W": w, "HW": h * w}
 
 
-def _std(kind: Kind, weight: Tensor | None, bias: Tensor | None) -> dict[str, object]:
-    per_sample = any(p is not None and p.dim() == 2 for p in (weight, bias))
-    return {
-        "EPS": kind.eps,
-        "UNBIASED": kind.unbiased,
-        "EPS_INSIDE": kind.eps_inside,
-        "PER_SAMPLE": per_sample,
-    }
+def empty_table(like: Tensor, *rows: int) -> Tensor:
+    """`[N, *rows, C] float32` on the device of the image `like`."""
+    n, c = like.shape[:2]
+    return torch.empty((n, *rows, c), dtype=torch.float32, device=like.device)
 
 
-def _tail(kind: Kind) -> dict[str, object]:
-    return {"ACTIVATION": kind.activation, "SLOPE": kind.slope}
+def _variant(
+    dtype: torch.dtype,
+    kind: Kind,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    **cut: int,
+) -> Variant:
+    given = [p.dim() for p in (weight, bias) if p is not None]
+    affine: Affine = "none" if not given else "sample" if 2 in given else "channel"
+    name = cast(Dtype, str(dtype).removeprefix("torch."))
+    return Variant(name, kind, affine, residual is not None, **cut)
 
 
 def coefficients_from_partials(
-    partials: Tensor, kind: Kind, weight: Tensor | None, bias: Tensor | None, mix: Tensor | None, pixels: int
+    partials: Tensor,
+    kind: Kind,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mix: Tensor | None,
+    sizes: dict[str, int],
 ) -> Tensor:
+    """Mean, scale and offset per sample and channel, `[N, 3, C] float32`."""
     n, splits, _, c = partials.shape
-    block_c = min(32, _blocks(c, 4096)[0])
+    variant = _variant(torch.float32, kind, weight, bias, None, splits=splits)
     coefficients = torch.empty((n, 3, c), dtype=torch.float32, device=partials.device)
-    launch(kernel.coefficients_kernel, (triton.cdiv(c, block_c), n))(
-        *(partials, weight, bias, mix, c, pixels, coefficients),
-        FAMILY=kind.family,
-        **_std(kind, weight, bias),
-        SPLITS=splits,
-        BLOCK_C=block_c,
+    launch_recipe(kernel.coefficients_kernel, recipe("norm_coefficients", variant), sizes)(
+        partials, weight, bias, mix, c, sizes["HW"], coefficients
     )
     return coefficients

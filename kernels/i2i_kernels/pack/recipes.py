@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
-from typing import Literal, get_args
+from functools import cache, partial
+from types import CodeType
+from typing import Any, Literal, get_args
 
 from i2i_kernels.kind import Kind
+from i2i_kernels.pack.policy import CONVOLUTION_RUN, MERGE_LIMIT, MOST_SPLITS, SLAB_PIXELS, tile_pixels
 
 Op = Literal[
     "norm_stats",
     "norm_coefficients",
     "norm_apply",
     "norm_slab",
+    "norm_sums",
+    "norm_finish",
+    "norm_gradient",
     "conv_norm",
     "pyramid_down",
     "pyramid_up",
@@ -39,7 +44,7 @@ TRITON_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "uint8
 class Variant:
     """Everything that is baked into one kernel. Two equal variants are the same kernel.
 
-    Raises ValueError where a field is out of range.
+    Raises ValueError if a field is out of range.
     """
 
     dtype: Dtype = "float16"
@@ -55,6 +60,12 @@ class Variant:
     """Runs of pixels in the partial statistics, a power of two; 0 in `norm_apply`: takes coefficients instead."""
     block_c: int = 64
     """Channels per tile: 64, 32 or 16."""
+    sum_splits: int = 32
+    """Runs of pixels in the sums of `norm_finish`, a power of two."""
+    tiles: int = 1
+    """Tiles that a program of `norm_apply` walks."""
+    slab_tile: int = SLAB_PIXELS
+    """Pixels of the slab's only tile, a power of two that holds the map."""
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -67,8 +78,8 @@ class Variant:
                 raise ValueError(
                     f"{name} of a kernel is {getattr(self, name)!r}, it must be one of {choices}"
                 )
-        if self.splits & (self.splits - 1) or not 0 <= self.splits <= 256:
-            raise ValueError(f"splits is {self.splits}, it must be 0 or a power of two up to 256")
+        if self.splits & (self.splits - 1) or not 0 <= self.splits <= MOST_SPLITS:
+            raise ValueError(f"splits is {self.splits}, it must be 0 or a power of two up to {MOST_SPLITS}")
 
     def label(self) -> str:
         """The fields that are not at their default, for a reader."""
@@ -121,13 +132,34 @@ class Recipe:
     stages: int = 3
     """Tiles in flight in a loop of matrix products; each takes shared memory."""
 
+    def launch_grid(self, **sizes: Any) -> tuple[Any, ...]:
+        """The grid for N, C, H and W: integers, or objects that add, multiply and divide (`cdiv` among the sizes)."""
+        return tuple(evaluate(axis, sizes) for axis in self.grid)
 
+
+def evaluate(expression: str, sizes: Mapping[str, Any]) -> Any:
+    """Value of an expression of a recipe; `cdiv` rounds a quotient up unless the sizes bring their own."""
+    return eval(_compiled(expression), {"__builtins__": {}}, {"cdiv": _cdiv, **sizes})
+
+
+@cache
+def _compiled(expression: str) -> CodeType:
+    return compile(expression, "grid", "eval")
+
+
+def _cdiv(a: Any, b: Any) -> Any:
+    return -(-a // b)
+
+
+@cache
 def recipe(op: Op, variant: Variant) -> Recipe:
-    """Raises ValueError where the op does not exist or cannot be what the variant asks."""
+    """Raises ValueError if the op does not exist or cannot be what the variant asks."""
     if op not in _RECIPES:
         raise ValueError(f"there is no kernel {op!r} in the pack, there are {', '.join(_RECIPES)}")
     return _RECIPES[op](variant)
 
+
+_SLAB_CHANNELS = 8
 
 _SIZE = {"C": "C", "H": "H", "W": "W", "HW": "H * W", "OC": "C", "pitch": "W"}
 
@@ -171,7 +203,21 @@ def _tail(variant: Variant) -> dict[str, object]:
 
 
 def _tiles(variant: Variant) -> dict[str, object]:
-    return {"BLOCK_HW": 4096 // variant.block_c, "BLOCK_C": variant.block_c}
+    return {"BLOCK_HW": tile_pixels(variant.block_c), "BLOCK_C": variant.block_c}
+
+
+def _runs_at_once(variant: Variant) -> int:
+    return 256 if variant.kind.family == "instance" else 64
+
+
+def _merge(variant: Variant) -> dict[str, object]:
+    """How a program takes the partials: 8 channels of many runs, or 32 of few if it needs every channel."""
+    block_c = 8 if variant.kind.family == "instance" else min(32, variant.block_c)
+    return {
+        "SPLITS": variant.splits,
+        "BLOCK_S": min(_runs_at_once(variant), variant.splits),
+        "BLOCK_C": block_c,
+    }
 
 
 def _stats(variant: Variant) -> Recipe:
@@ -199,7 +245,7 @@ def _coefficients(variant: Variant) -> Recipe:
     affine = [(variant.affine != "none", a) for a in _affine(variant)]
     mix = Argument("mix_ptr", "input", "float32", shape=mix_shape)
     present, absent = _with_optional(*affine, (variant.kind.family in ("clamp", "softmax"), mix))
-    block_c = min(32, variant.block_c)
+    merge = _merge(variant)
     return Recipe(
         module="i2i_kernels.norm.kernel",
         function="coefficients_kernel",
@@ -214,11 +260,10 @@ def _coefficients(variant: Variant) -> Recipe:
             "FAMILY": variant.kind.family,
             **_std(variant.kind),
             "PER_SAMPLE": variant.affine == "sample",
-            "SPLITS": variant.splits,
-            "BLOCK_C": block_c,
+            **merge,
         },
         warps=4,
-        grid=(f"cdiv(C, {block_c})", "N", "1"),
+        grid=(f"cdiv(C, {merge['BLOCK_C']})", "N", "1"),
     )
 
 
@@ -227,6 +272,11 @@ def _apply(variant: Variant) -> Recipe:
     if merged and variant.kind.family != "instance":
         raise ValueError(
             f"norm_apply merges the partials of the instance family alone, for {variant.kind.family} run "
+            "norm_coefficients first and take norm_apply with splits of 0"
+        )
+    if variant.splits > MERGE_LIMIT:
+        raise ValueError(
+            f"norm_apply merges up to {MERGE_LIMIT} splits, it was asked for {variant.splits}: run "
             "norm_coefficients first and take norm_apply with splits of 0"
         )
     affine = [(merged and variant.affine != "none", a) for a in _affine(variant)]
@@ -246,9 +296,13 @@ def _apply(variant: Variant) -> Recipe:
             _image("y_ptr", "output", variant.dtype, pad),
         ),
         absent=absent,
-        constants={**_tail(variant), "PAD": pad, "SPLITS": variant.splits, "TILES": 1, **tiles},
+        constants={**_tail(variant), "PAD": pad, "SPLITS": variant.splits, "TILES": variant.tiles, **tiles},
         warps=4,
-        grid=(f"cdiv({pixels}, {tiles['BLOCK_HW']})", f"cdiv(C, {variant.block_c})", "N"),
+        grid=(
+            f"cdiv({pixels}, {tile_pixels(variant.block_c) * variant.tiles})",
+            f"cdiv(C, {variant.block_c})",
+            "N",
+        ),
     )
 
 
@@ -271,12 +325,109 @@ def _slab(variant: Variant) -> Recipe:
         constants={
             **_tail(variant),
             "PAD": variant.kind.pad,
-            "BLOCK_HW": 4096,
-            "BLOCK_C": 8,
+            "BLOCK_HW": variant.slab_tile,
+            "BLOCK_C": _SLAB_CHANNELS,
             "BLOCK_BORDER": 512,
         },
-        warps=16,
-        grid=("cdiv(C, 8)", "N", "1"),
+        # 64 numbers per thread are what fits beside the addresses of a padded border.
+        warps=max(4, variant.slab_tile * _SLAB_CHANNELS // 64 // 32),
+        grid=(f"cdiv(C, {_SLAB_CHANNELS})", "N", "1"),
+    )
+
+
+_GRADIENT_TILE = {16: 64, 32: 32, 64: 16}
+"""Pixels of a tile of the backward pass by channels: 8 numbers per thread, since each holds two images and its sums."""
+
+
+def _gradient_tail(variant: Variant) -> dict[str, object]:
+    kind = variant.kind
+    return {
+        "ACTIVATION": kind.activation,
+        "SLOPE": kind.slope,
+        "PAD": kind.pad,
+        "BLOCK_HW": _GRADIENT_TILE[variant.block_c],
+        "BLOCK_C": variant.block_c,
+    }
+
+
+def _gradient_inputs(variant: Variant) -> tuple[Argument, ...]:
+    return (
+        _image("dy_ptr", "input", variant.dtype, variant.kind.pad),
+        _image("x_ptr", "input", variant.dtype),
+        _table("coefficients_ptr", "input", "3"),
+    )
+
+
+def _sums(variant: Variant) -> Recipe:
+    """The first of three launches of the gradient: two sums per channel in `splits` runs."""
+    return Recipe(
+        module="i2i_kernels.norm.gradient",
+        function="sums_kernel",
+        arguments=(
+            *_gradient_inputs(variant),
+            *_int32("C", "H", "W"),
+            _table("sums_ptr", "output", f"{variant.splits}, 2"),
+        ),
+        absent=(),
+        constants={**_gradient_tail(variant), "SPLITS": variant.splits},
+        warps=4,
+        grid=(str(variant.splits), f"cdiv(C, {variant.block_c})", "N"),
+    )
+
+
+def _finish(variant: Variant) -> Recipe:
+    """The second: the sums and the forward's partials become lines and the gradients of the parameters."""
+    mix_shape = ("2", "C") if variant.kind.family == "softmax" else ("C",)
+    weight, _ = _affine(variant)
+    mix = Argument("mix_ptr", "input", "float32", shape=mix_shape)
+    present, absent = _with_optional(
+        (variant.affine != "none", weight), (variant.kind.family in ("clamp", "softmax"), mix)
+    )
+    merge = _merge(variant)
+    return Recipe(
+        module="i2i_kernels.norm.gradient",
+        function="finish_kernel",
+        arguments=(
+            _table("sums_ptr", "input", f"{variant.sum_splits}, 2"),
+            _table("partials_ptr", "input", f"{variant.splits}, 2"),
+            *present,
+            *_int32("C", "HW"),
+            _table("lines_ptr", "output", "2"),
+            _table("grads_ptr", "output", "3"),
+        ),
+        absent=absent,
+        constants={
+            "FAMILY": variant.kind.family,
+            **_std(variant.kind),
+            "PER_SAMPLE": variant.affine == "sample",
+            "SUM_SPLITS": variant.sum_splits,
+            "SUM_BLOCK_S": min(_runs_at_once(variant), variant.sum_splits),
+            **merge,
+        },
+        warps=4,
+        grid=(f"cdiv(C, {merge['BLOCK_C']})", "N", "1"),
+    )
+
+
+def _gradient(variant: Variant) -> Recipe:
+    """The third: the gradient of x, and of the residual in the same pass if the padding must be folded."""
+    d_residual = _image("d_residual_ptr", "output", variant.dtype)
+    tail = _gradient_tail(variant)
+    present, absent = _with_optional((variant.residual and variant.kind.pad > 0, d_residual))
+    return Recipe(
+        module="i2i_kernels.norm.gradient",
+        function="dx_kernel",
+        arguments=(
+            *_gradient_inputs(variant),
+            _table("lines_ptr", "input", "2"),
+            *_int32("C", "H", "W"),
+            _image("dx_ptr", "output", variant.dtype),
+            *present,
+        ),
+        absent=absent,
+        constants={**tail, "RESIDUAL_SCALE": variant.kind.residual_scale},
+        warps=4,
+        grid=(f"cdiv(H * W, {tail['BLOCK_HW']})", f"cdiv(C, {variant.block_c})", "N"),
     )
 
 
@@ -302,7 +453,7 @@ def _conv(variant: Variant) -> Recipe:
             "ACTIVATION": kind.activation,
             "SLOPE": kind.slope,
             "SPLITS": variant.splits,
-            "BLOCK_M": 128,
+            "BLOCK_M": CONVOLUTION_RUN,
             "BLOCK_O": 128,
             "BLOCK_C": 32,
         },
@@ -313,7 +464,8 @@ def _conv(variant: Variant) -> Recipe:
     )
 
 
-_PYRAMID_BLOCK = 128
+PYRAMID_BLOCK = 128
+"""Numbers of the result per program."""
 
 
 def _pyramid(variant: Variant, up: bool) -> Recipe:
@@ -337,14 +489,15 @@ def _pyramid(variant: Variant, up: bool) -> Recipe:
             "C": 3,
             "SCALE": 4 * variant.kind.residual_scale if up else 1.0,
             "TRANSPOSED": False,
-            "BLOCK": _PYRAMID_BLOCK,
+            "BLOCK": PYRAMID_BLOCK,
         },
         warps=4,
-        grid=(f"cdiv({out[0]} * {out[1]} * 3, {_PYRAMID_BLOCK})", "N", "1"),
+        grid=(f"cdiv({out[0]} * {out[1]} * 3, {PYRAMID_BLOCK})", "N", "1"),
     )
 
 
-_NV12_BLOCK = 1024
+COLOUR_BLOCK = 1024
+"""Pixels or bytes per program."""
 
 
 def _nv12(variant: Variant, back: bool) -> Recipe:
@@ -352,7 +505,7 @@ def _nv12(variant: Variant, back: bool) -> Recipe:
     frame = Argument("frame_ptr", "output" if back else "input", "uint8", shape=("N", "cdiv(H * 3, 2)", "W"))
     image = Argument("image_ptr", "input" if back else "output", variant.dtype, shape=("N", "H", "W", "3"))
     first, last = (image, frame) if back else (frame, image)
-    pixels = f"cdiv(H * W, {4 * _NV12_BLOCK})" if back else f"cdiv(H * W, {_NV12_BLOCK})"
+    pixels = f"cdiv(H * W, {4 * COLOUR_BLOCK})" if back else f"cdiv(H * W, {COLOUR_BLOCK})"
     return Recipe(
         module="i2i_kernels.colour.kernel",
         function="to_nv12_kernel" if back else "from_nv12_kernel",
@@ -364,7 +517,7 @@ def _nv12(variant: Variant, back: bool) -> Recipe:
             "BLACK": 16.0,
             "WHITE": 219.0,
             "CHROMA": 224.0,
-            "BLOCK": _NV12_BLOCK,
+            "BLOCK": COLOUR_BLOCK,
         },
         warps=4,
         grid=(pixels, "N", "1"),
@@ -376,38 +529,12 @@ _RECIPES: dict[str, Callable[[Variant], Recipe]] = {
     "norm_coefficients": _coefficients,
     "norm_apply": _apply,
     "norm_slab": _slab,
+    "norm_sums": _sums,
+    "norm_finish": _finish,
+    "norm_gradient": _gradient,
     "conv_norm": _conv,
     "pyramid_down": partial(_pyramid, up=False),
     "pyramid_up": partial(_pyramid, up=True),
     "image_from_nv12": partial(_nv12, back=False),
     "nv12_from_image": partial(_nv12, back=True),
 }
-
-
-def default_entries() -> list[tuple[Op, Variant]]:
-    """What the command builds when no list is given: the norms of the ten methods in half precision."""
-    plain, relu, pad = Kind(), Kind(activation="relu"), Kind(activation="relu", pad=1)
-    munit = Kind("layer", unbiased=True, eps_inside=False)
-    entries: list[tuple[Op, Variant]] = [("norm_stats", Variant(splits=s)) for s in (8, 32, 128)]
-    entries.append(("norm_stats", Variant("bfloat16")))
-    entries.append(("norm_stats", Variant("float32")))
-    for kind in (plain, relu, pad, Kind(activation="leaky")):
-        entries.append(("norm_apply", Variant(kind=kind)))
-        entries.append(("norm_apply", Variant(kind=kind, splits=0)))
-    for kind in (plain, Kind(pad=1)):
-        entries.append(("norm_apply", Variant(kind=kind, residual=True)))
-        entries.append(("norm_apply", Variant(kind=kind, affine="sample", residual=True)))
-    entries.append(("norm_apply", Variant(kind=relu, affine="sample")))
-    entries.append(("norm_apply", Variant("float32", relu)))
-    entries.append(("norm_apply", Variant(kind=plain, residual=True, splits=0)))
-    mixes = (Kind("clamp", unbiased=True), Kind("softmax", unbiased=True))
-    entries += [("norm_coefficients", Variant(kind=kind, affine="channel")) for kind in (munit, *mixes)]
-    entries += [("norm_coefficients", Variant(kind=kind, affine="sample")) for kind in mixes]
-    entries.append(("norm_coefficients", Variant(kind=plain, splits=128)))
-    entries += [("norm_slab", Variant(kind=kind)) for kind in (relu, pad)]
-    entries += [("norm_slab", Variant(kind=plain, residual=True))]
-    entries.append(("norm_slab", Variant(kind=Kind(pad=1), residual=True, residual_pad=1)))
-    entries += [("conv_norm", Variant(kind=relu)), ("pyramid_down", Variant()), ("pyramid_up", Variant())]
-    entries += [("pyramid_up", Variant(residual=True)), ("image_from_nv12", Variant())]
-    entries.append(("nv12_from_image", Variant()))
-    return entries

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from i2i_kernels.launch import empty_image, is_plain, launch
+from i2i_kernels.pack.recipes import PYRAMID_BLOCK
 from i2i_kernels.pyramid import kernel
 from i2i_kernels.pyramid.reference import (
     down_gradient_reference,
@@ -17,8 +18,6 @@ from i2i_kernels.pyramid.reference import (
     up_gradient_reference,
     up_reference,
 )
-
-_BLOCK = 128
 
 # Zero insertion keeps a quarter of the energy: up blurs with four times the kernel, and so does its gradient.
 
@@ -30,12 +29,12 @@ def coarse_op(x: Tensor, height: int, width: int, scale: float, transposed: bool
         return _coarse_plain(x, height, width, scale, transposed)
     y = empty_image(x, height, width)
     n, c = x.shape[:2]
-    launch(kernel.coarse_kernel, (triton.cdiv(height * width * c, _BLOCK), n))(
+    launch(kernel.coarse_kernel, (triton.cdiv(height * width * c, PYRAMID_BLOCK), n))(
         *(x, x.shape[2], x.shape[3], height, width, y),
         C=c,
         SCALE=4 * scale if transposed else scale,
         TRANSPOSED=transposed,
-        BLOCK=_BLOCK,
+        BLOCK=PYRAMID_BLOCK,
     )
     return y
 
@@ -47,12 +46,12 @@ def fine_op(x: Tensor, add: Tensor | None, height: int, width: int, scale: float
         return _fine_plain(x, add, height, width, scale, transposed)
     y = empty_image(x, height, width)
     n, c = x.shape[:2]
-    launch(kernel.fine_kernel, (triton.cdiv(height * width * c, _BLOCK), n))(
+    launch(kernel.fine_kernel, (triton.cdiv(height * width * c, PYRAMID_BLOCK), n))(
         *(x, add, x.shape[2], x.shape[3], height, width, y),
         C=c,
         SCALE=scale if transposed else 4 * scale,
         TRANSPOSED=transposed,
-        BLOCK=_BLOCK,
+        BLOCK=PYRAMID_BLOCK,
     )
     return y
 

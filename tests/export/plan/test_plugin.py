@@ -25,7 +25,7 @@ import pytest
 from i2i_export.plan.plugin_cost import cut_at_plugins
 from i2i_export.plugins.lowering import DOMAIN, PluginNetwork, network_with_plugins
 from i2i_export.plugins.register import compile_kernels, plugin_records, why_no_plugins
-from i2i_kernels.compile import evaluate
+from i2i_kernels.pack.recipes import evaluate
 from i2i_runtime.engines.tensorrt.manifest import sha256_of
 
 if TYPE_CHECKING:

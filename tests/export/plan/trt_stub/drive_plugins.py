@@ -17,9 +17,9 @@ import fake_core
 
 from i2i_export.plugins.lowering import PluginKernel, PluginNetwork, in_graph_order
 from i2i_export.plugins.register import compile_kernels, register_plugins
-from i2i_kernels.compile import CompiledKernel, evaluate
+from i2i_kernels.compile import CompiledKernel
 from i2i_kernels.kind import Kind
-from i2i_kernels.pack.recipes import Variant
+from i2i_kernels.pack.recipes import Variant, evaluate
 
 
 class Launch:
