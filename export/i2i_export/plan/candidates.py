@@ -246,7 +246,6 @@ def _forms_to_time(
 def _plugin_networks(portable: onnx.ModelProto) -> dict[str, PluginNetwork]:
     found = {
         "plugins": network_with_plugins(portable),
-        "wide plugins": network_with_plugins(portable, wide=True),
         "convolution plugins": network_with_plugins(portable, convolutions=True),
     }
     return {name: network for name, network in found.items() if network is not None}
