@@ -79,7 +79,7 @@ def test_an_independent_assembler_takes_the_text(pack: Path, tmp_path: Path) -> 
 def test_grid_covers_every_pixel_and_channel(kernel: CompiledKernel) -> None:
     n, c, h, w = 2, 80, 45, 67
     grid = kernel.launch_grid(N=n, C=c, H=h, W=w)
-    plan = recipe(kernel.op, kernel.variant)  # type: ignore[arg-type]
+    plan = recipe(kernel.op, kernel.variant)
     block_c, block_hw = int(str(plan.constants["BLOCK_C"])), int(str(plan.constants.get("BLOCK_HW", 0)))
     assert n in grid
     assert any((blocks - 1) * block_c < c <= blocks * block_c for blocks in grid)

@@ -128,7 +128,7 @@ class _Run:
         taken = self._active(instruction)
         if (taken.any(1) != taken.all(1)).any():
             raise PtxError("the threads of a block disagree on a branch")
-        goes = taken.all(1)
+        goes: Lanes = np.asarray(taken.all(1))
         if goes.all() or not goes.any():
             blocks.at = target if goes.all() else blocks.at + 1
             return None
@@ -162,7 +162,7 @@ class _Run:
             bits = np.full((1, 1), int(name, 0)).astype(f"i{max(1, dtype.itemsize)}")
         else:
             raise PtxError(f"the operand {name} is not known")
-        if dtype == bool:
+        if dtype.kind == "b":
             return np.broadcast_to(bits.astype(bool), self.shape)
         if bits.dtype.itemsize != dtype.itemsize:
             raise PtxError(f"{name} has {8 * bits.dtype.itemsize} bits, {8 * dtype.itemsize} are read")
@@ -226,7 +226,9 @@ class _Run:
             return (value >> start) & ((np.uint32(1) << length) - np.uint32(1))
         if words[0] in ("mul", "mad") and "wide" in words:
             wide = np.dtype(f"{kind.kind}8")
-            result = self._value(names[0], kind).astype(wide) * self._value(names[1], kind).astype(wide)
+            result: Lanes = self._value(names[0], kind).astype(wide) * self._value(names[1], kind).astype(
+                wide
+            )
             return result + self._value(names[2], wide) if words[0] == "mad" else result
         values = [self._value(name, kind) for name in names]
         if words[0] == "mul":
@@ -257,10 +259,10 @@ class _Run:
         if to in ("f16", "bf16"):
             self._write(instruction, target[0], _narrow(self._value(sources[0][0], np.float32), to))
             return
+        source = sources[0][0]
+        value: Lanes = self._value(source, np.uint16 if of == "bf16" else dtype_of(of))
         if of == "bf16":
-            value = (self._value(sources[0][0], np.uint16).astype(np.uint32) << 16).view(np.float32)
-        else:
-            value = self._value(sources[0][0], dtype_of(of))
+            value = (value.astype(np.uint32) << np.uint32(16)).view(np.float32)
         self._write(instruction, target[0], value.astype(dtype_of(to)))
 
     def _move(self, instruction: Instruction) -> None:
@@ -317,7 +319,7 @@ class _Run:
         base, _, offset = address.partition("+")
         active = self._active(instruction)
         if space == "shared":
-            at = self._value(base.strip(), np.uint32) + np.uint32(int(offset or "0", 0))
+            at: Lanes = self._value(base.strip(), np.uint32) + np.uint32(int(offset or "0", 0))
         elif space == "global":
             at = self._value(base.strip(), np.uint64) + np.uint64(int(offset or "0", 0))
         else:
@@ -344,5 +346,6 @@ def _narrow(value: Lanes, to: str) -> Lanes:
     """float32 to the bits of a half, rounded to the nearest even."""
     if to == "f16":
         return value.astype(np.float16).view(np.uint16)
-    bits = np.ascontiguousarray(value).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    word = np.uint32
+    wide = np.ascontiguousarray(value).view(word)
+    return ((wide + word(0x7FFF) + ((wide >> word(16)) & word(1))) >> word(16)).astype(np.uint16)

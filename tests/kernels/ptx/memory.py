@@ -40,7 +40,8 @@ class GlobalMemory:
 
     def read_back(self, name: str, dtype: Any, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         (buffer,) = (b for b in self.buffers if b.name == name)
-        return buffer.data.view(dtype).reshape(shape)
+        array: npt.NDArray[Any] = buffer.data.view(dtype).reshape(shape)
+        return array
 
     def load(self, address: Lanes, active: Lanes, size: int, count: int) -> list[Lanes]:
         """`count` numbers of `size` bytes per lane, 0 in lanes that are not active."""

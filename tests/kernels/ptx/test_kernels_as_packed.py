@@ -147,7 +147,7 @@ def test_a_pointer_that_is_not_aligned_is_caught(pack: Path) -> None:
 def test_an_image_that_is_too_short_is_caught(pack: Path) -> None:
     kernel = plain(pack)
     x = Norm(kernel, SMALL).given["x_ptr"]
-    with pytest.raises(PtxError, match="x_ptr is accessed .* bytes past its end"):
+    with pytest.raises(PtxError, match=r"x_ptr is accessed .* bytes past its end"):
         launched(kernel, {"x_ptr": x.reshape(-1)[:-16]}, SMALL)
 
 
@@ -155,7 +155,7 @@ def test_arguments_in_another_order_are_caught(pack: Path) -> None:
     kernel = plain(pack)
     first, *values, last = kernel.arguments
     outputs_first = replace(kernel, arguments=(last, *values, first))
-    with pytest.raises(PtxError, match="x_ptr is an input and is written|past its end"):
+    with pytest.raises(PtxError, match=r"x_ptr is an input and is written|past its end"):
         launched(outputs_first, Norm(kernel, SMALL).given, SMALL)
 
 
