@@ -40,6 +40,7 @@ gpu-proof: .venv/installed
 .venv-demo/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/python -m pip install -q --disable-pip-version-check -e .
+	.venv-demo/bin/python -m i2i_runtime.opencv
 	touch $@
 
 # What training, export and the tests need as well.
@@ -47,6 +48,7 @@ gpu-proof: .venv/installed
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --disable-pip-version-check "$(TORCH)"
 	.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[dev]"
+	.venv/bin/python -m i2i_runtime.opencv
 	# The server's client pins an old protobuf; its schema alone is read here, and that works with a new one.
 	.venv/bin/python -m pip install -q --disable-pip-version-check --no-deps tritonclient==2.73.0 grpcio python-rapidjson
 	for release in $(TENSORRT_RELEASES); do \

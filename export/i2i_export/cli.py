@@ -14,6 +14,7 @@ from rich.console import Console
 from i2i_export.errors import ExportError
 from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.metadata import EngineMetadata
+from i2i_runtime.opencv import sentence_of_import_error
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("i2i-export: interrupted, nothing was written.")
         return 130
+    except ImportError as error:
+        sentence = sentence_of_import_error(error)
+        if sentence is None:
+            raise
+        console.print(f"i2i-export: {sentence}", markup=False, highlight=False, soft_wrap=True)
+        return 1
     return 0
 
 

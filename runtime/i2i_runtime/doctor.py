@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from i2i_runtime import opencv
 from i2i_runtime.engines import MODELS
 from i2i_runtime.machine import describe_machine
 
@@ -59,6 +60,7 @@ def examine() -> list[Finding]:
     """All findings, in the order they are shown. Takes a few seconds, mostly for the encoders; never raises."""
     parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("processor", _processor),
+        ("OpenCV", _opencv),
         ("back end", _back_ends),
         ("GPU", _gpu),
         ("camera", _cameras),
@@ -98,6 +100,20 @@ def _processor() -> Iterator[Finding]:
             else "this processor does not support bf16; engines run in fp32"
         )
         yield Finding("processor", "bf16", bool(fast), detail)
+
+
+def _opencv() -> Iterator[Finding]:
+    try:
+        import cv2
+    except ImportError as error:
+        sentence = opencv.sentence_of_import_error(error) or str(error)
+        yield Finding("OpenCV", "OpenCV", False, sentence.partition(":")[0], opencv.USE_HEADLESS)
+        return
+    if opencv.has_windows():
+        yield Finding("OpenCV", "OpenCV", True, f"{cv2.__version__}, with windows")
+    else:
+        detail = f"{cv2.__version__}, the headless build: everything works but display://"
+        yield Finding("OpenCV", "OpenCV", True, detail)
 
 
 def _back_ends() -> Iterator[Finding]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
+from i2i_trainer.errors import DataError
 from i2i_trainer.images import Pixels
 
 
@@ -140,6 +142,7 @@ def flicker(source: Sequence[Pixels], translated: Sequence[Pixels]) -> Flicker:
     where forward and backward flow disagree are left out. Frames are `[H, W, 3] uint8 RGB`. After Lai et al.,
     Learning Blind Video Temporal Consistency, 2018.
     """
+    cv2 = _opencv()
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8) for frame in source]
     errors: list[tuple[float, float]] = []
@@ -158,7 +161,18 @@ def flicker(source: Sequence[Pixels], translated: Sequence[Pixels]) -> Flicker:
     return Flicker(float(own), float(base), len(source))
 
 
-def _flow(search: cv2.DISOpticalFlow, before: Pixels, after: Pixels) -> NDArray[np.float32]:
+def _opencv() -> ModuleType:
+    """OpenCV, imported when it is needed: on a machine without its libraries all other measures still work."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise DataError(
+            f"OpenCV does not load ({error}): run `i2i-doctor`, which says how to fix it."
+        ) from error
+    return cv2
+
+
+def _flow(search: Any, before: Pixels, after: Pixels) -> NDArray[np.float32]:
     found = search.calc(before, after, np.zeros((*before.shape, 2), np.float32))
     return np.asarray(found, np.float32)
 
@@ -167,6 +181,7 @@ def _warp(values: NDArray[np.float32], flow: NDArray[np.float32]) -> NDArray[np.
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     where = (x + flow[..., 0], y + flow[..., 1])
+    cv2 = _opencv()
     return np.asarray(
         cv2.remap(values, *where, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
     )

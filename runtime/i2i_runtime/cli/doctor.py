@@ -22,7 +22,7 @@ class DoctorOptions:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; returns 0 if a frame can be translated on this machine, 1 if no back end works."""
+    """The command; returns 0 if a frame can be translated on this machine, 1 if no back end or no OpenCV works."""
     options = tyro.cli(
         DoctorOptions, prog="i2i-doctor", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
@@ -35,8 +35,10 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(report, indent=2))
     else:
         _print_table(findings)
-    works = any(finding.works for finding in findings if finding.topic == "back end")
-    return 0 if works else 1
+    needed = [
+        [finding.works for finding in findings if finding.topic == topic] for topic in ("OpenCV", "back end")
+    ]
+    return 0 if all(any(works) for works in needed) else 1
 
 
 def _print_table(findings: list[Finding]) -> None:

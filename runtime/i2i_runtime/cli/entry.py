@@ -65,9 +65,13 @@ def _exit_code(name: str, command: Callable[[Sequence[str]], int]) -> int:
             1,
         )
     except Exception as error:
+        from i2i_runtime.opencv import sentence_of_import_error
+
         # A library that is interrupted while it is imported raises an error of its own.
         if interrupts:
             sentence, code = "interrupted", INTERRUPTED
+        elif isinstance(error, ImportError) and (told := sentence_of_import_error(error)):
+            sentence, code = told, 1
         else:
             what = f"{type(error).__name__}: {reason_of(error)}"
             sentence, code = f"This is a bug in {name} ({what}): please report it.", 1

@@ -10,6 +10,7 @@ import cv2
 
 from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
+from i2i_runtime.opencv import HEADLESS, WITH_WINDOWS, has_windows
 from i2i_runtime.sinks.base import Closed, Sink
 from i2i_runtime.sinks.pacing import Pacer
 
@@ -24,6 +25,11 @@ class WindowSink(Sink):
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise SinkError(
                 "This machine has no screen to open a window on: write to a file with --output FILE.mp4."
+            )
+        if not has_windows():
+            raise SinkError(
+                f"This OpenCV ({HEADLESS}) has no windows: install {WITH_WINDOWS} in its place, or write to a file "
+                "with --output FILE.mp4."
             )
         if _av_was_first():
             raise SinkError(
@@ -50,8 +56,7 @@ class WindowSink(Sink):
                 raise Closed
         except cv2.error as error:
             raise SinkError(
-                f"The window cannot be shown ({error.err}): install opencv-python, not opencv-python-headless, "
-                "or write to a file with --output FILE.mp4."
+                f"The window cannot be shown ({error.err}): write to a file with --output FILE.mp4."
             ) from error
 
     def finish(self) -> None:

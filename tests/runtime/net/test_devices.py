@@ -17,6 +17,7 @@ import pytest
 
 from i2i_runtime.errors import SinkError, SourceError, UsageError
 from i2i_runtime.frame import Frame
+from i2i_runtime.opencv import has_windows
 from i2i_runtime.sinks import virtualcam
 from i2i_runtime.sinks.virtualcam import CAPABILITY, FORMAT, QUERYCAP, S_FMT, YUYV
 from i2i_runtime.sources.jetson import CsiSource, csi_pipeline, opencv_has_gstreamer
@@ -126,6 +127,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pytest.importorskip("mss", reason="mss is not installed")
     if shutil.which("Xvfb") is None:
         pytest.skip("Xvfb is not installed")
+    if not has_windows():
+        pytest.skip("this OpenCV has no windows")
     command = ["Xvfb", "-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-noreset"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         assert server.stdout is not None

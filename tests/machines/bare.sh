@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# The README's commands on a minimal Debian: python3, python3-venv, make and ca-certificates, nothing else.
+#
+#     tests/machines/bare.sh bookworm demo           make demo on Debian 12 (Python 3.11)
+#     tests/machines/bare.sh trixie demo test        make demo and make test on Debian 13 (Python 3.13)
+#     tests/machines/bare.sh bookworm -- COMMAND     any command in the fresh checkout
+#
+# Needs root, debootstrap and, once per suite, minutes. The commands run as an ordinary user without sudo, in a clean copy
+# of HEAD. Debian's mirror, pip's configuration and the certificates are those of this machine. The root file systems stay
+# in I2I_MACHINES (default: /var/tmp/i2i-machines). Prints what took how long and how large the environments are.
+set -euo pipefail
+
+suite=${1:?which suite: bookworm or trixie}
+shift
+here=$(cd "$(dirname "$0")/../.." && pwd)
+machines=${I2I_MACHINES:-/var/tmp/i2i-machines}
+pristine=$machines/$suite
+packages=python3,python3-venv,make,ca-certificates
+
+[ "$(id -u)" -eq 0 ] || { echo "bare.sh needs root, for chroot: run it with sudo."; exit 2; }
+command -v debootstrap >/dev/null || { echo "debootstrap is not installed: sudo apt install debootstrap."; exit 2; }
+
+# The mirror of this machine's own release; debootstrap takes every suite from it.
+# shellcheck disable=SC1091
+mirror_of_this_machine() {
+  . /etc/os-release
+  apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' | awk -v r="$VERSION_CODENAME" '$1 == r && $2 == "main" { print $3; exit }'
+}
+
+if [ ! -e "$pristine/usr/bin/python3" ]; then
+  echo "making a minimal $suite in $pristine"
+  rm -rf "$pristine"
+  mkdir -p "$machines"
+  debootstrap --variant=minbase --include="$packages" "$suite" "$pristine" "$(mirror_of_this_machine)" >"$pristine.log" 2>&1 \
+    || { tail -n 5 "$pristine.log"; rm -rf "$pristine"; exit 1; }
+fi
+
+root=$(mktemp -d "$machines/$suite.XXXXXX")
+mounted=()
+leave() {
+  for place in "${mounted[@]}"; do umount "$place"; done
+  rm -rf --one-file-system "$root"
+}
+trap leave EXIT
+cp -a "$pristine/." "$root"
+
+attach() { # WHAT WHERE [OPTIONS]
+  mkdir -p "$root$2"
+  mount "${@:3}" "$1" "$root$2"
+  mounted=("$root$2" "${mounted[@]}")
+}
+attach proc /proc -t proc
+attach tmpfs /dev/shm -t tmpfs
+attach /sys /sys --rbind -o ro
+
+# pip as this machine has it: its settings in one file, and the folders and files that they name.
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+python3 -m pip config list | python3 -c '
+import ast, sys
+seen = {}
+for line in sys.stdin:
+    name, _, value = line.strip().partition("=")
+    seen.setdefault(name.split(".", 1)[1], ast.literal_eval(value))
+print("[global]")
+for name, value in seen.items():
+    print(f"{name} = " + "\n    ".join(value.split()))
+' >"$root/etc/pip.conf"
+while read -r path; do
+  [ -e "$path" ] && [ ! -e "$root$path" ] || continue
+  if [ -d "$path" ]; then
+    attach "$path" "$path" --bind -o ro
+  else
+    mkdir -p "$root$(dirname "$path")"
+    cp "$path" "$root$path"
+  fi
+done < <(grep -oE '(file://)?/[^ ]+' "$root/etc/pip.conf" | grep -v '^//' | sed 's|^file://||' | sort -u)
+
+chroot "$root" useradd --create-home user
+project=/home/user/i2i-stream
+mkdir -p "$root$project"
+git -C "$here" archive HEAD | tar -x -C "$root$project"
+chroot "$root" chown -R user: "$project"
+
+inside() {
+  chroot --userspec=user:user "$root" env -i HOME=/home/user PATH=/usr/bin:/bin LANG=C.UTF-8 TERM=dumb \
+    sh -c 'cd "$0" && exec "$@"' "$project" "$@"
+}
+
+if [ "${1:-}" = "--" ]; then
+  inside "${@:2}"
+  exit
+fi
+for target in "$@"; do
+  began=$(date +%s)
+  inside make "$target"
+  echo "bare.sh: make $target on $suite took $(($(date +%s) - began)) s"
+done
+for environment in .venv-demo .venv; do
+  [ ! -d "$root$project/$environment" ] || echo "bare.sh: $environment is $(du -sm "$root$project/$environment" | cut -f1) MB"
+done
