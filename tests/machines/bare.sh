@@ -21,7 +21,7 @@ packages=python3,python3-venv,make,ca-certificates
 command -v debootstrap >/dev/null || { echo "debootstrap is not installed: sudo apt install debootstrap."; exit 2; }
 
 # The mirror of this machine's own release; debootstrap takes every suite from it.
-# shellcheck disable=SC1091
+# shellcheck disable=SC1091,SC2016
 mirror_of_this_machine() {
   . /etc/os-release
   apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' | awk -v r="$VERSION_CODENAME" '$1 == r && $2 == "main" { print $3; exit }'
@@ -51,7 +51,7 @@ attach() { # WHAT WHERE [OPTIONS]
 }
 attach proc /proc -t proc
 attach tmpfs /dev/shm -t tmpfs
-attach /sys /sys --rbind -o ro
+attach /sys /sys --bind -o ro
 
 # pip as this machine has it: its settings in one file, and the folders and files that they name.
 cp /etc/resolv.conf "$root/etc/resolv.conf"
@@ -74,7 +74,7 @@ while read -r path; do
     mkdir -p "$root$(dirname "$path")"
     cp "$path" "$root$path"
   fi
-done < <(grep -oE '(file://)?/[^ ]+' "$root/etc/pip.conf" | grep -v '^//' | sed 's|^file://||' | sort -u)
+done < <(grep -oE '(file://)?/[^ ]+' "$root/etc/pip.conf" | grep -v '^//' | sed 's|^file://||; s|/simple$||' | sort -u)
 
 chroot "$root" useradd --create-home user
 project=/home/user/i2i-stream
@@ -82,6 +82,7 @@ mkdir -p "$root$project"
 git -C "$here" archive HEAD | tar -x -C "$root$project"
 chroot "$root" chown -R user: "$project"
 
+# shellcheck disable=SC2016
 inside() {
   chroot --userspec=user:user "$root" env -i HOME=/home/user PATH=/usr/bin:/bin LANG=C.UTF-8 TERM=dumb \
     sh -c 'cd "$0" && exec "$@"' "$project" "$@"
