@@ -10,8 +10,10 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +105,7 @@ def write_plan(write_tensorrt_plan: Callable[..., Path], tmp_path: Path) -> Call
     def write(flavour: str = "tensorrt", *, fixed: bool = False) -> Path:
         return write_tensorrt_plan(
             tmp_path / f"{flavour}.plan",
-            SizePolicy.fixed(32, 48) if fixed else SizePolicy(8, 8, 64, 8, 64),
+            SizePolicy.fixed(32, 48) if fixed else SizePolicy(8, 8, 512, 8, 512),
             flavour=flavour,
             tensorrt_version="10.16.1.11" if flavour == "tensorrt" else "1.7.1.116",
         )
@@ -261,6 +263,86 @@ def test_tensorrts_own_sentence_is_kept(library: str, drive: Drive, write_plan: 
             in sentence
         )
     assert done.report["violations"] == []
+
+
+# ---- The whole command -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """i2i-stream with a plan, on the strict driver through one library."""
+
+    environment: dict[str, str]
+    report: Path
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        program = "import drive, sys; from i2i_runtime.cli.entry import stream; sys.argv[0] = 'i2i-stream'; stream()"
+        return subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments), "--quiet"],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def clean(self) -> None:
+        """Asserts that the driver saw nothing wrong and nothing left over."""
+        report = json.loads(self.report.read_text().splitlines()[-1])
+        assert report["violations"] == []
+        assert report["left"] == NOTHING_LEFT
+
+
+@pytest.fixture
+def command(request: pytest.FixtureRequest, environment: dict[str, str], tmp_path: Path) -> Command:
+    hidden = {"DRIVE_LIBRARY": "pycuda"} if request.param == "PyCUDA" else {}
+    path = os.pathsep.join((environment["PYTHONPATH"], str(HERE)))
+    return Command({**environment, **hidden, "PYTHONPATH": path}, tmp_path / "report.jsonl")
+
+
+@pytest.mark.parametrize("command", LIBRARIES, indirect=True)
+def test_a_clip_is_translated_and_everything_given_back(
+    command: Command, write_plan: Callable[..., Path], make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    clip = make_clip("gpu.mp4", pts=[512 * number for number in range(40)], audio_tracks=1)
+    out, record = tmp_path / "out.mp4", tmp_path / "record.json"
+    with command.start(
+        "--engine", write_plan(), "--input", clip, "--output", out, "--report", record
+    ) as running:
+        _, said = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    described = json.loads(record.read_text())
+    assert described["frames"]["out"] == 40
+    assert described["engine"]["backend"] == "tensorrt 10.16.1.11 fp16"
+    command.clean()
+
+
+@pytest.mark.parametrize("command", LIBRARIES, indirect=True)
+def test_ctrl_c_gives_everything_back(
+    command: Command, write_plan: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.mp4"
+    arguments = ("--engine", write_plan(), "--input", "test://street", "--output", out, "--size", "96x64")
+    with command.start(*arguments) as running:
+        deadline_s = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.mp4.unfinished/*")) and time.monotonic() < deadline_s:
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    command.clean()
+
+
+@pytest.mark.parametrize("command", LIBRARIES, indirect=True)
+def test_an_input_that_breaks_off_gives_everything_back(
+    command: Command, write_plan: Callable[..., Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"not a clip")
+    with command.start(
+        "--engine", write_plan(), "--input", broken, "--output", tmp_path / "o.mp4"
+    ) as running:
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 1, said
+    command.clean()
 
 
 # ---- Opening a device ----------------------------------------------------------------------------------------

@@ -57,11 +57,16 @@ def translation_from_options(options: StreamOptions, job: Job) -> Translation:
     # Live, each frame must come soon; otherwise only the number of frames per second counts.
     recorded = job.input.scheme in ("file", "test") and job.policy != "freshest"
     engine = open_engine(path, options.backend, options.threads, slots_for_throughput() if recorded else 1)
+    try:
+        style = None if options.style is None else style_from_text(options.style, engine.metadata, path)
+    except BaseException:
+        engine.close()
+        raise
     return Translation(
         engine=engine,
         engine_file=str(path),
         engine_sha256=sha256_of_file(path),
-        style=None if options.style is None else style_from_text(options.style, engine.metadata, path),
+        style=style,
         stages=partial(_stages, options),
         steady=options.steady,
     )

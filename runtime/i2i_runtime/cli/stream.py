@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from importlib.metadata import version
 
 import tyro
@@ -39,7 +40,7 @@ def stream(options: StreamOptions) -> int:
             progress.say(f"{batch.job.target} is already complete; omit --resume to write it again")
             return 0
         translation = translation_from_options(options, batch.job)
-        outcome = run_batch(translation, batch, progress)
+        with closing(translation.engine):
+            outcome = run_batch(translation, batch, progress)
         progress.say(outcome.sentence)
-    translation.engine.close()
     return outcome.exit_code

@@ -23,6 +23,6 @@ tar -xzf "$scratch"/pycuda-*.tar.gz -C "$scratch"
 cd "$scratch"/pycuda-*/
 # Random numbers need one library more, and an optimised build only takes longer.
 "$python" configure.py --cuda-root="$scratch/toolkit" --no-cuda-enable-curand --cxxflags=-O0 >/dev/null
-timeout 900 "$python" -m pip install -q --disable-pip-version-check --target "$scratch/built" .
+timeout 1800 "$python" -m pip install -q --disable-pip-version-check --target "$scratch/built" .
 mv "$scratch/built" "$target"
 echo "built PyCUDA in $target"
