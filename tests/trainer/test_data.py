@@ -367,3 +367,27 @@ def test_real_digits(real_data: Path) -> None:
     assert read_digits(real_data / "digits" / "mnist_m").images.shape == (1000, 32, 32, 3)
     found = find_domains(TrainConfig(data=real_data / "digits", domains=("mnist_m", "usps")))
     assert (len(found.a), len(found.b), found.layout) == (1000, 7291, "digits")
+
+
+@pytest.mark.parametrize(
+    ("largest", "white"), [(200, 255), (1000, 1023), (4000, 4095), (9000, 16383), (60_000, 65535)]
+)
+def test_deep_images_are_read_by_the_range_that_they_use(tmp_path: Path, largest: int, white: int) -> None:
+    data = tmp_path / "data"
+    for domain, level in (("day", largest), ("night", 60_000)):
+        (data / domain).mkdir(parents=True)
+        for number in range(3):  # the first two are darker than the range
+            pixels = np.full((20, 24), level if number == 2 else level // 8, np.uint16)
+            Image.fromarray(pixels).save(data / domain / f"{number}.png")
+    domains = find_domains(config(data))
+    assert domains.white == (white, 65535)
+    levels = [int(each.read(20).mean()) for each in domains.a]
+    expected = [round(255 * (largest // 8) / white)] * 2 + [round(255 * largest / white)]
+    assert levels == pytest.approx(expected, abs=1)
+    assert domains.swapped().white == (65535, white)
+    # What a run recorded counts, whatever a split happens to hold.
+    again = find_domains(config(data, white=(16383, 65535)))
+    assert again.white == (16383, 65535)
+    assert int(again.a[2].read(20).mean()) == pytest.approx(min(255, 255 * largest / 16383), abs=1)
+    with pytest.raises(OptionError, match="--white"):
+        config(data, white=(70_000, 0))

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.errors import CheckpointError, DivergedError, OptionError, StoppedError
+from i2i_trainer.errors import CheckpointError, DataError, DivergedError, OptionError, StoppedError
+from i2i_trainer.lock import locked
 from i2i_trainer.loop import train
 from i2i_trainer.method import Batch, Losses, Update
 from i2i_trainer.methods import METHODS
@@ -117,7 +118,7 @@ def test_training_in_another_thread_leaves_signals_alone(tiny: CycleGANConfig) -
 
 def test_run_folder_is_complete(tiny: CycleGANConfig) -> None:
     run = train("cyclegan", tiny)
-    assert read_config(run) == ("cyclegan", tiny)
+    assert read_config(run) == ("cyclegan", replace(tiny, white=(65535, 65535)))
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {"config.json", CHECKPOINT, "log.jsonl", "curves.png", "samples/00000004.png"}
     method = load_method(run)
@@ -258,6 +259,38 @@ def test_a_trained_run_is_not_overwritten(tiny: CycleGANConfig) -> None:
     train("cyclegan", tiny)
     with pytest.raises(OptionError, match="--resume"):
         train("cyclegan", tiny)
+
+
+def test_one_training_per_run_folder(tiny: CycleGANConfig) -> None:
+    train("cyclegan", replace(tiny, steps=2))
+    before = contents(tiny.out)
+    with (
+        locked(tiny.out),
+        pytest.raises(CheckpointError, match=r"in use by another training: wait .* or name another --out"),
+    ):
+        train("cyclegan", tiny, resume=True)
+    assert contents(tiny.out) == before
+    train("cyclegan", tiny, resume=True)
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(tiny: CycleGANConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        train("cyclegan", replace(tiny, data=tmp_path / "nothing", out=tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_fewer_steps_than_reached_are_refused_and_change_nothing(tiny: CycleGANConfig) -> None:
+    train("cyclegan", tiny)
+    before = contents(tiny.out)
+    with pytest.raises(OptionError, match=r"--steps 3 is below step 4, which .* has reached"):
+        train("cyclegan", replace(tiny, steps=3), resume=True)
+    assert contents(tiny.out) == before
+    assert train("cyclegan", tiny, resume=True) == tiny.out  # nothing is left to do
+    assert contents(tiny.out) == before
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_checkpoints_of_others_are_refused(tiny: CycleGANConfig, tmp_path: Path) -> None:

@@ -193,3 +193,13 @@ def test_evaluation_of_a_run(
         evaluate(Options(run=run, split="val"))
     with pytest.raises(DataError, match="is not a folder"):
         evaluate(Options(run=run, data=tmp_path / "nowhere"))
+
+
+def test_the_spread_of_the_kernel_distance_is_that_of_subsets() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, fake = (torch.randn(200, 4, generator=generator) for _ in range(2))
+    mean, spread = metrics.kernel_distance(real, fake)
+    assert spread > 0.005
+    assert abs(mean) < spread  # two samples of one distribution
+    more_real, more_fake = (torch.randn(1600, 4, generator=generator) for _ in range(2))
+    assert metrics.kernel_distance(more_real, more_fake)[1] < 0.5 * spread

@@ -165,8 +165,10 @@ def _renamed(name: str, method: str) -> str:
 
 def restore_weights(method: Method, tensors: Tensors) -> None:
     """Loads `model/...` into the method. Raises CheckpointError if names or shapes do not fit."""
+    stored = under(tensors, "model/")
+    fresh = {name: value for name, value in method.state_dict().items() if name.startswith(method.added)}
     try:
-        method.load_state_dict(under(tensors, "model/"))
+        method.load_state_dict(fresh | stored)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise CheckpointError(

@@ -34,6 +34,9 @@ class TrainConfig:
     """Names of the source and the target domain, used as the direction of the engine."""
     swap: bool = False
     """Exchange the two domains of the folder (direction B to A); `domains` names them as exchanged."""
+    white: tuple[int, int] = (0, 0)
+    """Value of white in the 16-bit images of source and target, such as 4095 for 12 bits; 0 takes the
+    smallest of 8, 10, 12, 14 and 16 bits that fits all of them."""
 
     load_size: int = 286
     """Short side in pixels after loading; the crop is taken from it."""
@@ -87,6 +90,8 @@ class TrainConfig:
         for name in positive.split():
             if getattr(self, name) <= 0:
                 raise OptionError(f"{flag(name)} is {getattr(self, name)} but must be above 0.")
+        if min(self.white) < 0 or max(self.white) > 65535:
+            raise OptionError(f"--white {self.white[0]} {self.white[1]} must lie between 0 and 65535.")
         for name in ("workers", "cache_mb", "weight_decay", "decay_from", "clip_norm", "seed"):
             if getattr(self, name) < 0:
                 raise OptionError(f"{flag(name)} is {getattr(self, name)} but must not be below 0.")
@@ -99,6 +104,11 @@ class TrainConfig:
             raise OptionError(f"--ema is {self.ema} but must be at least 0 and below 1.")
         if self.domains[0] == self.domains[1]:
             raise OptionError(f"--domains names {self.domains[0]!r} twice: give two different names.")
+
+    def direction(self, direction: str = "a2b") -> str:
+        """What a direction translates, as engines state it: `day -> night`."""
+        source, target = self.domains if direction == "a2b" else reversed(self.domains)
+        return f"{source} -> {target}"
 
     def check_image_size(
         self, multiple_of: int = 1, at_least: int = 0, needed_by: str = "the network"

@@ -6,7 +6,8 @@ EXIF orientation is applied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -45,6 +46,9 @@ CLIP_SUFFIXES = frozenset(
     )
 )
 LARGEST_ASPECT = 16.0
+DEEP_SUFFIXES = frozenset((".png", ".tif", ".tiff", ".pgm", ".jp2"))
+"""Endings of files that may have 16 bits."""
+FULL_SCALES = (255, 1023, 4095, 16383, 65535)
 
 
 class TrainingImage(Protocol):
@@ -72,13 +76,15 @@ class ImageFile:
     path: Path
     half: Literal["whole", "left", "right"] = "whole"
     key: str = ""
+    white: int = 65535
+    """The value that becomes 255, if the file has 16 bits."""
 
     @property
     def name(self) -> str:
         return self.path.name
 
     def read(self, short_side: int) -> Pixels:
-        image = open_image(self.path, draft_side=short_side)
+        image = open_image(self.path, draft_side=short_side, white=self.white)
         if self.half != "whole":
             middle = image.width // 2
             box = (
@@ -119,33 +125,48 @@ class UnreadableImage:
         raise DataError(self.reason)
 
 
-def open_image(path: Path, draft_side: int = 0) -> Image.Image:
+def open_image(path: Path, draft_side: int = 0, white: int = 65535) -> Image.Image:
     """The file as an RGB image, upright. Raises DataError naming the file.
 
-    `draft_side` lets a JPEG decode at a fraction of its size that is no smaller than this.
+    `draft_side` lets a JPEG decode at a fraction of its size that is no smaller than this. `white` is the value of a
+    16-bit image that becomes 255.
     """
     try:
         with Image.open(path) as image:
             if draft_side:
                 image.draft("RGB", (draft_side, draft_side))
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(ImageOps.exif_transpose(image), white)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}).") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def white_of(paths: Sequence[Path]) -> int:
+    """The smallest full scale of 8, 10, 12, 14 or 16 bits that fits the 16-bit images among the files.
+
+    Cameras and scanners store 12 and 14 bits in 16-bit files. Up to 64 files are read; 65535 if none has 16 bits.
+    """
+    deep = [path for path in paths if path.suffix.lower() in DEEP_SUFFIXES]
+    largest = -1
+    for path in deep[:: max(1, len(deep) // 64)]:
+        with suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
+            if image.mode.startswith("I"):
+                largest = max(largest, int(np.asarray(image).max(initial=0)))
+    return next((white for white in FULL_SCALES if 0 <= largest <= white), FULL_SCALES[-1])
+
+
+def _rgb(image: Image.Image, white: int) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image).astype(np.float64)
         if image.mode == "F" and values.max(initial=0.0) <= 1.0:
             values *= 255.0
         elif image.mode != "F":
-            values /= 257.0
+            values *= 255.0 / white
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         transparent = image.convert("RGBA")
-        white = Image.new("RGBA", transparent.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, transparent)
+        background = Image.new("RGBA", transparent.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(background, transparent)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

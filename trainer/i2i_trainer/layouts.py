@@ -32,6 +32,7 @@ from i2i_trainer.images import (
     TrainingImage,
     UnreadableImage,
     frames_of_clip,
+    white_of,
 )
 
 DEFAULT_DOMAINS = ("A", "B")
@@ -58,6 +59,8 @@ class Domains:
     classes: tuple[str, ...] = ()
     labels_a: Sequence[int] | None = None
     labels_b: Sequence[int] | None = None
+    white: tuple[int, int] = (65535, 65535)
+    """The value of white in the 16-bit images of a and of b."""
 
     def swapped(self) -> Domains:
         """The same images with source and target exchanged."""
@@ -68,6 +71,7 @@ class Domains:
             b=self.a,
             labels_a=self.labels_b,
             labels_b=self.labels_a,
+            white=(self.white[1], self.white[0]),
         )
 
 
@@ -92,7 +96,21 @@ def _found(config: TrainConfig, split: str, paired: bool, decode: bool = True) -
     names = (config.domains[1], config.domains[0]) if config.swap and named else config.domains
     finder = _Finder(config.data, split, replace(config, domains=names), decode)
     found = finder.find(config.layout, paired or config.layout == "paired")
-    return found.swapped() if config.swap else found
+    found = found.swapped() if config.swap else found
+    return _with_white(found, config.white) if decode else found
+
+
+def _with_white(domains: Domains, given: tuple[int, int]) -> Domains:
+    """The same images, their 16-bit files read by the range that they use."""
+    white = tuple(
+        value or white_of([image.path for image in images if isinstance(image, ImageFile)])
+        for images, value in zip((domains.a, domains.b), given, strict=True)
+    )
+    a, b = (
+        [replace(image, white=value) if isinstance(image, ImageFile) else image for image in images]
+        for images, value in zip((domains.a, domains.b), white, strict=True)
+    )
+    return replace(domains, a=a, b=b, white=(white[0], white[1]))
 
 
 @dataclass(frozen=True)

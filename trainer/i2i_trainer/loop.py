@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from i2i_trainer.config import TrainConfig
 from i2i_trainer.data import ImageBatches, RawBatch, preview_batch
 from i2i_trainer.errors import DataError, DivergedError, OptionError, StoppedError
 from i2i_trainer.layouts import Domains, find_domains
+from i2i_trainer.lock import locked
 from i2i_trainer.logs import Ledger, Log, Screen, Speed
 from i2i_trainer.method import Method
 from i2i_trainer.methods import entry_of
@@ -51,10 +52,16 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     one sentence; a run whose losses stop being finite ends with DivergedError and keeps its last good checkpoint;
     one that SIGINT or SIGTERM stops ends with StoppedError after saving the step in hand.
     """
+    first = os.environ.get("RANK", "0") == "0"
+    with locked(config.out) if first else nullcontext():
+        return _train(name, config, resume)
+
+
+def _train(name: str, config: TrainConfig, resume: bool) -> Path:
     # Data and device: everything that a user can have wrong is found before the first step.
     entry = entry_of(name)
     domains = find_domains(config, "train", entry.method.paired)
-    config = replace(config, domains=domains.names)
+    config = replace(config, domains=domains.names, white=domains.white)
     scaler = _scaler(config)
     fabric = _fabric(config, scaler)
     rank, world, device = fabric.global_rank, fabric.world_size, fabric.device
@@ -84,6 +91,8 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     done = 0
     if resume:
         done = _restore(run, name, method, optimisation, average, rank, device)
+        if done >= config.steps:
+            return _complete(run, config, done)
         fabric.barrier()
     if rank == 0:
         write_config(run, name, config)
@@ -146,6 +155,15 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
     fabric.barrier()
     if done < config.steps:
         raise StoppedError(f"interrupted after step {done}, which is saved: continue with --resume.")
+    return run
+
+
+def _complete(run: Path, config: TrainConfig, done: int) -> Path:
+    """The run as it is, if no step is left; nothing is written. Raises OptionError if fewer steps are asked for."""
+    if done > config.steps:
+        raise OptionError(
+            f"--steps {config.steps} is below step {done}, which {run} has reached: give a number above it."
+        )
     return run
 
 

@@ -91,6 +91,8 @@ class Method(nn.Module):
     """Needs `b[i]` to be the counterpart of `a[i]`."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Parts of parameter names in older checkpoints, and what they are called now."""
+    added: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names that older checkpoints do not have; what is missing keeps its first value."""
     config: TrainConfig
 
     def check_data(self, domains: Domains) -> None:

@@ -47,9 +47,10 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Mean and standard deviation of the unbiased squared MMD with (x.y / D + 1)^3 over random subsets.
 
-    KID if the features `[N, D]` are Inception's. Bińkowski et al., Demystifying MMD GANs, 2018.
+    KID if the features `[N, D]` are Inception's. Bińkowski et al., Demystifying MMD GANs, 2018. A subset is at most
+    half of the images: subsets that are all of them have no spread.
     """
-    size = min(subset_size, len(real), len(fake))
+    size = min(subset_size, max(2, min(len(real), len(fake)) // 2))
     random = np.random.default_rng(0)
     distances = []
     for _ in range(subsets):

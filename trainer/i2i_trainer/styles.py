@@ -17,14 +17,39 @@ def normal_presets(size: int, count: int = 8) -> dict[str, tuple[float, ...]]:
     return {f"style-{index}": tuple(code) for index, code in enumerate(codes.tolist(), start=1)}
 
 
-class StyledInference(Inference):
-    """A copy of a generator of (image, style); the default style is all zeros."""
+class AverageStyle(nn.Module):
+    """The average style of a domain's images, followed while training: the plain mean at first, then exponential.
 
-    def __init__(self, generator: nn.Module, style_size: int, stride: int) -> None:
+    The default style of an engine. Zeros are not a typical style: codes from N(0, I) have a length of sqrt(size).
+    """
+
+    mean: Tensor
+    batches: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("batches", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, styles: Tensor) -> None:
+        """Takes the styles `[N, size]` of a batch of real images."""
+        self.batches += 1
+        self.mean.lerp_(styles.detach().float().mean(0), (1 / self.batches).clamp_min(0.01))
+
+    def code(self) -> tuple[float, ...]:
+        """The average as numbers; zeros while networks are only counted."""
+        return (0.0,) * len(self.mean) if self.mean.is_meta else tuple(self.mean.tolist())
+
+
+class StyledInference(Inference):
+    """A copy of a generator of (image, style), with the style that it takes if none is given."""
+
+    def __init__(self, generator: nn.Module, default_style: tuple[float, ...], stride: int) -> None:
         super().__init__()
         self.generator = deepcopy(generator)
-        self.style_size = style_size
-        self.default_style = (0.0,) * style_size
+        self.style_size = len(default_style)
+        self.default_style = default_style
         self.stride = stride
         self.eval().requires_grad_(False)
 

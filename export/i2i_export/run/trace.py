@@ -203,11 +203,10 @@ def onnx_from_run(
         inference = GuidedInference(inference, guided)
     policy = _size_policy(inference, size)
     fixed_style = _fixed_style(inference, style)
-    source, target = reversed(method.config.domains) if method.config.swap else method.config.domains
     origin = Origin(
         name=name or output.stem,
         method=method_name,
-        direction=f"{source} -> {target}" if direction == "a2b" else f"{target} -> {source}",
+        direction=method.config.direction(direction),
         provenance=_provenance(run, method),
         licence=licence,
     )

@@ -28,7 +28,7 @@ from i2i_trainer.losses import kl_normal, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
-from i2i_trainer.styles import FirstOutput, StyledInference, normal_presets
+from i2i_trainer.styles import AverageStyle, FirstOutput, StyledInference, normal_presets
 from i2i_trainer.unet import UNet, Upsampling, check_unet_size
 
 
@@ -141,6 +141,7 @@ class BicycleGAN(Method):
 
     summary = "Paired, one direction, many translations of one image by a style code."
     paired = True
+    added = ("average_style.",)
     config: BicycleGANConfig
 
     def __init__(self, config: BicycleGANConfig) -> None:
@@ -161,6 +162,7 @@ class BicycleGAN(Method):
         self.disc_encoded = Discriminator(channels, config.disc_width, config.disc_layers)
         self.disc_random = Discriminator(channels, config.disc_width, config.disc_layers)
         init_xavier_normal(self, 0.02)
+        self.average_style = AverageStyle(config.style_size)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {
@@ -205,6 +207,8 @@ class BicycleGAN(Method):
 
     def _update_random(self, batch: Batch, update: Update) -> Losses:
         drawn = self.draw_style(batch.a)
+        with torch.no_grad():
+            self.average_style.update(self.encoder(batch.b)[0])
         with frozen(self.disc_random):
             random = self.generator(batch.a, drawn)
             terms = {
@@ -220,6 +224,7 @@ class BicycleGAN(Method):
     def encoded_losses(self, a: Tensor, b: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The translation of `a` by the code of `b`, and the unweighted losses of cVAE-GAN."""
         mean, log_variance = self.encoder(b)
+        self.average_style.update(mean)
         code = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         translated = self.generator(a, code)
         return translated, {
@@ -279,7 +284,7 @@ class BicycleGAN(Method):
 
     def inference(self, direction: str = "a2b") -> Inference:
         config = self.config
-        inference = StyledInference(self.generator, config.style_size, 2**config.downs)
+        inference = StyledInference(self.generator, self.average_style.code(), 2**config.downs)
         inference.presets = normal_presets(config.style_size)
         inference.notes = {"dropout": "off", "style": f"enters {config.style_place}"}
         return inference

@@ -27,7 +27,7 @@ from i2i_trainer.losses import kl_normal, kl_unit_variance, mode_seeking, nsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm, LayerNorm
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
-from i2i_trainer.styles import normal_presets
+from i2i_trainer.styles import AverageStyle, normal_presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,13 +259,13 @@ class Domain(nn.Module):
 class DRITInference(Inference):
     """Source content encoder and target decoder; the attribute is drawn, fixed, or read off a reference."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, size: int) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, default_style: tuple[float, ...]) -> None:
         super().__init__()
         self.encoder = deepcopy(encoder)
         self.decoder = deepcopy(decoder)
-        self.style_size = size
-        self.default_style = (0.0,) * size
-        self.presets = normal_presets(size)
+        self.style_size = len(default_style)
+        self.default_style = default_style
+        self.presets = normal_presets(self.style_size)
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
@@ -310,6 +310,8 @@ class DRIT(Method):
         "Unpaired, both directions, many outcomes: content without a domain, attributes drawn or borrowed."
     )
 
+    added = ("average_a.", "average_b.")
+
     def __init__(self, config: DRITConfig) -> None:
         super().__init__()
         self.config: DRITConfig = config
@@ -326,6 +328,7 @@ class DRIT(Method):
         )
         self.content_disc = content_discriminator(config.width, config.content_halvings)
         init_normal(self)
+        self.average_a, self.average_b = (AverageStyle(config.attribute_size) for _ in "ab")
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
@@ -410,6 +413,8 @@ class DRIT(Method):
     def _update_generators_encoded(self, a: Tensor, b: Tensor, update: Update) -> Losses:
         config, domain_a, domain_b = self.config, self.domain_a, self.domain_b
         code = self._encode(a, b)
+        self.average_a.update(code.attribute_a.mean)
+        self.average_b.update(code.attribute_b.mean)
         fake_a = self.decode(domain_a, code.content_b, code.sample_a)
         fake_b = self.decode(domain_b, code.content_a, code.sample_b)
         back = self._encode(fake_a, fake_b)
@@ -476,14 +481,14 @@ class DRIT(Method):
         return ("a2b", "b2a")
 
     def inference(self, direction: str = "a2b") -> Inference:
-        source, target = {
-            "a2b": (self.domain_a, self.domain_b),
-            "b2a": (self.domain_b, self.domain_a),
+        source, target, average = {
+            "a2b": (self.domain_a, self.domain_b, self.average_b),
+            "b2a": (self.domain_b, self.domain_a, self.average_a),
         }[direction]
         return DRITInference(
             nn.Sequential(source.content, self.enc_shared),
             SharedStart(self.dec_shared, target.decoder),
-            self.config.attribute_size,
+            average.code(),
         ).eval()
 
     def style_encoder(self, direction: str = "a2b") -> nn.Module:

@@ -32,7 +32,7 @@ from i2i_trainer.losses import PerceptualLoss, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import LayerNormOverStd
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
-from i2i_trainer.styles import normal_presets
+from i2i_trainer.styles import AverageStyle, normal_presets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +133,14 @@ class Domain(nn.Module):
 class MUNITInference(Inference):
     """Source content encoder, target MLP and decoder; the style is drawn, fixed, or read off a reference."""
 
-    def __init__(self, source: Domain, target: Domain, style_size: int) -> None:
+    def __init__(self, source: Domain, target: Domain, default_style: tuple[float, ...]) -> None:
         super().__init__()
         self.content = deepcopy(source.content)
         self.mlp = deepcopy(target.mlp)
         self.decoder = deepcopy(target.decoder)
-        self.style_size = style_size
-        self.default_style = (0.0,) * style_size
-        self.presets = normal_presets(style_size)
+        self.style_size = len(default_style)
+        self.default_style = default_style
+        self.presets = normal_presets(self.style_size)
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         if style is None:
@@ -153,6 +153,7 @@ class MUNIT(Method):
     """Networks `domain_a`, `domain_b`, `disc_a`, `disc_b`; optimisers `disc`, then `gen`."""
 
     summary = "Unpaired, both directions, many outcomes: shared content, styles drawn or borrowed."
+    added = ("average_a.", "average_b.")
 
     def __init__(self, config: MUNITConfig) -> None:
         super().__init__()
@@ -166,6 +167,7 @@ class MUNIT(Method):
         )
         init_normal(self.disc_a)
         init_normal(self.disc_b)
+        self.average_a, self.average_b = AverageStyle(config.style_size), AverageStyle(config.style_size)
         self.perceptual = PerceptualLoss(config.perceptual_weights) if config.perceptual_weights else None
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
@@ -201,6 +203,8 @@ class MUNIT(Method):
         drawn_a, drawn_b = self.draw_style(b), self.draw_style(a)
         content_a, content_b = domain_a.content(a), domain_b.content(b)
         style_a, style_b = domain_a.style(a), domain_b.style(b)
+        self.average_a.update(style_a)
+        self.average_b.update(style_b)
         fake_b, fake_a = domain_b.decode(content_a, drawn_b), domain_a.decode(content_b, drawn_a)
         again_a, again_b = domain_b.content(fake_b), domain_a.content(fake_a)
         losses = {
@@ -246,11 +250,11 @@ class MUNIT(Method):
         return ("a2b", "b2a")
 
     def inference(self, direction: str = "a2b") -> Inference:
-        source, target = {
-            "a2b": (self.domain_a, self.domain_b),
-            "b2a": (self.domain_b, self.domain_a),
+        source, target, average = {
+            "a2b": (self.domain_a, self.domain_b, self.average_b),
+            "b2a": (self.domain_b, self.domain_a, self.average_a),
         }[direction]
-        return MUNITInference(source, target, self.config.style_size).eval()
+        return MUNITInference(source, target, average.code()).eval()
 
     def style_encoder(self, direction: str = "a2b") -> nn.Module:
         target = {"a2b": self.domain_b, "b2a": self.domain_a}[direction]

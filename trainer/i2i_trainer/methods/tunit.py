@@ -433,12 +433,13 @@ class TUNIT(Method):
 
     def inference(self, direction: str = "a2b") -> Inference:
         config = self.config
-        inference = StyledInference(self.generator, config.style_size, 2**config.downs)
+        styles = torch.zeros_like(self.styles, device="cpu") if self.styles.is_meta else self.styles
+        *clusters, folder_a, folder_b = (tuple(style) for style in styles.tolist())
+        default = {"a2b": folder_b, "b2a": folder_a}[direction]
+        inference = StyledInference(self.generator, default, 2**config.downs)
         inference.random_styles = False
-        if self.styles.is_meta:  # while networks are only counted, there are no styles
+        if self.styles.is_meta:  # while networks are only counted, there are no clusters
             return inference
-        *clusters, folder_a, folder_b = (tuple(style) for style in self.styles.tolist())
-        inference.default_style = {"a2b": folder_b, "b2a": folder_a}[direction]
         known = zip(clusters, self.seen.tolist(), strict=False)
         inference.presets = {f"cluster-{i}": style for i, (style, seen) in enumerate(known) if seen}
         return inference
