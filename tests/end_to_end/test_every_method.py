@@ -61,6 +61,19 @@ def teacher(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train("cyclegan", small("cyclegan", data=streets, out=out, steps=1))
 
 
+@pytest.fixture(scope="module")
+def levels(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The streets by day, and what `graded` is to learn: the same at three shares of their light."""
+    root = tmp_path_factory.mktemp("levels")
+    for name, share in (("source", 1.0), ("dusk", 0.6), ("night", 0.3), ("deep", 0.1)):
+        (root / name).mkdir()
+        for path in (streets / "trainA").iterdir():
+            Image.open(path).convert("RGB").point(lambda level, share=share: level * share).save(
+                root / name / path.name
+            )
+    return root
+
+
 def frames_of_video(path: Path) -> int:
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
@@ -98,7 +111,8 @@ def stream_street(engine: Path, size: SizePolicy, *outputs: Path, style: str | N
 def test_from_images_to_frames(
     name: str, request: pytest.FixtureRequest, streets: Path, digits: Path, tmp_path: Path
 ) -> None:
-    options = {"teacher": request.getfixturevalue("teacher")} if name == "distill" else {}
+    needed = {"distill": "teacher", "graded": "levels"}.get(name)
+    options = {needed: request.getfixturevalue(needed)} if needed else {}
     config = small(name, data=digits if name in DIGITS else streets, out=tmp_path / "run", **options)
     train(name, config)
     run = train(name, replace(config, steps=3), resume=True)

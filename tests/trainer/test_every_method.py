@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from i2i_trainer.checkpoint import CHECKPOINT, load_method
@@ -45,6 +46,19 @@ def teacher(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train("cyclegan", tiny("cyclegan", {"data": streets, "out": out, "steps": 1}))
 
 
+@pytest.fixture(scope="module")
+def levels(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The streets by day, and what `graded` is to learn: the same at three shares of their light."""
+    root = tmp_path_factory.mktemp("levels")
+    for name, share in (("source", 1.0), ("dusk", 0.6), ("night", 0.3), ("deep", 0.1)):
+        (root / name).mkdir()
+        for path in (streets / "trainA").iterdir():
+            Image.open(path).convert("RGB").point(lambda level, share=share: level * share).save(
+                root / name / path.name
+            )
+    return root
+
+
 def tiny(name: str, options: dict[str, object]) -> TrainConfig:
     """The method's `small` preset with a run of `LAST` steps that saves every step."""
     kind = METHODS[name].config
@@ -72,6 +86,8 @@ def test_method_trains_resumes_and_translates(
     options: dict[str, object] = {"data": digits if name in ("cogan", "unit-digits") else streets}
     if name == "distill":
         options["teacher"] = request.getfixturevalue("teacher")
+    if name == "graded":
+        options["levels"] = request.getfixturevalue("levels")
     config = tiny(name, options)
     whole = train(name, replace(config, out=tmp_path / "whole"))
     stopped = replace(config, out=tmp_path / "stopped")

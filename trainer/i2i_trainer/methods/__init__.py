@@ -15,6 +15,7 @@ from i2i_trainer.methods.cut import CUT, CUTConfig, FastCUT, FastCUTConfig
 from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig
 from i2i_trainer.methods.distill import Distill, DistillConfig
 from i2i_trainer.methods.drit import DRIT, DRITConfig
+from i2i_trainer.methods.graded import Graded, GradedConfig
 from i2i_trainer.methods.lptn import LPTN, LPTNConfig
 from i2i_trainer.methods.munit import MUNIT, MUNITConfig
 from i2i_trainer.methods.nicegan import NICEGAN, NICEGANConfig
@@ -50,6 +51,7 @@ METHODS: dict[str, Entry] = {
     "cyclegan": Entry(CycleGANConfig, CycleGAN),
     "realtime": Entry(RealtimeConfig, Realtime),
     "distill": Entry(DistillConfig, Distill),
+    "graded": Entry(GradedConfig, Graded),
 }
 
 
