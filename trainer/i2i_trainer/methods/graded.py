@@ -25,7 +25,7 @@ from i2i_trainer.errors import DataError, OptionError
 from i2i_trainer.images import ImageFile, Pixels
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.methods.realtime import Generator, GeneratorConfig, RealtimeInference
-from i2i_trainer.steps import adam, detached
+from i2i_trainer.steps import adam, detached, weighted_sum
 from i2i_trainer.temporal import steadiness
 
 SOURCE = "source"
@@ -157,15 +157,16 @@ class Graded(Method):
         super().__init__()
         self.config: GradedConfig = config
         self.generator = config.generator(style_size=1)
-        self._levels: list[Levels] = []
+        self._levels: Levels | None = None
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        self._levels = [Levels(self.config)]
+        self._levels = Levels(self.config)
         return {"generator": adam(self.config, self.generator)}
 
     def step(self, batch: Batch, update: Update) -> Losses:
         config = self.config
-        source, wanted, level = self._levels[0].draw(config.level_batch, batch.b.device)
+        assert self._levels is not None
+        source, wanted, level = self._levels.draw(config.level_batch, batch.b.device)
         made = self.generator(source + config.steady_noise * torch.randn_like(source), level).float()
         kept = self.generator(batch.b, torch.rand(len(batch.b), 1, device=batch.b.device)).float()
         losses = {
@@ -174,17 +175,17 @@ class Graded(Method):
             "light": F.mse_loss(made, wanted),
             "keep": F.l1_loss(kept, batch.b) + config.edge_weight * edge_difference(kept, batch.b),
         }
-        loss = (
-            losses["colour"]
-            + config.edge_weight * losses["edge"]
-            + config.light_weight * losses["light"]
-            + config.keep_weight * losses["keep"]
-        )
         if config.steady_weight > 0:
             again = partial(self.generator, style=level)
             losses["steady"] = steadiness(again, source, made, config.steady_noise)
-            loss = loss + config.steady_weight * losses["steady"]
-        update("generator", loss)
+        weights = {
+            "colour": 1.0,
+            "edge": config.edge_weight,
+            "light": config.light_weight,
+            "keep": config.keep_weight,
+            "steady": config.steady_weight,
+        }
+        update("generator", weighted_sum(losses, weights))
         return detached(losses)
 
     @torch.no_grad()
@@ -197,9 +198,7 @@ class Graded(Method):
         return columns
 
     def inference(self, direction: str = "a2b") -> Inference:
-        generator = self.config.generator(style_size=1)
-        generator.load_state_dict(self.generator.state_dict())
-        return GradedInference(generator, self.config).eval()
+        return GradedInference(self.generator, self.config).eval()
 
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}
