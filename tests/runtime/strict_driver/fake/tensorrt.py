@@ -3,7 +3,8 @@
 It is TensorRT in no way. It takes the calls that our runtime makes, hands them to the strict driver, and blames us for
 what TensorRT forbids: a call without a current context, one context in two threads, memory that was not given.
 FAKE_TENSORRT names what it shall do, with commas between: `allocates` allocates in the first run of a context,
-`refuses-capture` in every run, `fails` never runs, `needs=MIB` wants that much scratch memory.
+`refuses-capture` in every run, `fails` never runs, `needs=MIB` wants that much scratch memory, `aborts` kills the
+process when a runtime is made, `broken` cannot be imported.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ __version__ = "10.16.1.11"
 
 _driver = ctypes.CDLL("libcuda.so.1")
 _WISHES = dict(wish.partition("=")[::2] for wish in os.environ.get("FAKE_TENSORRT", "").split(",") if wish)
+
+if "broken" in _WISHES:
+    raise ImportError("libnvinfer.so.10: cannot open shared object file: No such file or directory")
 
 
 def _needs_context(what: str) -> None:
@@ -134,6 +138,8 @@ class ICudaEngine:
 class Runtime:
     def __init__(self, logger: ILogger) -> None:
         _needs_context("started")
+        if "aborts" in _WISHES:
+            os.abort()
         self.logger = logger
 
     def __del__(self) -> None:

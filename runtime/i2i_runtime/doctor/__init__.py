@@ -8,14 +8,16 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from i2i_runtime import opencv
+from i2i_runtime.doctor.finding import Finding
+from i2i_runtime.doctor.nvidia import System, nvidia_findings
 from i2i_runtime.engines import MODELS
 from i2i_runtime.machine import describe_machine
+
+__all__ = ["ENCODERS", "Finding", "examine"]
 
 ENCODERS = (
     "libx264",
@@ -34,26 +36,10 @@ _HARDWARE = {
     "vaapi": ("an Intel or AMD GPU", "sudo apt install mesa-va-drivers"),
     "v4l2m2m": ("an ARM board with a video encoder", ""),
 }
-_NVIDIA_VENDOR = "0x10de"
 _EXTRAS = {
     "serve": ("starlette", "uvicorn", "prometheus_client", "mss"),
     "export": ("onnx", "torch"),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing this machine can or cannot do. `fix` is the command that changes it, empty if there is none."""
-
-    topic: str
-    name: str
-    works: bool
-    detail: str
-    fix: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The finding as `--json` prints it; `mend` is the former name of `fix`."""
-        return {**asdict(self), "mend": self.fix}
 
 
 def examine() -> list[Finding]:
@@ -61,8 +47,8 @@ def examine() -> list[Finding]:
     parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("processor", _processor),
         ("OpenCV", _opencv),
+        ("GPU", nvidia_findings),
         ("back end", _back_ends),
-        ("GPU", _gpu),
         ("camera", _cameras),
         ("encoder", _encoders),
         ("screen", _screens),
@@ -125,48 +111,6 @@ def _back_ends() -> Iterator[Finding]:
             yield Finding("back end", module, False, f"not installed ({why})", f"pip install {package}")
         else:
             yield Finding("back end", module, True, f"{version(package)}, {why}")
-    found = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name) is not None]
-    driver = _has_nvidia_driver()
-    if found and driver:
-        yield Finding("back end", "tensorrt", True, f"{' and '.join(found)} with an NVIDIA driver")
-    elif found:
-        detail = f"{' and '.join(found)} installed, but this machine has no NVIDIA driver"
-        yield Finding("back end", "tensorrt", False, detail, _driver_fix())
-    elif driver or _nvidia_card_is_there():
-        fix = "sudo apt install nvidia-jetpack" if _is_jetson() else "pip install 'i2i-stream[tensorrt]'"
-        yield Finding("back end", "tensorrt", False, "not installed", fix)
-    else:
-        yield Finding("back end", "tensorrt", False, "this machine has no NVIDIA GPU")
-
-
-def _has_nvidia_driver() -> bool:
-    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvhost-gpu").exists() or _is_jetson()
-
-
-def _is_jetson() -> bool:
-    return Path("/etc/nv_tegra_release").exists()
-
-
-def _nvidia_card_is_there() -> bool:
-    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
-    return any(vendor.read_text().strip() == _NVIDIA_VENDOR for vendor in vendors)
-
-
-def _driver_fix() -> str:
-    return "sudo apt install nvidia-driver" if _nvidia_card_is_there() else ""
-
-
-def _gpu() -> Iterator[Finding]:
-    if _is_jetson():
-        yield Finding("GPU", "Jetson", True, Path("/etc/nv_tegra_release").read_text().splitlines()[0])
-        return
-    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    for card in cards:
-        lines = dict(line.split(":", 1) for line in card.read_text().splitlines() if ":" in line)
-        yield Finding("GPU", lines.get("Model", card.parent.name).strip(), True, f"bus {card.parent.name}")
-    if not cards:
-        why = "its driver is not loaded" if _nvidia_card_is_there() else "not found"
-        yield Finding("GPU", "NVIDIA", False, f"{why}; engines run on the processor", _driver_fix())
 
 
 def _cameras() -> Iterator[Finding]:
@@ -188,10 +132,14 @@ def _cameras() -> Iterator[Finding]:
             )
     from i2i_runtime.sources.jetson import opencv_has_gstreamer
 
-    if _is_jetson() and not opencv_has_gstreamer():
+    if System().is_jetson and not opencv_has_gstreamer():
         detail = "this OpenCV cannot read GStreamer lines, so csi:// does not work"
         yield Finding(
-            "camera", "CSI", False, detail, "pip uninstall opencv-python, so that JetPack's own is used"
+            "camera",
+            "CSI",
+            False,
+            detail,
+            "pip uninstall opencv-python; pip install 'numpy<2', in an environment made with --system-site-packages",
         )
 
 
