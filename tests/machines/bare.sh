@@ -42,6 +42,7 @@ leave() {
   rm -rf --one-file-system "$root"
 }
 trap leave EXIT
+trap 'exit 130' INT TERM
 cp -a "$pristine/." "$root"
 
 attach() { # WHAT WHERE [OPTIONS]
