@@ -63,6 +63,33 @@ print(len(names))
     assert int(result.stdout) > 10
 
 
+def test_runtime_imports_without_modules_that_only_unix_has() -> None:
+    """As on Windows: `fcntl`, `resource` and their like are imported where they are used, behind a check."""
+    program = """
+import importlib, pkgutil, sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog"}:
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
+
+for name in {"fcntl", "resource", "pwd", "grp", "termios"} & set(sys.modules):
+    del sys.modules[name]
+sys.meta_path.insert(0, Block())
+import i2i_runtime
+for module in pkgutil.walk_packages(i2i_runtime.__path__, "i2i_runtime."):
+    importlib.import_module(module.name)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_no_hint_installs_the_project_from_an_index() -> None:
+    """It is on none: `pip install '.[serve]'` in the project's folder works."""
+    texts = [path for path in (*SOURCES, *READMES) if path != Path(__file__)]
+    assert not [path for path in texts if "i2i-stream[" in path.read_text()]
+
+
 @cache
 def wheel_names(folder: Path) -> list[str]:
     subprocess.run(

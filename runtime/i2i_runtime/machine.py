@@ -7,7 +7,15 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIBRARIES = ("i2i-stream", "numpy", "av", "opencv-python", "onnxruntime", "openvino")
+_LIBRARIES = (
+    "i2i-stream",
+    "numpy",
+    "av",
+    "opencv-python",
+    "opencv-python-headless",
+    "onnxruntime",
+    "openvino",
+)
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from i2i_runtime.errors import UsageError
+from i2i_runtime.extras import install_command
 from i2i_runtime.stats import JobStats
 from i2i_runtime.uri import redact
 from i2i_runtime.web.auth import Access
@@ -75,7 +76,9 @@ class MetricsServer:
 
     def __init__(self, access: Access, stats: JobStats) -> None:
         if importlib.util.find_spec("prometheus_client") is None:
-            raise UsageError("--metrics needs prometheus-client: pip install 'i2i-stream[serve]'.")
+            raise UsageError(
+                f"--metrics needs prometheus-client: run `{install_command('serve')}` in the project's folder."
+            )
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
         from starlette.responses import Response

@@ -7,7 +7,8 @@
 #
 # Needs root, debootstrap and, once per suite, minutes. The commands run as an ordinary user without sudo, in a clean copy
 # of HEAD. Debian's mirror, pip's configuration and the certificates are those of this machine. The root file systems stay
-# in I2I_MACHINES (default: /var/tmp/i2i-machines). Prints what took how long and how large the environments are.
+# in I2I_MACHINES (default: /var/tmp/i2i-machines). The last line of each target is its row for machines.jsonl: seconds,
+# size of its environment, and the load average of the machine while it ran (a quiet one has less than 1).
 set -euo pipefail
 
 suite=${1:?which suite: bookworm or trixie}
@@ -96,8 +97,10 @@ fi
 for target in "$@"; do
   began=$(date +%s)
   inside make "$target"
-  echo "bare.sh: make $target on $suite took $(($(date +%s) - began)) s"
-done
-for environment in .venv-demo .venv; do
-  [ ! -d "$root$project/$environment" ] || echo "bare.sh: $environment is $(du -sm "$root$project/$environment" | cut -f1) MB"
+  seconds=$(($(date +%s) - began))
+  case $target in demo) environment=.venv-demo ;; *) environment=.venv ;; esac
+  printf '{"suite": "%s", "target": "%s", "seconds": %d, "environment_mb": %d, "python": "%s", "load": %s, "commit": "%s"}\n' \
+    "$suite" "$target" "$seconds" "$(du -sm "$root$project/$environment" | cut -f1)" \
+    "$(inside python3 -c 'import platform; print(platform.python_version())')" \
+    "$(cut -d' ' -f1 /proc/loadavg)" "$(git -C "$here" rev-parse --short HEAD)"
 done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,5 +24,4 @@ def test_the_demo_runs_on_a_minimal_debian(suite: str) -> None:
     made = subprocess.run([SCRIPT, suite, "demo"], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     assert "250 of 250 frames" in made.stdout
-    size_mb = int(made.stdout.split(".venv-demo is ")[1].split()[0])
-    assert size_mb < 700
+    assert json.loads(made.stdout.splitlines()[-1])["environment_mb"] < 700

@@ -6,8 +6,9 @@ respect to the noise of the machine.
 
 from __future__ import annotations
 
-import resource
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -235,12 +236,17 @@ def resident_memory_mb() -> float:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:
         return round(peak_memory_mb(), 1)
-    return round(pages * resource.getpagesize() / 2**20, 1)
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
 def peak_memory_mb() -> float:
-    """The peak memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The peak memory of this process so far, in MB; 0 on Windows, which has no such count."""
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024  # bytes there, kilobytes on Linux
 
 
 def _percentiles(durations: Sequence[float]) -> dict[str, float]:

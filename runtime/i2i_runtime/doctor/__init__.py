@@ -15,6 +15,7 @@ from i2i_runtime import opencv
 from i2i_runtime.doctor.finding import Finding
 from i2i_runtime.doctor.nvidia import System, nvidia_findings
 from i2i_runtime.engines import MODELS
+from i2i_runtime.extras import EXTRAS, install_command, missing_of
 from i2i_runtime.machine import describe_machine
 
 __all__ = ["ENCODERS", "Finding", "examine"]
@@ -35,10 +36,6 @@ _HARDWARE = {
     "qsv": ("an Intel GPU", "sudo apt install intel-media-va-driver-non-free"),
     "vaapi": ("an Intel or AMD GPU", "sudo apt install mesa-va-drivers"),
     "v4l2m2m": ("an ARM board with a video encoder", ""),
-}
-_EXTRAS = {
-    "serve": ("starlette", "uvicorn", "prometheus_client", "mss"),
-    "export": ("onnx", "torch"),
 }
 
 
@@ -185,12 +182,14 @@ def _screens() -> Iterator[Finding]:
         yield Finding("screen", "session", True, "display:// and screen can be used")
 
 
+def _in_project(extra: str) -> str:
+    return f"cd PROJECT && {install_command(extra)}"
+
+
 def _extras() -> Iterator[Finding]:
-    for extra, modules in _EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
-        if missing:
-            fix = f"pip install 'i2i-stream[{extra}]'"
-            yield Finding("extra", extra, False, f"{', '.join(missing)} not installed", fix)
+    for extra, modules in EXTRAS.items():
+        if missing := missing_of(extra):
+            yield Finding("extra", extra, False, f"{', '.join(missing)} not installed", _in_project(extra))
         else:
             yield Finding("extra", extra, True, ", ".join(modules))
 

@@ -55,6 +55,11 @@ class NetworkSink(Sink):
         """
         parts = urlsplit(uri)
         self.name = redact(uri)
+        if sys.platform == "win32":
+            raise SinkError(
+                f"{self.name} cannot be pushed to from Windows, whose pipes cannot be waited for: use mjpeg://@:8080, "
+                "or run i2i-stream in WSL."
+            )
         if parts.scheme not in _FORMATS:
             raise SinkError(f"{self.name} cannot be pushed to: use rtmp:// or rtsp://.")
         if not parts.hostname:

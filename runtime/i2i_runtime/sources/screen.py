@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from i2i_runtime.errors import SourceError, UsageError
+from i2i_runtime.extras import install_command
 from i2i_runtime.frame import Frame
 from i2i_runtime.sources.base import Source
 
@@ -38,7 +39,7 @@ class ScreenSource(Source):
                 f"screen:{where} is not a screen: write screen, screen:1 or screen:1,X,Y,WIDTH,HEIGHT."
             )
         if importlib.util.find_spec("mss") is None:
-            raise SourceError("screen needs mss: pip install 'i2i-stream[serve]'.")
+            raise SourceError(f"screen needs mss: run `{install_command('serve')}` in the project's folder.")
         self.name = f"screen:{where}" if where else "screen"
         number = int(match["number"] or 1)
         self._grabber, screens = _open_grabber()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from i2i_runtime.errors import SinkError
+from i2i_runtime.extras import install_command
 from i2i_runtime.web.auth import Access, Guard, is_loopback
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def require_serve_extra(what: str) -> None:
     """Raises SinkError with the command that installs what is missing."""
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise SinkError(f"{what} needs {' and '.join(missing)}: pip install 'i2i-stream[serve]'.")
+        raise SinkError(
+            f"{what} needs {' and '.join(missing)}: run `{install_command('serve')}` in the project's folder."
+        )
 
 
 def _announce(what: str, url: str, access: Access) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from i2i_runtime.engines.tensorrt.device import DeviceFacts
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT, PlanManifest, read_manifest, sha256_of
 from i2i_runtime.errors import EngineError
+from i2i_runtime.extras import install_command
 from i2i_runtime.metadata import EngineMetadata
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def rebuilt(
     except FileNotFoundError as error:
         raise EngineError(
             f"{plan} does not fit ({reason}) and i2i-export is not installed here: "
-            f"`pip install 'i2i-stream[export]'`, then run `{' '.join(command)}`."
+            f"run `{install_command('export')}` in the project's folder, then `{' '.join(command)}`."
         ) from error
     if done.returncode != 0:
         raise EngineError(
