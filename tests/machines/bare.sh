@@ -15,7 +15,8 @@ suite=${1:?which suite: bookworm or trixie}
 shift
 here=$(cd "$(dirname "$0")/../.." && pwd)
 machines=${I2I_MACHINES:-/var/tmp/i2i-machines}
-pristine=$machines/$suite
+arch=${ARCH:-$(dpkg --print-architecture)} # another one needs an emulator: arm64.sh
+pristine=$machines/$suite-$arch
 packages=python3,python3-venv,make,ca-certificates
 
 [ "$(id -u)" -eq 0 ] || { echo "bare.sh needs root, for chroot: run it with sudo."; exit 2; }
@@ -29,14 +30,14 @@ mirror_of_this_machine() {
 }
 
 if [ ! -e "$pristine/usr/bin/python3" ]; then
-  echo "making a minimal $suite in $pristine"
+  echo "making a minimal $suite for $arch in $pristine"
   rm -rf "$pristine"
   mkdir -p "$machines"
-  debootstrap --variant=minbase --include="$packages" "$suite" "$pristine" "$(mirror_of_this_machine)" >"$pristine.log" 2>&1 \
+  debootstrap --arch="$arch" --variant=minbase --include="$packages" "$suite" "$pristine" "$(mirror_of_this_machine)" >"$pristine.log" 2>&1 \
     || { tail -n 5 "$pristine.log"; rm -rf "$pristine"; exit 1; }
 fi
 
-root=$(mktemp -d "$machines/$suite.XXXXXX")
+root=$(mktemp -d "$pristine.XXXXXX")
 mounted=()
 leave() {
   for place in "${mounted[@]}"; do umount "$place"; done
