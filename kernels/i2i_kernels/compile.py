@@ -32,8 +32,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from i2i_kernels.pack.entries import default_entries
 from i2i_kernels.pack.recipes import TRITON_TYPES, Argument, Op, Variant, evaluate, recipe
 
@@ -240,6 +238,9 @@ class CompileCommand:
 
 
 def main() -> int:
+    # Not needed to import this module: a machine that only uses it may lack it.
+    import tyro
+
     options = tyro.cli(CompileCommand, prog="python -m i2i_kernels.compile")
     try:
         build_pack(options.out, default_entries(), options.arch)

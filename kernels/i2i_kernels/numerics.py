@@ -1,9 +1,9 @@
-"""Every kernel against plain torch in float64: the cases, their errors and the bounds they are held to.
+"""The kernels' self-test: each against plain torch in float64, with the bounds that the errors are held to.
 
     python -m i2i_kernels.numerics --device cuda
     TRITON_INTERPRET=1 python -m i2i_kernels.numerics
 
-prints a row per case and exits 1 where a bound is broken. On a CPU the kernels run in Triton's interpreter, which does
+prints a row per case and exits 1 if a bound is broken. On a CPU the kernels run in Triton's interpreter, which does
 not check races, alignment, shared memory or registers. Memory that a kernel should write starts as NaN.
 """
 
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch import Tensor
 
 from i2i_kernels.colour import (
@@ -94,8 +93,9 @@ def norm_case(
     residual: bool = False,
     impl: Impl = "split",
     mean: float = 0.0,
+    splits: int | None = None,
 ) -> Case:
-    """Forward and the gradient of every input."""
+    """Forward and the gradient of every input; with `splits`, statistics in as many runs of pixels."""
 
     def run(device: torch.device) -> Errors:
         torch.manual_seed(0)
@@ -115,7 +115,7 @@ def norm_case(
             given["residual"] = _made(shape, dtype, device)
         exact: Any = {key: _exact(value) for key, value in given.items()}
         leaves: Any = {key: value.requires_grad_() for key, value in given.items()}
-        y = norm(leaves["x"], kind, **{k: v for k, v in leaves.items() if k != "x"}, impl=impl)
+        y = _norm(leaves, kind, impl, splits)
         want = norm(exact["x"], kind, **{k: v for k, v in exact.items() if k != "x"}, impl="reference")
         dy = _made((*y.shape,), dtype, device)
         torch.autograd.backward(y, dy)
@@ -125,6 +125,17 @@ def norm_case(
     stored = FAR_MEAN if mean else ROUNDING[dtype]
     bounds = {"y": stored, "dx": stored, "dresidual": ROUNDING[dtype]}
     return Case("norm", name, run, bounds | dict.fromkeys(("dweight", "dbias", "dmix"), ACCUMULATED))
+
+
+def _norm(leaves: dict[str, Tensor], kind: Kind, impl: Impl, splits: int | None) -> Tensor:
+    if splits is None:
+        return norm(leaves["x"], kind, **{k: v for k, v in leaves.items() if k != "x"}, impl=impl)
+    from i2i_kernels.norm.op import kind_fields, norm_op
+
+    weight, bias = (None if leaves.get(k) is None else leaves[k].contiguous() for k in ("weight", "bias"))
+    given = leaves["x"], weight, bias, leaves.get("mix"), leaves.get("residual")
+    y: Tensor = norm_op(*given, *kind_fields(kind), splits)[0]
+    return y
 
 
 def pyramid_case(
@@ -207,6 +218,18 @@ def conv_case(name: str, shape: tuple[int, int, int, int], out: int, kind: Kind,
     return Case("conv_norm", name, run, {"y": 3 * ROUNDING[dtype], "partials": ACCUMULATED})
 
 
+def frame_cases() -> list[Case]:
+    """Maps of video frames, for a device: every split, tile and program that the policy gives them."""
+    relu, pad = Kind(activation="relu"), Kind(residual_scale=0.5, pad=1)
+    return [
+        norm_case("frame 180x320x256", (1, 256, 180, 320), relu, dtype="float16"),
+        norm_case("frame 256x256x64", (1, 64, 256, 256), pad, affine="sample", residual=True),
+        norm_case("frame 720x1280x64", (1, 64, 720, 1280), relu, dtype="float16"),
+        norm_case("frame 1080x1920x32", (1, 32, 1080, 1920), pad, dtype="bfloat16", residual=True),
+        norm_case("frame layer 256x256x64", (1, 64, 256, 256), Kind("layer"), affine="channel"),
+    ]
+
+
 def cases() -> list[Case]:
     """Odd sizes, channel counts that fill no tile, batches, every family, option and dtype."""
     munit = Kind("layer", unbiased=True, eps_inside=False, activation="relu", pad=2)
@@ -240,6 +263,11 @@ def cases() -> list[Case]:
                 ("iln residual pad", (1, 40, 6, 7), iln),
             )
         ],
+        norm_case("9 tiles a run", (1, 48, 41, 50), tail, affine="sample", residual=True, splits=8),
+        norm_case("9 tiles a run far mean", (1, 16, 64, 70), Kind(), mean=1000.0, splits=8),
+        norm_case("2 tiles a program", (1, 16, 184, 184), relu, dtype="float16", splits=32),
+        norm_case("512 runs, some empty", (1, 16, 31, 30), relu, affine="channel", splits=512),
+        norm_case("layer of 128 runs", (1, 20, 24, 25), munit, affine="channel", splits=128),
         norm_case("slab 9x7x20", (2, 20, 9, 7), relu, affine="sample", residual=True, impl="slab"),
         norm_case("slab residual pad", (2, 20, 7, 9), tail, affine="sample", residual=True, impl="slab"),
         norm_case("slab pad 3 on 4x4", (1, 16, 4, 4), Kind(activation="relu", pad=3), impl="slab"),
@@ -272,7 +300,7 @@ def broken(case: Case, errors: Errors) -> list[str]:
 
 
 def serve(device: torch.device) -> None:
-    """Answers case names from stdin with their errors as JSON, one per line: one interpreter for many tests."""
+    """Answers case names on stdin with their errors as JSON, one per line: one interpreter for many tests."""
     known = {case.name: case for case in cases()}
     for line in sys.stdin:
         print(json.dumps(known[line.rstrip("\n")].run(device)), flush=True)
@@ -280,17 +308,22 @@ def serve(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class NumericsCommand:
-    """Runs every kernel on a device and compares it with float64."""
+    """The kernels' self-test: runs each on a device and compares it with float64."""
 
     device: str = "cpu"
     """`cuda`, or `cpu` under Triton's interpreter."""
     op: str | None = None
     """Only the cases of this op: norm, pyramid, colour or conv_norm."""
+    frames: bool = False
+    """Also maps of video frames, which are for a device."""
     serve: bool = False
     """Answer case names from stdin instead."""
 
 
 def main() -> int:
+    # Not needed to import this module: a machine that only uses it may lack it.
+    import tyro
+
     options = tyro.cli(NumericsCommand, prog="python -m i2i_kernels.numerics")
     # Deterministic mode fills what torch.empty returns with NaN, so an output that nobody wrote cannot pass.
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -300,7 +333,8 @@ def main() -> int:
         return 0
     complaints: list[str] = []
     print("| case | errors |\n|---|---|")
-    for case in [case for case in cases() if options.op in (None, case.op)]:
+    every = cases() + (frame_cases() if options.frames else [])
+    for case in [case for case in every if options.op in (None, case.op)]:
         errors = case.run(device)
         complaints += broken(case, errors)
         print(f"| {case.name} | {', '.join(f'{k} {v:.1e}' for k, v in errors.items())} |", flush=True)

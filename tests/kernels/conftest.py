@@ -75,3 +75,9 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def entry(request: pytest.FixtureRequest) -> tuple[Op, Variant]:
     """Each kernel of the pack in turn."""
     return ENTRIES[request.param]
+
+
+@pytest.fixture(scope="session")
+def entries() -> dict[str, tuple[Op, Variant]]:
+    """The kernels of the pack by name."""
+    return ENTRIES

@@ -136,7 +136,14 @@ def norm_backward_op(
     dy = dy.contiguous(memory_format=torch.channels_last)
     splits = partials.shape[1]
     coefficients = coefficients_from_partials(partials, kind, weight, bias, mix, sizes)
-    cut = norm_launch(kind, samples=sizes["N"], channels=sizes["C"], pixels=sizes["HW"])
+    cut = norm_launch(
+        kind,
+        samples=sizes["N"],
+        channels=sizes["C"],
+        pixels=sizes["HW"],
+        # The slab keeps one run; its gradient wants more.
+        splits=splits if splits > 1 else None,
+    )
     variant = _variant(
         x.dtype, kind, weight, bias, dy if fold_residual else None, splits=cut.splits, block_c=cut.block_c
     )

@@ -217,6 +217,10 @@ class _Run:
 
     def _computed(self, instruction: Instruction) -> Lanes:
         words, names = instruction.words, [o[0] for o in instruction.operands[1:]]
+        if words[-1] == "f32x2":
+            return self._in_pairs(words[0], names)
+        if words[-2:] in (["f32", "f16"], ["f32", "bf16"]):
+            return self._widened(words, names)
         kind = dtype_of(words[-1])
         if words[0] in ("shl", "shr"):
             amount = self._value(names[1], np.uint32).astype(kind)
@@ -235,11 +239,8 @@ class _Run:
             return values[0] * values[1]
         if words[0] == "mad":
             return values[0] * values[1] + values[2]
-        if words[0] == "fma":
-            exact = values[0].astype(np.float64) * values[1].astype(np.float64) + values[2].astype(np.float64)
-            return exact.astype(kind)
-        if words[0] == "div" and kind.kind == "f":
-            return values[0] / values[1]
+        if kind.kind == "f" and words[0] in ("fma", "div"):
+            return _float(words[0], values)
         if words[0] in ("div", "rem"):
             # C truncates towards zero.
             quotient = np.trunc(values[0].astype(np.float64) / values[1]).astype(kind)
@@ -247,6 +248,16 @@ class _Run:
         if words[0] not in _ARITHMETIC:
             raise PtxError(f"the opcode {instruction.opcode} is not known")
         return _ARITHMETIC[words[0]](*values).astype(kind)
+
+    def _in_pairs(self, operation: str, names: list[str]) -> Lanes:
+        """Two float32 numbers per register, as architectures from sm_100 on have them."""
+        values = [np.ascontiguousarray(self._value(name, np.uint64)).view(np.float32) for name in names]
+        return _float(operation, values).view(np.uint64)
+
+    def _widened(self, words: list[str], names: list[str]) -> Lanes:
+        """Every operand but the last is a half."""
+        halves = [_wide(self._value(name, np.uint16), words[-1]) for name in names[:-1]]
+        return _float(words[0], [*halves, self._value(names[-1], np.float32)])
 
     def _convert(self, instruction: Instruction) -> None:
         words, (target, *sources) = instruction.words, instruction.operands
@@ -260,9 +271,8 @@ class _Run:
             self._write(instruction, target[0], _narrow(self._value(sources[0][0], np.float32), to))
             return
         source = sources[0][0]
-        value: Lanes = self._value(source, np.uint16 if of == "bf16" else dtype_of(of))
-        if of == "bf16":
-            value = (value.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        is_half = of in ("f16", "bf16")
+        value = _wide(self._value(source, np.uint16), of) if is_half else self._value(source, dtype_of(of))
         self._write(instruction, target[0], value.astype(dtype_of(to)))
 
     def _move(self, instruction: Instruction) -> None:
@@ -324,11 +334,12 @@ class _Run:
             at = self._value(base.strip(), np.uint64) + np.uint64(int(offset or "0", 0))
         else:
             raise PtxError(f"the space {space} is not known")
-        if space == "shared" and kind.itemsize != 4:
-            raise PtxError("shared memory is accessed by words of 32 bits alone")
+        if space == "shared" and kind.itemsize < 4:
+            raise PtxError("shared memory is accessed by words of 32 bits")
+        words_each = kind.itemsize // 4 if space == "shared" else 1
         if is_load:
             loaded = (
-                self.blocks.shared.load(at, active, len(places))
+                _joined(self.blocks.shared.load(at, active, words_each * len(places)), words_each)
                 if space == "shared"
                 else self.memory.load(at, active, kind.itemsize, len(places))
             )
@@ -337,9 +348,47 @@ class _Run:
             return
         values = [self._value(place, np.dtype(f"u{kind.itemsize}")) for place in places]
         if space == "shared":
-            self.blocks.shared.store(at, active, values)
+            self.blocks.shared.store(at, active, _split(values, words_each))
         else:
             self.memory.store(at, active, kind.itemsize, values)
+
+
+def _joined(words: list[Lanes], each: int) -> list[Lanes]:
+    """32-bit words to numbers of one or two of them, the low one first."""
+    if each == 1:
+        return words
+    shift = np.uint64(32)
+    return [
+        low.astype(np.uint64) | (high.astype(np.uint64) << shift)
+        for low, high in zip(words[::2], words[1::2], strict=True)
+    ]
+
+
+def _split(numbers: list[Lanes], each: int) -> list[Lanes]:
+    if each == 1:
+        return numbers
+    return [(n >> np.uint64(32 * half)).astype(np.uint32) for n in numbers for half in (0, 1)]
+
+
+def _float(operation: str, values: list[Lanes]) -> Lanes:
+    if operation == "fma":
+        a, b, c = (value.astype(np.float64) for value in values)
+        return (a * b + c).astype(np.float32)
+    if operation == "div":
+        return np.asarray(values[0] / values[1])
+    if operation == "mul":
+        return np.asarray(values[0] * values[1])
+    if operation not in _ARITHMETIC:
+        raise PtxError(f"the operation {operation} of float32 is not known")
+    return _ARITHMETIC[operation](*values)
+
+
+def _wide(bits: Lanes, of: str) -> Lanes:
+    """The bits of a half to float32."""
+    bits = np.ascontiguousarray(bits)
+    if of == "f16":
+        return bits.view(np.float16).astype(np.float32)
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _narrow(value: Lanes, to: str) -> Lanes:
