@@ -16,9 +16,7 @@ in a `Pipeline`. Every error that a user can cause is an `I2IError` whose text i
 are first used, so importing the package takes a few milliseconds.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing `typing` takes time
 if TYPE_CHECKING:
     from i2i_runtime.api import frames, translate
     from i2i_runtime.engines import Engine, open_engine
@@ -95,13 +93,15 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if not TYPE_CHECKING:  # a type checker shall refuse names that are not public
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name == "__version__":
             from importlib.metadata import version
 
             return version("i2i-stream")
         if name not in _HOME_OF:
             raise AttributeError(f"module 'i2i_runtime' has no attribute {name!r}")
+        from importlib import import_module
+
         return getattr(import_module(f"i2i_runtime.{_HOME_OF[name]}"), name)
 
 

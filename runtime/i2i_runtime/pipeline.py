@@ -35,6 +35,8 @@ Policy: TypeAlias = Literal["every-frame", "freshest"]
 _JOIN_S = 1.5
 _CLOSE_S = 5.0
 _LOOK_S = 0.2
+# The first image of each size: networks are compiled, memory is reserved, a GPU wakes up.
+_WARM_UP_TIMES = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Pipeline:
     be read from any thread. `style` is the engine's style code, `[1, S] float32`. `size` is (width, height) that
     images are scaled to before the engine, None leaves them. `limit` ends the job after that many frames. A frame that
     is older than `max_staleness_s` when its turn comes is dropped. A call into a source, engine, stage or sink that
-    takes longer than `stall_s` ends the job. The slate of a lost source passes by the engine and is not counted.
+    takes longer than `stall_s` ends the job; the engine's first image of each size, for which it prepares itself, may
+    take five times as long. The slate of a lost source passes by the engine and is not counted.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Pipeline:
         self._state = Condition()
         self._running = 0
         self._workers_left = engine.slots
+        self._warm: set[tuple[int, ...]] = set()
         self._stopping = self._stalled = False
         self._failure: BaseException | None = None
         self._done = 0
@@ -200,8 +204,10 @@ class Pipeline:
         waited_s = began_s - source.captured_s
         if self._max_staleness_s is not None and waited_s > self._max_staleness_s:
             return None
-        with self._timed("infer", "the engine"):
+        shape = source.pixels.shape
+        with self._timed("infer", "the engine", 1.0 if shape in self._warm else _WARM_UP_TIMES):
             pixels = self._engine.infer(source.pixels, self._style)
+        self._warm.add(shape)
         self.stats.latencies["wait"].add(waited_s * 1000)
         return replace(source, pixels=pixels, engine_ms=(time.monotonic() - began_s) * 1000)
 
@@ -241,9 +247,9 @@ class Pipeline:
         sink.finish()
 
     @contextmanager
-    def _timed(self, stage: str, part: str) -> Iterator[None]:
-        """Around one call into a part of the job: measured, and watched for a stall."""
-        with self.stats.timed(stage), self._watchdog.watching(part):
+    def _timed(self, stage: str, part: str, times: float = 1.0) -> Iterator[None]:
+        """Around one call into a part of the job: measured, and watched for a stall of `times` the usual limit."""
+        with self.stats.timed(stage), self._watchdog.watching(part, times):
             yield
 
     def _oversee(self, watch: Callable[[Progress], None] | None) -> None:
@@ -258,12 +264,13 @@ class Pipeline:
                 watch(self.stats.progress(total))
             if ended:
                 return
-            part = self._watchdog.stalled()
-            if part is not None:
+            stalled = self._watchdog.stalled()
+            if stalled is not None:
+                part, limit_s = stalled
                 self._stalled = True
                 self._fail(
                     I2IError(
-                        f"{part[0].upper()}{part[1:]} did not respond for {self._watchdog.limit_s:.0f} s, "
+                        f"{part[0].upper()}{part[1:]} did not respond for {limit_s:.0f} s, "
                         "so the job was stopped: check the device or the connection."
                     )
                 )

@@ -310,7 +310,7 @@ def test_every_frame_passed_over_is_an_answer_and_moves_the_line(fake_source: An
             if self.given == 20:
                 return False
             self.given += 1
-            began_s.extend(since_s for _, since_s in pipeline._watchdog._running.values())
+            began_s.extend(since_s for _, since_s, _ in pipeline._watchdog._running.values())
             time.sleep(0.001)
             return True
 

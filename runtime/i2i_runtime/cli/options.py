@@ -90,7 +90,8 @@ class StreamOptions:
     report: Path | None = None
     """Writes counts, latencies and back end to this JSON file."""
     stall: float = 60.0
-    """Stops the job if a source, engine or output does not respond for this many seconds."""
+    """Stops the job if a source, engine or output does not respond for this many seconds; five times as long for the
+    engine's first image of each size."""
     metrics: str | None = None
     """Serves Prometheus metrics at this address: :9100 on this machine only, 0.0.0.0:9100 on every network."""
     token_file: Path | None = None

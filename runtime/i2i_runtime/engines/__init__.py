@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from i2i_runtime.engines.loading import loaded_in_time
 from i2i_runtime.errors import EngineError
 from i2i_runtime.frame import Image
 from i2i_runtime.machine import usable_cores
@@ -59,7 +60,9 @@ def open_engine(
     """
     path = engine_path(engine)
     chosen, reason = (backend, f"--backend {backend}") if backend is not None else _choose(path)
-    return _OPENERS[chosen](path, reason, threads, slots)
+    if chosen == "tensorrt":  # a plan may be built first, which shows its own progress and takes its time
+        return _OPENERS[chosen](path, reason, threads, slots)
+    return loaded_in_time(path, lambda: _OPENERS[chosen](path, reason, threads, slots))
 
 
 def slots_for_throughput() -> int:

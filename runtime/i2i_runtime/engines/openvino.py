@@ -22,6 +22,8 @@ from i2i_runtime.frame import Image
 from i2i_runtime.metadata import FRAME, METADATA_KEY, TRANSLATED
 
 _ELEMENT = {"u8": "uint8", "f32": "float32", "f16": "float16"}
+# OpenVINO compiles both branches of a condition for each level around it: 2 s at 16 levels, a minute at 20.
+_DEEPEST_NESTING = 10
 
 
 class OpenVinoEngine:
@@ -47,6 +49,11 @@ class OpenVinoEngine:
                 f"{path} cannot be loaded by OpenVINO ({reason_of(error, last=True)}): "
                 "the file is damaged, not an ONNX model, or uses an unsupported version."
             ) from error
+        if (depth := _nesting(self._model)) > _DEEPEST_NESTING:
+            raise EngineError(
+                f"{path} has {depth} conditions or loops inside one another, which OpenVINO does not compile in "
+                "reasonable time: use --backend onnxruntime."
+            )
         self.metadata = contract.parse_metadata(_metadata_text(self._model), path)
         contract.check_interface(
             path,
@@ -150,6 +157,17 @@ def _module_missing(name: str) -> Iterator[None]:
         del sys.modules[name]
         if loaded is not None:
             sys.modules[name] = loaded
+
+
+def _nesting(model: Any) -> int:
+    """How many conditions and loops the network has inside one another."""
+    bodies = {"If": 2, "Loop": 1, "TensorIterator": 1}
+    inner = [
+        _nesting(node.get_function(index))
+        for node in model.get_ops()
+        for index in range(bodies.get(node.get_type_name(), 0))
+    ]
+    return 1 + max(inner) if inner else 0
 
 
 def _metadata_text(model: Any) -> str | None:

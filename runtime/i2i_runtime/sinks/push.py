@@ -11,7 +11,6 @@ import select
 import subprocess
 import sys
 import threading
-import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +24,7 @@ from i2i_runtime.sinks.base import Sink
 from i2i_runtime.sinks.pacing import Pacer
 from i2i_runtime.sinks.push_worker import STAMP
 from i2i_runtime.uri import redact
+from i2i_runtime.watchdog import AwakeClock
 
 _log = logging.getLogger(__name__)
 _FORMATS = {"rtmp": "flv", "rtmps": "flv", "rtsp": "rtsp", "rtsps": "rtsp"}
@@ -186,9 +186,9 @@ class NetworkSink(Sink):
         death.
         """
         view = memoryview(data)
-        deadline_s = time.monotonic() + self._stall_s
+        awake = AwakeClock()  # the process that sends is paused together with this one
         while view:
-            left_s = deadline_s - time.monotonic()
+            left_s = self._stall_s - awake.now_s()
             if left_s <= 0 or self._gone.is_set():
                 raise TimeoutError
             _, writable, _ = select.select([], [pipe], [], min(left_s, 0.5))

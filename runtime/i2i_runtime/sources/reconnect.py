@@ -19,6 +19,7 @@ from i2i_runtime.media.no_signal import draw_slate
 from i2i_runtime.queues import Mailbox
 from i2i_runtime.sources.base import Source
 from i2i_runtime.uri import redact
+from i2i_runtime.watchdog import AwakeClock
 
 _log = logging.getLogger(__name__)
 _MICROSECOND = Fraction(1, 1_000_000)
@@ -69,6 +70,7 @@ class ReconnectingSource(Source):
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._turn = 0
+        self._awake = AwakeClock()
         self._busy_since_s: float | None = None
         self._stuck: list[threading.Thread] = []
         self._reason = ""
@@ -184,7 +186,7 @@ class ReconnectingSource(Source):
     def _set_busy(self, turn: int, busy: bool = True) -> None:
         with self._lock:
             if self._turn == turn:
-                self._busy_since_s = time.monotonic() if busy else None
+                self._busy_since_s = self._awake.now_s() if busy else None
 
     def _note_loss(self, reason: str, turn: int) -> None:
         with self._lock:
@@ -200,7 +202,8 @@ class ReconnectingSource(Source):
     def _give_up_if_stuck(self) -> None:
         """Replaces a feeder whose driver neither delivers nor fails; few, so that threads do not pile up."""
         busy_since_s = self._busy_since_s
-        if busy_since_s is None or time.monotonic() - busy_since_s < self._patience.stall_s:
+        now_s = self._awake.now_s()
+        if busy_since_s is None or now_s - busy_since_s < self._patience.stall_s:
             return
         self._note_loss(f"no response for {self._patience.stall_s:.0f} s", self._turn)
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
