@@ -181,6 +181,7 @@ def _opened(
     opened = open_engine(path, backend, threads, slots_for_throughput() if recorded else 1)
     try:
         code = style_from_text(style, opened.metadata, path) if isinstance(style, str) else style
-        yield Translation(opened, str(path), sha256_of_file(path), code, stages)
+        style_file = Path(style) if isinstance(style, str) else None
+        yield Translation(opened, str(path), sha256_of_file(path), code, stages, style_file=style_file)
     finally:
         opened.close()

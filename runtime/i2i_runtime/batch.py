@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from i2i_runtime.errors import I2IError, UsageError
-from i2i_runtime.files import CLIP_ENDINGS
-from i2i_runtime.job import Job, Outcome, Translation
+from i2i_runtime.files import CLIP_ENDINGS, folded, same_file
+from i2i_runtime.job import Job, Outcome, Translation, files_read, files_written
 from i2i_runtime.media.images import names_images
 from i2i_runtime.progress import ProgressLine
-from i2i_runtime.report import write_json
-from i2i_runtime.run import run_job
+from i2i_runtime.report import check_json_target, write_json
+from i2i_runtime.run import run_job, stamp_of_job
 from i2i_runtime.sinks.encoder import CONTAINERS
-from i2i_runtime.sinks.journal import unfinished_folder
+from i2i_runtime.sinks.images import takes_images
+from i2i_runtime.sinks.video import is_complete
 from i2i_runtime.uri import Uri
 
 
@@ -26,18 +27,6 @@ class Batch:
     job: Job
     parts: tuple[Job, ...] = ()
     remark: str = ""
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether a job that is to be resumed has finished before."""
-        target = self.job.target
-        return (
-            self.job.sink.resume
-            and not self.parts
-            and target is not None
-            and target.is_file()
-            and is_complete(target)
-        )
 
 
 def batch_from_job(job: Job) -> Batch:
@@ -59,7 +48,7 @@ def batch_from_job(job: Job) -> Batch:
             f"only the images in {source.path} are translated: its clips ({names}) need a folder as --output"
         )
         return Batch(job, remark=remark)
-    if source.path.resolve() == folder.resolve():
+    if same_file(source.path, folder):
         raise UsageError(f"{folder} contains the clips themselves: choose another folder as --output.")
     parts = [
         replace(job, input=Uri.of_path(clip), outputs=(Uri.of_path(target),), report=None)
@@ -81,17 +70,24 @@ def run_batch(translation: Translation, batch: Batch, progress: ProgressLine) ->
         progress.say(batch.remark)
     if batch.parts:
         return _run_parts(translation, batch, progress)
+    if _is_done(translation, batch.job):
+        return Outcome(0, f"{batch.job.target} is already complete; omit --resume to write it again")
     progress.begin(batch.job.input.shown)
     return run_job(translation, batch.job, progress)
 
 
 def _run_parts(translation: Translation, batch: Batch, progress: ProgressLine) -> Outcome:
+    if batch.job.report is not None:
+        read = [
+            kept for part in batch.parts for kept in (*files_read(translation, part), *files_written(part))
+        ]
+        check_json_target(batch.job.report, read)
     failures: list[str] = []
     reports: list[dict[str, Any]] = []
     for number, part in enumerate(batch.parts, 1):
         path = part.input.path
         title = f"{number}/{len(batch.parts)} {path.name}"
-        if part.sink.resume and part.target is not None and is_complete(part.target):
+        if _is_done(translation, part):
             progress.say(f"{title}: already complete")
             continue
         progress.begin(title)
@@ -113,9 +109,12 @@ def _run_parts(translation: Translation, batch: Batch, progress: ProgressLine) -
     return Outcome(1 if failures else 0, sentence, report)
 
 
-def is_complete(target: Path) -> bool:
-    """Whether an earlier job finished this video: it has its final name, and nothing is left to join."""
-    return target.exists() and not unfinished_folder(target).exists()
+def _is_done(translation: Translation, job: Job) -> bool:
+    """Whether a job that is to be resumed has finished before: its only output is a video of this very job."""
+    target = job.target
+    if not job.sink.resume or target is None or takes_images(str(target)):
+        return False
+    return is_complete(target, stamp_of_job(translation, job))
 
 
 def clips_of(folder: Path) -> list[Path]:
@@ -129,13 +128,16 @@ def _targets(folder: Path, clips: Sequence[Path]) -> list[Path]:
     """The outputs of the clips: under their own names if that container is written, else as MP4, each name once."""
     own = [clip.suffix.lower() in CONTAINERS for clip in clips]
     wished = [clip.name if kept else f"{clip.stem}.mp4" for clip, kept in zip(clips, own, strict=True)]
-    taken = set(wished)
-    targets = []
-    for clip, kept, name in zip(clips, own, wished, strict=True):
-        if not kept and wished.count(name) > 1:
+    taken: set[str] = set()
+    targets: dict[Path, Path] = {}
+    # Clips that keep their name come first, because others can take another.
+    for clip, kept, name in sorted(zip(clips, own, wished, strict=True), key=lambda one: not one[1]):
+        alone = sum(folded(other) == folded(name) for other in wished) == 1
+        if not kept and not alone:
             name = f"{clip.name}.mp4"
-            while name in taken:
-                name = f"{name}.mp4"
-            taken.add(name)
-        targets.append(folder / name)
-    return targets
+        # Two names that differ in case are one on some file systems.
+        while folded(name) in taken:
+            name = f"{Path(name).stem}_{Path(name).suffix}"
+        taken.add(folded(name))
+        targets[clip] = folder / name
+    return [targets[clip] for clip in clips]

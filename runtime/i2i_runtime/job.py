@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.engines import Engine
+from i2i_runtime.files import Kept
 from i2i_runtime.pipeline import Policy
 from i2i_runtime.sinks import SinkOptions
 from i2i_runtime.sources import SourceOptions
@@ -25,7 +26,7 @@ class Translation:
 
     `style` is float32 `[1, S]` or None for the engine's default. `stages` makes the stages of one job, because stages
     remember frames. `steady` also reduces the noise of the source. `engine_file` and `engine_sha256` name the engine in
-    reports.
+    reports. `style_file` is the reference image of the style, if there is one.
     """
 
     engine: Engine
@@ -34,6 +35,7 @@ class Translation:
     style: NDArray[np.float32] | None = None
     stages: Callable[[], Sequence[Stage]] = tuple
     steady: bool = False
+    style_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,38 @@ class Job:
     record: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def input_path(self) -> Path | None:
+        """The file, folder or glob that the input names; None for devices, streams and scenes."""
+        if self.input.scheme == "replay":
+            return Path(self.input.location)
+        return self.input.path if self.input.scheme == "file" else None
+
+    @property
     def target(self) -> Path | None:
         """The only output, if it is a path."""
         first = self.outputs[0]
         return first.path if len(self.outputs) == 1 and first.scheme == "file" else None
+
+
+def files_read(translation: Translation, job: Job) -> tuple[Kept, ...]:
+    """The files that a job reads, which nothing that it writes may replace."""
+    engine = Path(translation.engine_file) if translation.engine_file else None
+    server = job.sink.server
+    read = [
+        (job.input_path, "the input"),
+        (engine, "the engine"),
+        (engine and engine.with_name(f"{engine.name}.json"), "the description of the engine"),
+        (translation.style_file, "the image of --style"),
+        (server.token_file, "the token file"),
+        (server.tls_cert, "the certificate"),
+        (server.tls_key, "the key of the certificate"),
+    ]
+    return tuple(Kept(path, role) for path, role in read if path is not None)
+
+
+def files_written(job: Job) -> tuple[Kept, ...]:
+    """The outputs of a job that are files or folders."""
+    return tuple(Kept(uri.path, "an output of this job") for uri in job.outputs if uri.scheme == "file")
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from i2i_runtime.errors import SinkError
-from i2i_runtime.files import reason_of, write_whole
+from i2i_runtime.errors import SinkError, UsageError
+from i2i_runtime.files import (
+    CLIP_ENDINGS,
+    IMAGE_ENDINGS,
+    Kept,
+    reason_of,
+    refusal_of_target,
+    write_whole,
+)
 from i2i_runtime.job import Job, Translation
 from i2i_runtime.stats import JobStats
 
 REPORT_VERSION = 1
+_LARGEST_REPORT_BYTES = 1 << 26
+# Of jobs, of folders of clips, of verify, and of i2i-bench.
+_KEYS_OF_REPORTS = frozenset({"report_version", "failures", "checks", "levels"})
 
 
 def describe(translation: Translation, job: Job, stats: JobStats, outcome: str) -> dict[str, Any]:
@@ -75,8 +86,31 @@ def notes_of(stats: JobStats) -> list[str]:
     return [note for sink in stats.sinks for note in sink.notes]
 
 
+def check_json_target(path: Path, kept: Iterable[Kept] = ()) -> None:
+    """Raises UsageError if a report must not be written to `path`: nothing but an earlier report is replaced."""
+    if path.suffix.lower() in IMAGE_ENDINGS | CLIP_ENDINGS:
+        raise UsageError(
+            f"The report {path} would have the name of an image or video: write it as NAME.json."
+        )
+    if (refusal := refusal_of_target(path, kept, is_own=_is_report)) is not None:
+        raise UsageError(f"The report {path} {refusal}: choose another path for it.")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file is empty, or one of the JSON objects that the commands write."""
+    try:
+        if path.stat().st_size > _LARGEST_REPORT_BYTES:
+            return False
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if text.strip() else {"checks": []}
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and not _KEYS_OF_REPORTS.isdisjoint(content)
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes the complete file or nothing. Raises SinkError."""
+    """Writes the complete file or nothing, and over nothing but an earlier one. Raises SinkError and UsageError."""
+    check_json_target(path)
     try:
         write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
     except OSError as error:

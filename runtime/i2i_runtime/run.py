@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -9,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from i2i_runtime.errors import UsageError
-from i2i_runtime.job import Job, Outcome, Translation
+from i2i_runtime.files import fingerprint_of_file
+from i2i_runtime.job import Job, Outcome, Translation, files_read, files_written
 from i2i_runtime.logs import event
+from i2i_runtime.media.images import image_paths
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.progress import ProgressLine
-from i2i_runtime.report import describe, summary, write_json
+from i2i_runtime.report import check_json_target, describe, summary, write_json
 from i2i_runtime.sinks import Sink, SinkOptions, open_sink
+from i2i_runtime.sinks.stamp import digest_of_job
 from i2i_runtime.sources import Source, open_source
 from i2i_runtime.stages.temporal import HeldSource
 from i2i_runtime.stats import JobStats
@@ -27,7 +32,11 @@ _log = logging.getLogger(__name__)
 def run_job(translation: Translation, job: Job, progress: ProgressLine) -> Outcome:
     """Does one job and writes its report, whatever the end. Raises I2IError and KeyboardInterrupt."""
     engine = translation.engine
-    sinks = open_sinks(job.outputs, replace(job.sink, job=_identity(translation, job)))
+    kept = files_read(translation, job)
+    if job.report is not None:
+        check_json_target(job.report, [*kept, *files_written(job)])
+    identity, stamp = _identity(translation, job), stamp_of_job(translation, job)
+    sinks = open_sinks(job.outputs, replace(job.sink, job=identity, stamp=stamp, kept=kept))
     source = _source(translation, job, sinks)
     pipeline = Pipeline(
         source,
@@ -72,18 +81,43 @@ def open_sinks(outputs: Sequence[Uri | str], options: SinkOptions) -> list[Sink]
 
 
 def _identity(translation: Translation, job: Job) -> dict[str, str]:
-    """What an unfinished output must have in common with the job that resumes it: a changed clip is another job."""
+    """What an unfinished output must have in common with the job that resumes it: a changed input is another job."""
     named = {"input": job.input.shown}
-    path = job.input.path if job.input.scheme == "file" else Path(job.input.text)
-    if path.is_file():
+    path = job.input_path
+    if path is not None and path.is_file():
         status = path.stat()
+        scheme = "" if job.input.scheme == "file" else f"{job.input.scheme}:"
+        named = {"input": f"{scheme}{path.resolve()}"}
         named |= {"input_bytes": str(status.st_size), "input_modified_ns": str(status.st_mtime_ns)}
+    elif path is not None:
+        named |= {"input_files": _listing_digest(image_paths(job.input.location))}
     return {
         **named,
         "engine": translation.engine_sha256,
         "backend": translation.engine.backend,
         **job.sink.job,
     }
+
+
+def _listing_digest(paths: Sequence[Path]) -> str:
+    """A digest of names, sizes and times of files."""
+    listing = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def stamp_of_job(translation: Translation, job: Job) -> bytes:
+    """What a finished video is marked with: the same for the same content of the input, engine and options.
+
+    Neither the name nor the time of the input changes it.
+    """
+    path = job.input_path
+    if path is None:
+        content = job.input.text
+    elif path.is_file():
+        content = fingerprint_of_file(path)
+    else:
+        content = _listing_digest(image_paths(job.input.location))
+    return digest_of_job({**job.sink.job, "engine": translation.engine_sha256, "content": content})
 
 
 def _source(translation: Translation, job: Job, sinks: Sequence[Sink]) -> Source:

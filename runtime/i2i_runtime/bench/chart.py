@@ -8,7 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from i2i_runtime.errors import SinkError
+from i2i_runtime.errors import SinkError, UsageError
+from i2i_runtime.files import refusal_of_target, write_whole
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _INK = (40, 40, 40)
@@ -19,7 +20,7 @@ _ROW, _LABEL, _WIDTH = 34, 260, 900
 def draw_bars(groups: Mapping[str, Mapping[str, float]], unit: str, path: Path) -> None:
     """Writes one horizontal bar per value, under the heading of its group, all groups on their own scale.
 
-    Raises SinkError if the file cannot be written.
+    Nothing but a PNG is replaced. Raises UsageError and SinkError.
     """
     rows = sum(len(group) + 1 for group in groups.values())
     canvas = np.full((rows * _ROW + 20, _WIDTH, 3), 255, np.uint8)
@@ -37,8 +38,15 @@ def draw_bars(groups: Mapping[str, Mapping[str, float]], unit: str, path: Path) 
             y += _ROW
     try:
         encoded = cv2.imencode(".png", canvas)[1]
-        path.write_bytes(encoded.tobytes())
+        if (refusal := refusal_of_target(path, is_own=_is_png)) is not None:
+            raise UsageError(f"The chart {path} {refusal}: choose another path for it.")
+        write_whole(path, encoded.tobytes())
     except OSError as error:
         raise SinkError(
             f"{path} cannot be written ({error.strerror}): choose another place for it."
         ) from error
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) in (b"", b"\x89PNG\r\n\x1a\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from i2i_runtime.cli.checks import checked_input, encoder_options
 from i2i_runtime.cli.options import StreamOptions
@@ -69,6 +70,7 @@ def translation_from_options(options: StreamOptions, job: Job) -> Translation:
         style=style,
         stages=partial(_stages, options),
         steady=options.steady,
+        style_file=None if options.style is None else Path(options.style),
     )
 
 

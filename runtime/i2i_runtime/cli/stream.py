@@ -36,9 +36,6 @@ def stream(options: StreamOptions) -> int:
     if options.json:
         open_log(as_json=True)
     with ProgressLine(silent=options.quiet or options.json) as progress:
-        if batch.is_complete:
-            progress.say(f"{batch.job.target} is already complete; omit --resume to write it again")
-            return 0
         translation = translation_from_options(options, batch.job)
         with closing(translation.engine):
             outcome = run_batch(translation, batch, progress)

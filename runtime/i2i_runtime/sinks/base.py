@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from i2i_runtime.files import Kept
 from i2i_runtime.frame import Frame
 from i2i_runtime.web.auth import ServerOptions
 
@@ -80,8 +81,9 @@ class SinkOptions:
     `codec`, `crf`, `preset` and `encoder` (option -> value, as the encoder names them) configure encoded video; None
     leaves each to the default of its kind. `rate` is frames per second if the source states none. `cut` ends copied
     audio where the images end. `job` describes what is being done, so that only the same job resumes an unfinished
-    output; `resume` continues it, `restart` deletes it. `server` guards outputs that are servers. `beside` says that
-    the job has other outputs, which a preview must not slow down.
+    output; `resume` continues it, `restart` deletes it. `stamp` marks a finished video as that of this job (see
+    `sinks.stamp`). `kept` are the files that must not be written over. `server` guards outputs that are servers.
+    `beside` says that the job has other outputs, which a preview must not slow down.
     """
 
     codec: str | None = None
@@ -91,6 +93,8 @@ class SinkOptions:
     rate: int | None = None
     cut: bool = False
     job: dict[str, str] = field(default_factory=dict)
+    stamp: bytes | None = None
+    kept: tuple[Kept, ...] = ()
     resume: bool = False
     restart: bool = False
     server: ServerOptions = field(default_factory=ServerOptions)

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from i2i_runtime.errors import SinkError
-from i2i_runtime.files import IMAGE_ENDINGS, write_whole
+from i2i_runtime.errors import SinkError, UsageError
+from i2i_runtime.files import IMAGE_ENDINGS, folded, refusal_of_target, write_whole
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.alpha import fitting_alpha, narrowed
 from i2i_runtime.media.origin import ImageOrigin
@@ -39,8 +39,11 @@ class ImageSink(Sink):
         self.name = str(path)
         self._single = path if path.suffix.lower() in IMAGE_ENDINGS and not path.is_dir() else None
         self._folder = path if self._single is None else path.parent
+        self._kept = options.kept
         self._written: set[str] = set()
         self._checked = False
+        if self._single is not None and (refusal := refusal_of_target(path, options.kept)) is not None:
+            raise UsageError(f"{path} {refusal}: choose another --output.")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -87,23 +90,33 @@ class ImageSink(Sink):
             path = self._folder / f"{index:06d}{_LOSSLESS}"
         else:
             path = self._folder / _translated_name(origin.path, origin.icc is not None)
-            if path.name in self._written:
+            # Names that differ in case are one on some file systems.
+            if folded(path.name) in self._written:
                 path = self._folder / f"{origin.path.stem}_{index:06d}{path.suffix}"
-        self._written.add(path.name)
+            if (refusal := refusal_of_target(path, self._kept)) is not None:
+                raise SinkError(f"{path} {refusal}: choose another folder as --output.")
+        self._written.add(folded(path.name))
         return path
 
     def _spare(self, sources: Sequence[Path]) -> None:
-        """Raises SinkError if any of the input's images would be overwritten."""
-        folders = {folder: folder.resolve() for folder in {source.parent for source in sources}}
-        spared = {folders[source.parent] / source.name for source in sources}
-        spared |= {source.resolve() for source in sources if source.is_symlink()}
+        """Raises SinkError if any of the input's images would be overwritten, under whatever name."""
         names = {_translated_name(source, profile) for source in sources for profile in (False, True)}
-        into = self._folder.resolve()
-        for name in sorted(names) if self._single is None else [self._single.name]:
-            if into / name in spared:
+        targets = [self._folder / name for name in sorted(names)] if self._single is None else [self._single]
+        spared = {_identity(source) for source in sources} - {None}
+        for target in targets:
+            if _identity(target) in spared:
                 raise SinkError(
-                    f"{self._folder / name} would overwrite a source image: choose another folder as --output."
+                    f"{target} would overwrite a source image: choose another folder as --output."
                 )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and number of the file behind a path; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 _KEPT_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})

@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
+import stat
+import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from i2i_runtime.errors import UsageError
+from i2i_runtime.files import same_file, sync_folder
 
 _FILE = "journal.jsonl"
-_SEGMENTS = "[0-9]*.*"
+_SEGMENT = re.compile(r"[0-9]{6}(\.again)?\.(nut|mov|matroska)")
+_OWN_FILES = re.compile(rf"{_SEGMENT.pattern}|{re.escape(_FILE)}(\.new)?|whole\.[a-z0-9]+")
+_LARGEST_PTS = 2**63
 
 
 @dataclass(frozen=True)
@@ -51,29 +58,30 @@ class Journal:
         return sum(len(segment.pts) for segment in self.segments)
 
     def begin(self) -> None:
-        """Starts a new job, deleting what an earlier one left. Raises OSError."""
+        """Starts a new job, deleting what an earlier one left. Raises OSError, UsageError for a foreign folder."""
         self.discard()
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._append({"job": self._job})
+        sync_folder(self.folder)
+        sync_folder(self.folder.parent)
 
     def resume(self) -> None:
         """Takes up the segments of the same job; starts over if there are none. Raises UsageError, OSError."""
-        if not self.folder.is_dir():
+        if not self._is_there():
             self.begin()
             return
         lines = self._lines()
-        if not lines and not any(self.folder.glob(_SEGMENTS)):
+        if not lines and not any(_SEGMENT.fullmatch(path.name) for path in self.folder.iterdir()):
             self.begin()  # the earlier run ended before it had done anything
             return
-        if not lines or lines[0].get("job") != self._job:
-            changed = _difference(lines[0].get("job", {}) if lines else {}, self._job)
+        recorded = lines[0].get("job") if lines and isinstance(lines[0], dict) else None
+        if not _is_same_job(recorded, self._job):
             raise UsageError(
-                f"The unfinished {self._output} was started with {changed}: "
+                f"The unfinished {self._output} was started with {_difference(recorded, self._job)}: "
                 "use the same options to resume it, or --restart to start over."
             )
-        for line in lines[1:]:
-            pts = tuple(int(pts) for pts in line["pts"])
-            segment = Segment(str(line["file"]), pts, str(line.get("time_base", "")))
+        for number, line in enumerate(lines[1:], 2):
+            segment = self._segment_from_line(line, number)
             if not (self.folder / segment.file).is_file():
                 break
             self.segments.append(segment)
@@ -82,6 +90,35 @@ class Journal:
         if self.segments:
             self._replaced = self.segments.pop()
         self._resumed = True
+
+    def _segment_from_line(self, line: object, number: int) -> Segment:
+        """The segment that a line of the journal records. Raises UsageError for a line that no job wrote."""
+        segment = _segment_of(line)
+        after = self.last_pts
+        if segment is None or (after is not None and min(segment.pts) <= after):
+            raise UsageError(
+                f"The journal of the unfinished {self._output} is damaged (line {number} of "
+                f"{self.folder / _FILE} was not written by a job): use --restart to start over."
+            )
+        return segment
+
+    def _is_there(self) -> bool:
+        """Whether the folder exists. Raises UsageError if it, or a file in it, is a link or of another user."""
+        try:
+            status = self.folder.lstat()
+        except FileNotFoundError:
+            return False
+        wrong = _foreign(status, self.folder.parent)
+        if wrong is None:
+            for path in self.folder.iterdir():
+                if _OWN_FILES.fullmatch(path.name) and not stat.S_ISREG(path.lstat().st_mode):
+                    wrong = f"holds {path.name}, which is not a file"
+        if wrong is not None:
+            raise UsageError(
+                f"{self.folder} {wrong}, so it is not the unfinished job of {self._output}: "
+                "remove it, or choose another --output."
+            )
+        return True
 
     @property
     def last_pts(self) -> int | None:
@@ -114,11 +151,12 @@ class Journal:
 
     def holds_frames(self) -> bool:
         """Whether an earlier job left closed segments that `begin` would throw away."""
-        return self.folder.is_dir() and len(self._lines()) > 1
+        return self._is_there() and len(self._lines()) > 1
 
     def record(self, segment: Segment) -> None:
         """Notes a closed segment once it is safe on the disk. Raises OSError."""
         _sync(self.folder / segment.file)
+        sync_folder(self.folder)
         if self._resumed:
             # Anew, as what a crash tore off the last line would spoil the next.
             self._rewrite([{"job": self._job}, *map(asdict, [*self.segments, segment])])
@@ -135,10 +173,17 @@ class Journal:
             self.segments.append(segment)
 
     def discard(self) -> None:
-        """Removes all of it, the journal last: killed on the way, what is left is still correct."""
-        for segment in self.folder.glob(_SEGMENTS):
-            segment.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes what jobs wrote, the journal last: killed on the way, what is left is still correct.
+
+        Raises UsageError for a folder that is a link or of another user.
+        """
+        if not self._is_there():
+            return
+        own = [path for path in self.folder.iterdir() if _OWN_FILES.fullmatch(path.name)]
+        for path in sorted(own, key=lambda path: path.name == _FILE):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()  # it stays if it holds anything else
 
     def _forget_replaced(self) -> None:
         if self._replaced is not None:
@@ -152,6 +197,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(self.folder / _FILE)
+        sync_folder(self.folder)
 
     def _append(self, line: dict[str, Any]) -> None:
         with (self.folder / _FILE).open("a", encoding="utf-8") as file:
@@ -159,14 +205,14 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _lines(self) -> list[Any]:
         try:
             text = (self.folder / _FILE).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        lines: list[dict[str, Any]] = []
+        lines: list[Any] = []
         # A last line torn by a crash was never promised.
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             lines.extend(json.loads(line) for line in text.splitlines())
         return lines
 
@@ -176,15 +222,72 @@ def unfinished_folder(output: Path) -> Path:
     return output.with_name(f".{output.name}.unfinished")
 
 
+def is_unfinished(output: Path) -> bool:
+    """Whether a job left a journal for `output`."""
+    return (unfinished_folder(output) / _FILE).exists()
+
+
+def _segment_of(line: object) -> Segment | None:
+    """The segment in a decoded line; None if a value is missing or of a kind that no job writes."""
+    if not isinstance(line, dict):
+        return None
+    file, pts, base = line.get("file"), line.get("pts"), line.get("time_base", "")
+    if not (isinstance(file, str) and _SEGMENT.fullmatch(file) and isinstance(base, str)):
+        return None
+    if not isinstance(pts, list) or not pts or len(set(map(str, pts))) != len(pts):
+        return None
+    if not all(type(value) is int and abs(value) < _LARGEST_PTS for value in pts):
+        return None
+    if base:
+        try:
+            if Fraction(base) <= 0:
+                return None
+        except (ValueError, ZeroDivisionError):
+            return None
+    return Segment(file, tuple(pts), base)
+
+
+def _foreign(status: os.stat_result, beside: Path) -> str | None:
+    """Why what has this status is not a folder that a job of this user made; None if it is."""
+    if stat.S_ISLNK(status.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISDIR(status.st_mode):
+        return "is not a folder"
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        # Network and FAT file systems give every file one owner, whoever made it.
+        with tempfile.TemporaryFile(dir=beside) as probe:
+            if os.fstat(probe.fileno()).st_uid != status.st_uid:
+                return "belongs to another user"
+    return None
+
+
 def _sync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _is_same_job(recorded: object, now: dict[str, str]) -> bool:
+    return isinstance(recorded, dict) and not _differing(recorded, now)
+
+
+def _differing(was: dict[str, Any], now: dict[str, str]) -> Sequence[str]:
+    """The entries that differ. Another spelling of the input's path does not, nor what was not recorded earlier."""
+    unrecorded = {"deinterlace": "False", "input_files": now.get("input_files")}
+    before = {key: value for key, value in unrecorded.items() if key in now} | was
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if "input" in differing and _is_same_input(before.get("input"), now.get("input", "")):
+        differing.remove("input")
+    return differing
+
+
+def _is_same_input(was: object, now: str) -> bool:
+    kind = "replay:" if now.startswith("replay:") else ""
+    path = Path(now.removeprefix(kind))
+    return isinstance(was, str) and path.is_file() and same_file(Path(was.removeprefix(kind)), path)
 
 
 def _difference(before: object, now: dict[str, str]) -> str:
     was = before if isinstance(before, dict) else {}
     if not was:
         return "another job, because its journal cannot be read"
-    return ", ".join(
-        f"{key} {was.get(key, 'unset')}" for key in {**was, **now} if was.get(key) != now.get(key)
-    )
+    return ", ".join(f"{key} {was.get(key, 'unset')}" for key in _differing(was, now))

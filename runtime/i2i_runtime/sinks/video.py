@@ -12,13 +12,15 @@ from threading import Lock
 import av.error
 
 from i2i_runtime.errors import SinkError, UsageError
-from i2i_runtime.files import reason_of
+from i2i_runtime.files import reason_of, refusal_of_target, same_file, sync_folder
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks.base import Sink, SinkOptions
 from i2i_runtime.sinks.encoder import CONTAINERS, choose_codec, choose_encoding, choose_segments
-from i2i_runtime.sinks.journal import Journal
+from i2i_runtime.sinks.journal import Journal, is_unfinished
+from i2i_runtime.sinks.lock import OutputLock
 from i2i_runtime.sinks.remux import Assembly
 from i2i_runtime.sinks.segments import SegmentWriter
+from i2i_runtime.sinks.stamp import put_stamp, read_stamp
 from i2i_runtime.sinks.stored import StoredFrames
 
 SEGMENT_FRAMES = 240
@@ -54,19 +56,22 @@ class VideoSink(Sink):
                 f"{path} does not have the suffix of a video that can be written: use one of "
                 f"{', '.join(CONTAINERS)}, or a folder for images."
             )
+        # An interrupted job leaves the partial file.
+        for target in (path, self._partial):
+            if (refusal := refusal_of_target(target, options.kept)) is not None:
+                raise UsageError(f"{target} {refusal}: choose another --output.")
         self._codec, self._notes = choose_codec(path, options)
         self._journal = Journal(path, options.job)
         try:
-            if options.resume:
-                self._journal.resume()
-            elif self._journal.holds_frames() and not options.restart:
-                raise UsageError(
-                    f"{path} has an unfinished job: use --resume to continue it or --restart to start over."
-                )
-            else:
-                self._journal.begin()
+            self._lock = OutputLock(path)
+            try:
+                self._begin()
+            except BaseException:
+                self._lock.release()
+                raise
         except OSError as error:
             raise self._failure(error) from error
+        self._notes += [self._lock.note] if self._lock.note else []
         self.done = self._journal.frames
         self._live = False
         self._recorded_to = self._journal.last_pts
@@ -74,6 +79,24 @@ class VideoSink(Sink):
         self._output: _Output | None = None
         self._finished = False
         self._working = Lock()
+
+    def _begin(self) -> None:
+        """Opens the journal: that of a new job, or of the unfinished one that is resumed."""
+        options = self._options
+        if options.resume:
+            if self._path.exists() and not is_unfinished(self._path):
+                raise UsageError(
+                    f"{self._path} exists and is not the output of this job (its input, engine or options were "
+                    "others, or an earlier version wrote it): omit --resume to write it again, or choose another "
+                    "--output."
+                )
+            self._journal.resume()
+        elif self._journal.holds_frames() and not options.restart:
+            raise UsageError(
+                f"{self._path} has an unfinished job: use --resume to continue it or --restart to start over."
+            )
+        else:
+            self._journal.begin()
 
     @property
     def notes(self) -> Sequence[str]:
@@ -109,7 +132,7 @@ class VideoSink(Sink):
     def _open(self, translated: Frame, source: Frame) -> _Output:
         """Decides how the whole file is written, from its first frame."""
         clip = source.clip
-        if clip is not None and self._path.exists() and self._path.samefile(clip.path):
+        if clip is not None and same_file(self._path, clip.path):
             raise SinkError(f"{self._path} would overwrite its own source: choose another --output.")
         encoding = choose_encoding(self._codec, self._options, translated, source)
         shift = self._gap(translated)
@@ -153,15 +176,20 @@ class VideoSink(Sink):
                     f"the alpha channel was dropped, because {self._codec} cannot hold one: "
                     "--codec prores_ks in a .mov or --codec ffv1 in a .mkv keeps it"
                 )
+            if self._options.stamp is not None and (self._live or not self._ended_early):
+                put_stamp(output.assembly.target, self._options.stamp)
             with output.assembly.target.open("rb") as file:
                 os.fsync(file.fileno())
             output.assembly.target.replace(self._path)
+            # Its name must be on the disk before the segments are gone.
+            sync_folder(self._path.parent)
             if self._options.resume or self._options.restart:
                 self._partial.unlink(missing_ok=True)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._failure(error) from error
         self._finished = True
         self._journal.discard()
+        self._lock.release()
 
     def close(self) -> None:
         # A user may give up while a slow disk still takes the last of it: what is recorded stays then.
@@ -169,6 +197,7 @@ class VideoSink(Sink):
             try:
                 self._close()
             finally:
+                self._lock.release()
                 self._working.release()
 
     def _close(self) -> None:
@@ -215,3 +244,11 @@ class VideoSink(Sink):
             f"{self._path} cannot be written ({reason_of(error)}): "
             f"check that the folder exists, is writable and has free space{self._how_to_resume()}."
         )
+
+
+def is_complete(target: Path, stamp: bytes) -> bool:
+    """Whether this video is the finished output of the job that `stamp` describes."""
+    try:
+        return target.is_file() and read_stamp(target) == stamp and not is_unfinished(target)
+    except OSError:
+        return False
