@@ -84,8 +84,9 @@ class EngineMetadata:
     """The properties of an engine, as stored in its file.
 
     `direction` reads `day -> night`. `macs` are multiply-adds of one frame at the smallest size in the policy
-    (convolutions and linear layers), `macs_per_pixel` the same per output pixel. `parity` holds the measured
-    figures of the export gate, for example `{"max_abs_255": 1.0, "psnr_db": 61.2}`.
+    (convolutions and linear layers), `macs_per_pixel` the same per output pixel of a frame of 1280x720, or of the
+    nearest size. `parity` holds the measured figures of the export gate, for example
+    `{"max_abs_255": 1.0, "psnr_db": 61.2}`.
     """
 
     name: str

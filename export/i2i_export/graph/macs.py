@@ -10,6 +10,8 @@ import onnx_ir as ir
 from i2i_runtime.metadata import FRAME, SizePolicy
 
 Shape = tuple[int, ...]
+USED_AT = (720, 1280)
+"""Height and width of the frame whose cost per pixel stands in the metadata."""
 
 
 def count_macs(model: onnx.ModelProto, height: int, width: int) -> int:
@@ -22,9 +24,20 @@ def count_macs(model: onnx.ModelProto, height: int, width: int) -> int:
 
 
 def cost_of(model: ir.Model, size: SizePolicy) -> tuple[int, float]:
-    """Multiply-adds of the smallest frame that the engine takes, and of each of its pixels."""
-    macs = count_macs(ir.to_proto(model), size.min_height, size.min_width)
-    return macs, macs / (size.min_height * size.min_width)
+    """Multiply-adds of the smallest frame that the engine takes, and per pixel of a frame as it is used.
+
+    That is 720 x 1280, or the nearest size that the engine takes: a border that the network adds to every frame is most
+    of the smallest one's cost.
+    """
+    proto = ir.to_proto(model)
+    height, width = (
+        min(max(-(-side // size.stride) * size.stride, least), most)
+        for side, least, most in zip(
+            USED_AT, (size.min_height, size.min_width), (size.max_height, size.max_width), strict=True
+        )
+    )
+    smallest = count_macs(proto, size.min_height, size.min_width)
+    return smallest, count_macs(proto, height, width) / (height * width)
 
 
 def infer_shapes(model: onnx.ModelProto, height: int, width: int) -> dict[str, Shape]:

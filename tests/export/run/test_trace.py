@@ -86,7 +86,9 @@ def test_macs_are_those_of_the_convolutions_and_the_linear_layer(painter_engine:
     # What reflection changes on the outermost lines: two pairs of lines, each met by a pair of kernels of 5.
     border = 2 * 2 * size * 16 * (2 * 8) * 5
     assert painter_engine.metadata.macs == wide + phases + border + 4 * 32
-    assert painter_engine.metadata.macs_per_pixel == painter_engine.metadata.macs / full
+    # The border counts less in a frame as it is used than in the smallest.
+    used = count_macs(painter_engine.to_proto(), 720, 1280) / (720 * 1280)
+    assert painter_engine.metadata.macs_per_pixel == used < painter_engine.metadata.macs / full
     assert count_macs(painter_engine.to_proto(), 128, 128) > 3.8 * painter_engine.metadata.macs
 
 
