@@ -20,7 +20,7 @@ from night_photo import STEPS, night_of, place_of_day
 
 from i2i_trainer.images import ImageFile, Pixels
 
-SIDE = 480
+SIDE = 400
 """Shorter side of what is rendered."""
 
 

@@ -49,9 +49,9 @@ class Darkness:
     """Strength of everything that gives light."""
 
 
-DUSK = Darkness(0.26, 0.15, (38, 54, 88), (112, 100, 108), 0.9)
-NIGHT = Darkness(0.12, 0.35, (9, 12, 20), (29, 28, 32), 2.0)
-DEEP = Darkness(0.05, 0.50, (4, 5, 9), (13, 13, 16), 1.6)
+DUSK = Darkness(0.26, 0.15, (38, 54, 88), (108, 98, 106), 1.5)
+NIGHT = Darkness(0.115, 0.35, (7, 9, 14), (22, 21, 23), 3.8)
+DEEP = Darkness(0.05, 0.50, (4, 5, 8), (11, 11, 13), 2.6)
 STEPS = {"dusk": DUSK, "night": NIGHT, "deep": DEEP}
 
 
@@ -227,7 +227,7 @@ def _lamps(image: Pixels, linear: Floats, sky: Floats) -> Floats:
     small = _excess(near - soft, 0.03, 0.14) * _excess(near, 0.25, 0.5) * _excess(rough, 0.02, 0.05)
     windows = np.maximum(large, small) * _excess(upright, 0.10, 0.35) * (1 - leafy) * ground
 
-    tail = _excess(red - np.maximum(green, blue), 60, 110) * ground
+    tail = _excess(red - np.maximum(green, blue), 80, 130) * ground
     tail = np.maximum(tail - cv2.morphologyEx(tail, cv2.MORPH_OPEN, _disc(side / 18)), 0)
     return np.asarray(
         0.45 * spots[..., None] * tint + 0.50 * windows[..., None] * WARM + 0.30 * tail[..., None] * RED,
