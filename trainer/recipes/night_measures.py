@@ -46,7 +46,7 @@ from i2i_trainer.metrics import flicker, kernel_distance
 HERE = Path(__file__).parent
 SIDE = 360
 """Shorter side at which everything is measured."""
-CLIP_FRAMES, STILLS = 60, 5
+CLIP_FRAMES, STILLS = 30, 5
 """Frames of a clip whose flicker is measured, and how many of them are measured as images."""
 BLACK, LIT = 8, 96
 GAMMA_POWER = 2.6
