@@ -1,24 +1,35 @@
-"""What every test relies on: Ctrl-C means an interrupt; and a stand-in for NVIDIA's driver for those of two rooms."""
+"""What every test relies on (Ctrl-C interrupts, the user's cache is empty), and a stand-in for NVIDIA's driver."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
+CACHE = pytest.StashKey[Path]()
 STRICT_DRIVER = Path(__file__).parent / "runtime" / "strict_driver"
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Restores SIGINT, which a shell ignores in what it starts in the background (`nohup make test &`).
 
     Python installs no handler over an ignored signal and child processes inherit the ignoring, so that a test
     which interrupts itself or a child would wait for ever. Every pytest-xdist worker passes here too.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What one run of the tests keeps in the user's cache must not reach another, nor the user.
+    os.environ["XDG_CACHE_HOME"] = str(
+        config.stash.setdefault(CACHE, Path(tempfile.mkdtemp(prefix="i2i-cache-")))
+    )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[CACHE], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -178,7 +178,7 @@ def _opened(
         return
     path = engine_path(engine)
     recorded = source.scheme in ("file", "test")
-    opened = open_engine(path, backend, threads, slots_for_throughput() if recorded else 1)
+    opened = open_engine(engine, backend, threads, slots_for_throughput() if recorded else 1)
     try:
         code = style_from_text(style, opened.metadata, path) if isinstance(style, str) else style
         style_file = Path(style) if isinstance(style, str) else None

@@ -119,7 +119,7 @@ def test_an_interrupt_that_a_library_turns_into_its_own_error_is_an_interrupt(en
         "import signal, os\n"
         "import i2i_runtime.engines as engines\n"
         "from i2i_runtime.cli.entry import stream\n"
-        "def broken(*given):\n"
+        "def broken(*given, **named):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt:\n"

@@ -57,7 +57,16 @@ def translation_from_options(options: StreamOptions, job: Job) -> Translation:
     path = engine_path(options.engine)
     # Live, each frame must come soon; otherwise only the number of frames per second counts.
     recorded = job.input.scheme in ("file", "test") and job.policy != "freshest"
-    engine = open_engine(path, options.backend, options.threads, slots_for_throughput() if recorded else 1)
+    size = job.source.size
+    engine = open_engine(
+        options.engine,
+        options.backend,
+        options.threads,
+        slots_for_throughput() if recorded else 1,
+        device=options.device,
+        size=None if size is None else (size[1], size[0]),
+        build=not options.no_build,
+    )
     try:
         style = None if options.style is None else style_from_text(options.style, engine.metadata, path)
     except BaseException:

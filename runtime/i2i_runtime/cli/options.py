@@ -63,6 +63,10 @@ class StreamOptions:
     """Frames per second requested from a camera, or given to images and scenes."""
     backend: Literal["tensorrt", "openvino", "onnxruntime"] | None = None
     """Back end; by default the fastest that this machine has."""
+    device: Literal["gpu", "npu", "cpu"] | None = None
+    """What computes; by default the fastest that this machine has."""
+    no_build: bool = False
+    """Uses TensorRT only if the plan was built before."""
     threads: int | None = None
     """Processor threads of the engine."""
     compare: bool = False

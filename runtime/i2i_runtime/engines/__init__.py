@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from i2i_runtime.engines.loading import loaded_in_time
+from i2i_runtime.engines.protocol import Backend, Engine, Processor
 from i2i_runtime.errors import EngineError
-from i2i_runtime.frame import Image
 from i2i_runtime.machine import usable_cores
-from i2i_runtime.metadata import EngineMetadata
 
-Backend: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime"]
+__all__ = ["MODELS", "Backend", "Engine", "Processor", "engine_path", "open_engine", "slots_for_throughput"]
 
 MODELS = Path(__file__).parent.parent / "models"
 """The engines that ship: `i2i-stream --engine NAME` finds NAME.onnx here."""
-
-
-class Engine(Protocol):
-    """A network that translates one frame at a time. `open_engine` opens one.
-
-    `backend` is the library and precision that run it ("openvino bf16"), `reason` says why it was chosen. `slots` is
-    how many threads may call `infer` at the same time.
-    """
-
-    metadata: EngineMetadata
-    backend: str
-    reason: str
-    slots: int
-
-    def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
-        """Translates `[H, W, 3] uint8 RGB`, full range, into the same shape; the caller owns the result.
-
-        Any H and W that the size policy allows after reflection padding to `stride`; the result is cropped back.
-        `style` is float32 `[1, S]`, None takes the engine's default. Raises EngineError.
-        """
-
-    def close(self) -> None:
-        """Frees the back end; `infer` must not be called afterwards."""
 
 
 def open_engine(
@@ -51,18 +19,35 @@ def open_engine(
     backend: Backend | None = None,
     threads: int | None = None,
     slots: int = 1,
+    *,
+    device: Processor | None = None,
+    size: tuple[int, int] | None = None,
+    build: bool = True,
 ) -> Engine:
     """Opens an engine file, or by name one that ships, on the fastest back end of this machine.
 
-    `threads` bounds the processor threads of the engine, None leaves it to the back end. With `slots` of 2 or more
-    a processor translates that many frames at the same time: more frames per second, each with more latency. A GPU has
-    its own slots. Raises EngineError.
+    `threads` bounds the processor threads of the engine, None leaves it to the back end. `slots` of 2 or more translate
+    that many frames at the same time: more frames per second, each with more latency. `device` restricts the choice to
+    what computes there. On a GPU with TensorRT a plan is built once, pinned to `size` (height, width) if that is given;
+    `build` False uses one that was built before. A `.plan` that does not exist is built from the `.onnx` beside it or
+    from the engine that ships under its name. Raises EngineError.
     """
-    path = engine_path(engine)
-    chosen, reason = (backend, f"--backend {backend}") if backend is not None else _choose(path)
-    if chosen == "tensorrt":  # a plan may be built first, which shows its own progress and takes its time
-        return _OPENERS[chosen](path, reason, threads, slots)
-    return loaded_in_time(path, lambda: _OPENERS[chosen](path, reason, threads, slots))
+    path = Path(engine)
+    if path.suffix == ".plan":
+        from i2i_runtime.engines.tensorrt.engine import open_tensorrt
+
+        if backend not in (None, "tensorrt") or device not in (None, "gpu"):
+            raise EngineError(
+                f"{path} runs on TensorRT and a GPU only: give its .onnx file, or leave out the back end."
+            )
+        return (
+            open_tensorrt(path, slots)
+            if path.is_file()
+            else _open_missing_plan(path, slots, size, build=build)
+        )
+    from i2i_runtime.engines.choice import Wish, choose
+
+    return choose(Wish(engine_path(engine), backend, device, threads, slots, size, build))
 
 
 def slots_for_throughput() -> int:
@@ -75,10 +60,13 @@ def slots_for_throughput() -> int:
 
 
 def engine_path(engine: str | Path) -> Path:
-    """The file behind a path or the name of an engine that ships. Raises EngineError."""
+    """The file behind a path or the name of an engine that ships. Raises EngineError.
+
+    For a `.plan` that does not exist, the `.onnx` file that it is built from.
+    """
     path = Path(engine)
     if path.suffix in (".onnx", ".plan"):
-        found = path
+        found = path if path.is_file() or path.suffix == ".onnx" else _source_of(path)
     elif path.suffix or len(path.parts) != 1:
         raise EngineError(
             f"{engine} is not an engine: give a .onnx or .plan file, or the name of one that ships "
@@ -95,46 +83,39 @@ def engine_path(engine: str | Path) -> Path:
     return found
 
 
+def _source_of(plan: Path) -> Path:
+    """The engine that a missing plan is built from: beside it, or else one that ships."""
+    beside = plan.with_suffix(".onnx")
+    return beside if beside.is_file() else MODELS / beside.name
+
+
+def _open_missing_plan(plan: Path, slots: int, size: tuple[int, int] | None, *, build: bool) -> Engine:
+    from i2i_runtime.engines.choice import what_runs_here
+    from i2i_runtime.engines.parity import require_parity
+    from i2i_runtime.engines.tensorrt.engine import open_tensorrt
+    from i2i_runtime.engines.tensorrt.plans import build_plan, cached_plan, plan_wanted
+
+    source = engine_path(plan)
+    beside = source.parent == plan.parent
+    try:
+        if beside and not build:
+            raise EngineError("--no-build")
+        wanted = plan_wanted(source, size)
+        built = build_plan(plan, wanted) if beside else cached_plan(wanted, build=build)
+    except EngineError as error:
+        raise EngineError(
+            f"{plan} does not exist and cannot be built from {source.name} here ({str(error).rstrip('.')}): "
+            f"`--engine {source if beside else source.stem}` runs the same engine on {what_runs_here(source)}."
+        ) from error
+    engine = open_tensorrt(built, slots)
+    try:
+        require_parity(engine, source, "TensorRT")
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
 def _shipped() -> str:
     names = sorted(file.stem for file in MODELS.glob("*.onnx"))
     return ", ".join(names) if names else "none in this installation"
-
-
-def _choose(path: Path) -> tuple[Backend, str]:
-    if path.suffix == ".plan":
-        return "tensorrt", "plans run on TensorRT only"
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return (
-            "onnxruntime",
-            f"the portable back end, because OpenVINO is for x86 and this is {platform.machine()}",
-        )
-    if find_spec("openvino") is None:
-        return "onnxruntime", "the portable back end, because openvino is not installed"
-    return "openvino", "the fastest back end on x86 processors"
-
-
-def _open_onnxruntime(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
-    from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
-
-    return OnnxRuntimeEngine(path, reason, threads, slots)
-
-
-def _open_openvino(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
-    if find_spec("openvino") is None:
-        raise EngineError("OpenVINO is not installed: pip install openvino, or leave out --backend.")
-    from i2i_runtime.engines.openvino import OpenVinoEngine
-
-    return OpenVinoEngine(path, reason, threads, slots)
-
-
-def _open_tensorrt(path: Path, reason: str, threads: int | None, slots: int) -> Engine:
-    from i2i_runtime.engines.tensorrt.engine import open_tensorrt
-
-    return open_tensorrt(path, slots)
-
-
-_OPENERS: dict[Backend, Callable[[Path, str, int | None, int], Engine]] = {
-    "onnxruntime": _open_onnxruntime,
-    "openvino": _open_openvino,
-    "tensorrt": _open_tensorrt,
-}

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor: the back end that runs everywhere, and the reference for the others."""
+"""ONNX Runtime: on the processor the back end that runs everywhere, and the reference for the others."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class OnnxRuntimeEngine:
         reason: str = "chosen by the caller",
         threads: int | None = None,
         slots: int = 1,
+        provider: str = "CPUExecutionProvider",
     ) -> None:
         contract.refuse_text(path)
-        session = _open_session(path, threads)
+        session = _open_session(path, threads, provider)
         try:
             described = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
             inputs, outputs = (
@@ -40,13 +41,15 @@ class OnnxRuntimeEngine:
             raise _unreadable(path, error) from error
         self.metadata = contract.parse_metadata(described, path)
         contract.check_interface(path, self.metadata, inputs, outputs)
-        self.slots = contract.granted_slots(self.metadata, slots)
+        on_processor = provider == "CPUExecutionProvider"
+        self.slots = contract.granted_slots(self.metadata, slots) if on_processor else 1
         if self.slots > 1:
             # Frames at the same time: each on its own threads, so that none waits for another.
-            session = _open_session(path, max(1, (threads or usable_cores()) // self.slots))
+            session = _open_session(path, max(1, (threads or usable_cores()) // self.slots), provider)
         self._session = session
         self._defaults = contract.default_inputs(self.metadata)
-        self.backend = f"onnxruntime {self.metadata.precision}"
+        where = "" if on_processor else f" {provider.removesuffix('ExecutionProvider').lower()}"
+        self.backend = f"onnxruntime{where} {self.metadata.precision}"
         self.reason = reason
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
@@ -68,7 +71,7 @@ class OnnxRuntimeEngine:
         del self._session
 
 
-def _open_session(path: Path, threads: int | None) -> Any:
+def _open_session(path: Path, threads: int | None, provider: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -76,10 +79,16 @@ def _open_session(path: Path, threads: int | None) -> Any:
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=[provider])
     # onnxruntime raises one class per status code, without a common base.
     except Exception as error:
         raise _unreadable(path, error) from error
+    if provider not in session.get_providers():  # it falls back to the processor without an error
+        raise EngineError(
+            f"ONNX Runtime could not start its {provider} for {path}: check that its libraries and the driver belong "
+            "together, or name --device cpu."
+        )
+    return session
 
 
 def _unreadable(path: Path, error: Exception) -> EngineError:

@@ -39,8 +39,11 @@ class OpenVinoEngine:
         reason: str = "chosen by the caller",
         threads: int | None = None,
         slots: int = 1,
+        device: str = "CPU",
     ) -> None:
+        """`device` is CPU, GPU or NPU, as OpenVINO calls them."""
         self._core = _core()
+        self._device = device
         contract.refuse_text(path)
         try:
             self._model = self._core.read_model(path)
@@ -63,17 +66,19 @@ class OpenVinoEngine:
         )
         self.slots = contract.granted_slots(self.metadata, slots)
         self._defaults = contract.default_inputs(self.metadata)
-        precision = self._precision()
-        self._properties = {
+        on_processor = device == "CPU"
+        precision = self._precision() if on_processor else "f16"
+        self._properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": precision,
             # One stream takes all threads for one frame; two side by side never wait for each other's threads.
             **({"PERFORMANCE_HINT": "LATENCY"} if self.slots == 1 else {"NUM_STREAMS": self.slots}),
-            # A limit on threads means several engines, and pinned they would share the first cores.
-            **({} if threads is None else {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}),
         }
+        if threads is not None and on_processor:
+            # A limit on threads means several engines, and pinned they would share the first cores.
+            self._properties |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         self._requests: dict[tuple[int, int], SimpleQueue[Any]] = {}
         self._lock = Lock()
-        self.backend = f"openvino {precision}"
+        self.backend = f"openvino {precision}" if on_processor else f"openvino {device.lower()} {precision}"
         self.reason = reason
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
@@ -109,8 +114,9 @@ class OpenVinoEngine:
                 model = self._model.clone()
                 if not self.metadata.size.is_fixed:
                     model.reshape({FRAME: [1, height, width, 3]})
-                arrange_rows(model)
-                compiled = self._core.compile_model(model, "CPU", self._properties)
+                if self._device == "CPU":
+                    arrange_rows(model)
+                compiled = self._core.compile_model(model, self._device, self._properties)
                 # Folders of images of many sizes must not pile up compiled networks.
                 if len(self._requests) >= 4:
                     self._requests.pop(next(iter(self._requests)))
@@ -124,6 +130,11 @@ class OpenVinoEngine:
         wanted = self.metadata.notes.get("openvino_precision", "bf16")
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return "bf16" if wanted == "bf16" and "BF16" in capabilities else "f32"
+
+
+def openvino_devices() -> list[str]:
+    """What OpenVINO can compute on here: `CPU`, `GPU`, `GPU.1`, `NPU`."""
+    return list(_core().available_devices)
 
 
 @cache
