@@ -41,7 +41,7 @@ class ExportOptions:
     style: str | None = None
     """`input` leaves the style to the runtime, `fixed:NAME` or `fixed:0.3,-1,...` bakes one in."""
     frames: Path | None = None
-    """Clip, or folder of clips or images, for the gate and to calibrate int8; rendered ones if not given."""
+    """Clip, or folder of clips or images, to compare on and to calibrate int8; a rendered street if not given."""
     name: str | None = None
     """Name written into the metadata; the output's name if not given."""
     licence: str = ""
@@ -62,14 +62,14 @@ class ExportOptions:
     arch: tuple[str, ...] = ()
     """GPU architectures of the plan, as sm_89; the GPU at hand if not given."""
     plugins: Literal["auto", "on", "off"] = "auto"
-    """Our kernels in a TensorRT plan: `auto` builds with and without, times both and keeps the faster."""
+    """Our kernels in a TensorRT plan: `auto` builds with and without, compares and times all, and keeps the fastest."""
     kernel_pack: Path | None = None
     """Folder of kernels built ahead of time; compiled here, with triton, if not given."""
     timing_cache: Path | None = None
-    """File in which TensorRT keeps what it timed, so that the next build of this network is quick."""
+    """File in which TensorRT keeps what it timed; one for this GPU and version in the user's cache if not given."""
     plan_file: Path | None = None
-    """Name of the plan, or a folder that is there; the name is made of size, precision, flavour, version and
-    architecture if not given."""
+    """Name of the plan, ENGINE.plan beside the engine if not given; or an existing folder, in which the name states
+    size, precision, flavour, version and architecture."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,8 @@ def _plan(options: ExportOptions, engine: Path, metadata: EngineMetadata, consol
         arch=options.arch,
         size=(wanted.max_height, wanted.max_width) if wanted.is_fixed else None,
         plugins=options.plugins,
+        half=options.precision is None,
+        frames=options.frames,
         kernel_pack=options.kernel_pack,
         timing_cache=options.timing_cache,
         console=console,

@@ -7,6 +7,7 @@ a flavour or version has is asked of its own classes, never of its version numbe
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ import onnx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from i2i_export.enginefile import atomic_file
 from i2i_export.errors import ExportError
 from i2i_runtime.engines.tensorrt.api import (
     Builder,
@@ -29,7 +29,10 @@ from i2i_runtime.engines.tensorrt.api import (
     progress_monitor,
 )
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT_RTX
+from i2i_runtime.files import reason_of, write_whole
 from i2i_runtime.metadata import FRAME, SizePolicy
+
+logger = logging.getLogger(__name__)
 
 TALLEST, WIDEST = 1088, 1920
 """A plan of dynamic size stops here unless told otherwise: its memory is laid out for the largest image."""
@@ -149,7 +152,7 @@ class PlanBuilder:
     ) -> None:
         self._trt = trt
         self._flavour = flavour
-        self._architectures = architectures
+        self.architectures = architectures
         self._timing_cache = timing_cache
         self._bar = bar
         self._log = LogBook(trt)
@@ -234,8 +237,8 @@ class PlanBuilder:
 
     def _set_architectures(self, config: BuilderConfig) -> None:
         known = getattr(self._trt, "ComputeCapability").__members__  # noqa: B009 - only this flavour has it
-        config.num_compute_capabilities = len(self._architectures)
-        for index, architecture in enumerate(self._architectures):
+        config.num_compute_capabilities = len(self.architectures)
+        for index, architecture in enumerate(self.architectures):
             config.set_compute_capability(known[architecture.replace("sm_", "SM")], index)
 
     @contextlib.contextmanager
@@ -246,14 +249,24 @@ class PlanBuilder:
         if self._timing_cache is None or self._flavour == TENSORRT_RTX:
             yield
             return
-        known = self._timing_cache.read_bytes() if self._timing_cache.exists() else b""
+        known = self._timing_cache.read_bytes() if self._timing_cache.is_file() else b""
         cache = config.create_timing_cache(known)
-        config.set_timing_cache(cache, False)
+        if not config.set_timing_cache(cache, False):
+            logger.info("%s is of another GPU or TensorRT and is started anew", self._timing_cache.name)
+            cache = config.create_timing_cache(b"")
+            config.set_timing_cache(cache, False)
         yield
         grown = bytes(cache.serialize())
-        if grown != known:
-            with atomic_file(self._timing_cache) as part:
-                part.write_bytes(grown)
+        if grown == known:
+            return
+        try:
+            write_whole(self._timing_cache, grown)
+        except OSError as error:  # the plan is built, and a cache is only a cache
+            logger.warning(
+                "The timing cache %s is not kept (%s): the next build measures again",
+                self._timing_cache,
+                reason_of(error),
+            )
 
 
 def supported_architectures(trt: Any) -> tuple[str, ...]:

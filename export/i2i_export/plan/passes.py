@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
+from i2i_export.errors import ExportError
 from i2i_export.graph.edit import Writer, simplify
 from i2i_export.graph.match import constant, fixed_size, nodes_of, only_reader, only_use, producer
 from i2i_export.passes.convolutions import crop_before_convolutions, join_equal_convolutions
@@ -50,12 +51,22 @@ def smallest_rewrite(
     kept: list[str] = []
     for name in PASSES:
         trial = rewritten(model, (name,))
-        structure = count(trial) if trial is not None and best is not None else None
+        structure = _counted(count, trial) if trial is not None and best is not None else None
         if trial is None or structure is None or best is None or not structure.is_smaller_than(best):
             continue
         model, best = trial, structure
         kept.append(name)
     return Rewritten(model, tuple(kept), before, best)
+
+
+def _counted(
+    count: Callable[[onnx.ModelProto], PlanStructure | None], trial: onnx.ModelProto
+) -> PlanStructure | None:
+    """The structure of a trial, None if TensorRT cannot build it: the network before the pass is there still."""
+    try:
+        return count(trial)
+    except ExportError:
+        return None
 
 
 def rewritten(model: onnx.ModelProto, names: tuple[str, ...]) -> onnx.ModelProto | None:

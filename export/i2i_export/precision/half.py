@@ -1,4 +1,4 @@
-"""A float32 engine as a half-precision one, as plain ONNX types: strongly typed builders take them as they stand.
+"""A float32 engine as a half-precision one, as plain ONNX types: strongly typed builders take them unchanged.
 
 Half precision goes into everything heavy: convolutions, linear layers, and InstanceNormalization, which stays one
 operator so that every engine accumulates its statistics in float32 inside the kernel (casts around it would double
@@ -60,6 +60,30 @@ def half_from_engine(
         raise ExportError(
             f"this engine is already {engine.metadata.precision}: give the float32 one that it was made from."
         )
+    half, report = _halved(engine, gate, style, "fp16")
+    half.metadata = replace(half.metadata, parity=report.figures())
+    return half, report
+
+
+def half_for_plan(
+    engine: EngineFile, gate: Sequence[Image], style: NDArray[np.float32] | None = None
+) -> EngineFile:
+    """A copy for a strongly typed builder: of a float32 engine in half precision, of an int8 one with half precision
+    around its codes, for which QuantizeLinear of opset 19 takes and gives half precision.
+
+    Raises as `half_from_engine`.
+    """
+    if engine.metadata.precision != "int8":
+        return _halved(engine, gate, style, "fp16")[0]
+    current = EngineFile(ir.from_proto(engine.to_proto()), engine.metadata)
+    # Of the operators that this project writes, opset 19 changes nothing but the types that the quantisers take.
+    current.model.opset_imports[""] = max(19, current.model.opset_imports[""])
+    return _halved(current, gate, style, "int8")[0]
+
+
+def _halved(
+    engine: EngineFile, gate: Sequence[Image], style: NDArray[np.float32] | None, precision: str
+) -> tuple[EngineFile, parity.Report]:
     model = ir.from_proto(engine.to_proto())
     ShapeInferencePass(data_prop=True)(model)
     made = {value.name for node in model.graph for value in node.outputs}
@@ -85,9 +109,11 @@ def half_from_engine(
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape, value.type = None, None
-    half = EngineFile(model, replace(engine.metadata, precision="fp16"))
+    half = EngineFile(model, replace(engine.metadata, precision=precision))
     report = parity.compare(
-        "fp16 against float32",
+        f"{precision} in half precision against the engine"
+        if precision != "fp16"
+        else "fp16 against float32",
         parity.OnnxTranslator(engine.to_proto()),
         parity.OnnxTranslator(half.to_proto()),
         gate,
@@ -95,7 +121,6 @@ def half_from_engine(
         style,
     )
     parity.require(report, "the fp16 engine", "some value leaves half precision's range, stay with fp32.")
-    half.metadata = replace(half.metadata, parity=report.figures())
     return half, report
 
 
@@ -120,7 +145,8 @@ def precision_of(model: ir.Model) -> Literal["fp32", "fp16"]:
 
 
 def _is_float(node: ir.Node) -> bool:
-    return any(value.dtype == ir.DataType.FLOAT for value in node.outputs)
+    """Whether a node makes floating values, or codes of them in the type of its step."""
+    return node.op_type == "QuantizeLinear" or any(value.dtype == ir.DataType.FLOAT for value in node.outputs)
 
 
 def _wide_nodes(model: ir.Model) -> set[ir.Node]:

@@ -22,6 +22,7 @@ from i2i_export.plan.builder import (
     supported_architectures,
 )
 from i2i_export.plan.candidates import plan_from_onnx, plan_summary
+from i2i_export.plan.forms import portable
 from i2i_runtime.engines.tensorrt.manifest import read_manifest, sha256_of, sidecar_path
 from i2i_runtime.errors import EngineError
 from i2i_runtime.metadata import SizePolicy
@@ -39,8 +40,8 @@ def engine_file(network: Any, bodies: Any, write_engine_file: Callable[..., Path
     return write_engine_file(network().engine(bodies["student"](1, 16), 64, 96), SizePolicy.fixed(64, 96))
 
 
-def plan(path: Path, **options: Any) -> Path:
-    return plan_from_onnx(path, **{"target": "tensorrt-rtx", "arch": "sm_89", **options})
+def plan(path: Path, out: Path | None = None, **options: Any) -> Path:
+    return plan_from_onnx(path, out, **{"target": "tensorrt-rtx", "arch": "sm_89", **options})
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -56,7 +57,7 @@ def test_the_flavour_names_its_own_architectures(rtx: Any) -> None:
 
 
 def test_one_plan_may_serve_several_architectures(engine_file: Path) -> None:
-    built = plan(engine_file, arch=("sm_86", "sm_120", "sm_86"))
+    built = plan(engine_file, engine_file.parent, arch=("sm_86", "sm_120", "sm_86"))
     assert built.name.endswith(".sm_86+sm_120.plan")
     assert read_manifest(built)[1].architectures == ("sm_86", "sm_120")
 
@@ -73,7 +74,10 @@ def test_a_dynamic_plan_allocates_nothing_by_itself(
 def test_the_plan_and_its_sidecar_say_what_they_are(engine_file: Path, rtx: Any) -> None:
     built = plan(engine_file)
     version = ".".join(rtx.__version__.split(".")[:3])
-    assert built == engine_file.with_name(f"night.96x64.fp16.rtx-{version}.sm_89.plan")
+    assert built == engine_file.with_suffix(".plan")
+    detailed = plan(engine_file, engine_file.parent)
+    assert detailed == engine_file.with_name(f"night.96x64.fp16.rtx-{version}.sm_89.plan")
+    assert detailed.read_bytes() == built.read_bytes()
     metadata, manifest = read_manifest(built)
     assert metadata.size == SizePolicy.fixed(64, 96)
     assert manifest.flavour == "tensorrt-rtx"
@@ -138,10 +142,10 @@ def test_local_functions_are_inlined(network: Any, bodies: Any, build: Callable[
     for node in model.graph.node:
         if node.op_type == "Relu":
             node.op_type, node.domain = "Ramp", "i2i"
-    portable = candidates._portable(model, profile_from_policy(SizePolicy.fixed(64, 64)))
-    assert not portable.functions
-    assert {node.domain for node in portable.graph.node} == {""}
-    assert build(portable)
+    inlined = portable(model, profile_from_policy(SizePolicy.fixed(64, 64)))
+    assert not inlined.functions
+    assert {node.domain for node in inlined.graph.node} == {""}
+    assert build(inlined)
 
 
 def test_an_unknown_operator_is_named_and_nothing_is_left_behind(

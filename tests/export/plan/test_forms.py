@@ -1,10 +1,9 @@
-"""Which form of a network full TensorRT keeps, on a fake builder and a fake clock: the choice, not
-TensorRT.
-"""
+"""Which form of a network full TensorRT keeps, on a fake builder and a fake GPU: the choice, not TensorRT."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,14 +13,20 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from i2i_export import parity
 from i2i_export.errors import ExportError
-from i2i_export.parity import ParityError
-from i2i_export.plan import candidates
+from i2i_export.parity import OnnxTranslator, ParityError
+from i2i_export.plan import candidates, examine, forms, selection
+from i2i_export.plan.builder import BuildBar, FrameProfile, PlanBuilder
 from i2i_export.plan.candidates import plan_from_onnx, plan_summary
+from i2i_export.plan.child import PluginBuild
+from i2i_export.plan.timing_cache import default_timing_cache
 from i2i_export.plugins.lowering import PluginNetwork, network_with_plugins
 from i2i_runtime.engines.tensorrt.device import DeviceFacts
-from i2i_runtime.engines.tensorrt.manifest import read_manifest
-from i2i_runtime.metadata import SizePolicy
+from i2i_runtime.engines.tensorrt.manifest import PluginRecord, read_manifest
+from i2i_runtime.errors import EngineError
+from i2i_runtime.frame import Image
+from i2i_runtime.metadata import EngineMetadata, SizePolicy
 
 FACTS = DeviceFacts("Fake GPU", "sm_87", "13.0", 8 << 30, 4 << 30, shares_memory=True)
 
@@ -49,13 +54,14 @@ class FakeBuilderTensorRT:
         self.profiles: list[tuple[Any, ...]] = []
         self.caches: list[bytes] = []
         self.fails = False
+        self.refused_cache: bytes | None = None
 
     def Builder(self, logger: Any) -> Any:
         return SimpleNamespace(
             create_network=self._network,
             create_builder_config=lambda: SimpleNamespace(
                 create_timing_cache=self._cache,
-                set_timing_cache=lambda cache, ignore_mismatch: True,
+                set_timing_cache=lambda cache, ignore_mismatch: cache.known != self.refused_cache,
                 add_optimization_profile=self.profiles.append,
             ),
             create_optimization_profile=lambda: SimpleNamespace(
@@ -70,7 +76,8 @@ class FakeBuilderTensorRT:
 
     def _cache(self, known: bytes) -> Any:
         self.caches.append(known)
-        return SimpleNamespace(serialize=lambda: b"timings")
+        kept = known if known == self.refused_cache else b"timings"
+        return SimpleNamespace(known=known, serialize=lambda: kept)
 
     def _build(self, network: Any, config: Any) -> bytes | None:
         config.progress_monitor.phase_start("Building engine", None, 2)
@@ -90,21 +97,70 @@ class FakeBuilderTensorRT:
         return SimpleNamespace(parse=parse, num_errors=0)
 
 
+@dataclass
+class FakeGPU:
+    """Runs each form as the engine itself would, unless told otherwise, and says how long it took."""
+
+    engine: Path | None = None
+    garbage: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    unbuilt: tuple[str, ...] = ()
+    times: dict[str, float] = field(default_factory=dict)
+    looked_at: list[tuple[str, list[tuple[int, ...]]]] = field(default_factory=list)
+    timed: list[str] = field(default_factory=list)
+
+    def translate(self, target: str, plan: bytes, metadata: EngineMetadata, frames: Any) -> list[Image]:
+        name = form_of(plan)
+        self.looked_at.append((name, [frame.shape for frame in frames]))
+        if name in self.broken:
+            raise ExportError("its process ended by SIGSEGV (it said nothing)")
+        assert self.engine is not None
+        translator = OnnxTranslator(onnx.load(str(self.engine)))
+        images = [translator.translate(frame, None).image for frame in frames]
+        return [np.flip(image, 1).copy() for image in images] if name in self.garbage else images
+
+    def latencies(self, openers: Any, frame: Image) -> list[float | None]:
+        names = [form_of(opener.args[0]) for opener in openers]
+        self.timed += names
+        return [self.times.get(name) for name in names]
+
+
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeBuilderTensorRT:
-    """A full TensorRT on an Orin, both fake."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
+    gpu = FakeGPU()
+    monkeypatch.setattr(selection, "translate_in_child", gpu.translate)
+    monkeypatch.setattr(selection, "latencies_ms", gpu.latencies)
+    return gpu
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: FakeGPU) -> FakeBuilderTensorRT:
+    """A full TensorRT on an Orin, both fake; plugin forms are built in this process."""
     fake = FakeBuilderTensorRT()
+
+    def build_here(model: onnx.ModelProto, job: PluginBuild) -> tuple[bytes, tuple[PluginRecord, ...]]:
+        if job.kind in gpu.unbuilt:
+            raise ExportError("TensorRT could not build a plan")
+        network = forms.plugin_networks(model)[job.kind]
+        profile = FrameProfile(job.smallest, job.usual, job.largest)
+        cache = None if job.timing_cache is None else Path(job.timing_cache)
+        with BuildBar(None) as bar:
+            builder = PlanBuilder(fake, job.target, (job.architecture,), timing_cache=cache, bar=bar)  # type: ignore[arg-type]
+            plan = builder.build(network.model, profile, origin=job.origin)
+        return plan, tuple(PluginRecord(f"i2i::{name}", "0" * 64) for name in network.kernels)
+
     monkeypatch.setattr(candidates, "load_tensorrt", lambda target: fake)
     monkeypatch.setattr(candidates, "find_device_facts", lambda: FACTS)
-    monkeypatch.setattr(candidates, "compile_kernels", lambda network, arch, pack: {})
-    monkeypatch.setattr(candidates, "register_plugins", lambda network, kernels: None)
+    monkeypatch.setattr(selection, "build_in_child", build_here)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 
 
 @pytest.fixture
-def engine_file(network: Any, bodies: Any, write_engine_file: Callable[..., Path]) -> Path:
+def engine_file(network: Any, bodies: Any, write_engine_file: Callable[..., Path], gpu: FakeGPU) -> Path:
     model = network().engine(bodies["resnet"](1, 16), 96, 96, float_end=True)
-    return write_engine_file(model, SizePolicy.fixed(96, 96))
+    gpu.engine = write_engine_file(model, SizePolicy.fixed(96, 96))
+    return gpu.engine
 
 
 def form_of(plan: bytes) -> str:
@@ -116,14 +172,11 @@ def form_of(plan: bytes) -> str:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def clock(gpu: FakeGPU) -> Callable[..., None]:
     """Sets the milliseconds of each form."""
 
     def set_times(**times: float) -> None:
-        def time_plan_ms(trt: Any, target: str, plan: bytes, *_: Any) -> float:
-            return times[form_of(plan).replace(" ", "_")]
-
-        monkeypatch.setattr(candidates, "time_plan_ms", time_plan_ms)
+        gpu.times = {name.replace("_", " "): time for name, time in times.items()}
 
     return set_times
 
@@ -135,7 +188,9 @@ def test_the_fastest_form_is_kept_and_all_are_recorded(
     times = {"plain": 4.0, "rewritten": 3.0, "plugins": 2.5, "convolution_plugins": 2.0}
     clock(**{**times, fastest.replace(" ", "_"): 1.0})
     built = plan_from_onnx(engine_file)
-    assert built.name == "night.96x96.fp16.trt-10.16.1.sm_87.plan"
+    assert built == engine_file.with_suffix(".plan")
+    folder = engine_file.parent / "plans"
+    assert plan_from_onnx(engine_file, folder).name == "night.96x96.fp16.trt-10.16.1.sm_87.plan"
     assert form_of(built.read_bytes()) == fastest
     manifest = read_manifest(built)[1]
     assert [candidate.form for candidate in manifest.candidates] == [
@@ -144,7 +199,8 @@ def test_the_fastest_form_is_kept_and_all_are_recorded(
     assert [candidate.form for candidate in manifest.candidates if candidate.kept] == [fastest]
     assert all(candidate.latency_ms for candidate in manifest.candidates)
     assert (manifest.gpu, manifest.driver) == ("Fake GPU", "13.0")
-    assert f"{fastest} (1.00 ms, kept)" in plan_summary(built)
+    assert all(candidate.psnr_db == 99.0 for candidate in manifest.candidates)
+    assert f"{fastest} (PSNR 99.0 dB, 1.00 ms, kept)" in plan_summary(built)
     assert set(fake.flags) == {2}, "strongly typed, by the flag's own number"
 
 
@@ -159,20 +215,94 @@ def test_plugins_on_and_off_build_what_they_say(
     ]
 
 
-def test_auto_notes_why_plugins_were_left_out(
-    engine_file: Path,
+def test_a_form_with_another_image_is_dropped_however_fast_it_is(
+    engine_file: Path, fake: FakeBuilderTensorRT, gpu: FakeGPU, clock: Callable[..., None]
+) -> None:
+    clock(plain=4, rewritten=0.1, plugins=3, convolution_plugins=0.1)
+    gpu.garbage = ("rewritten", "convolution plugins")
+    built = plan_from_onnx(engine_file)
+    assert form_of(built.read_bytes()) == "plugins"
+    found = {candidate.form: candidate for candidate in read_manifest(built)[1].candidates}
+    for name in gpu.garbage:
+        assert found[name].latency_ms is None
+        assert (found[name].psnr_db or 99) < 45
+        assert "differ too much on this GPU" in found[name].note
+        assert "PSNR >= 45 dB" in found[name].note
+    assert gpu.timed == ["plain", "plugins"]
+    assert {tuple(shapes) for _, shapes in gpu.looked_at} == {((96, 96, 3), (96, 96, 3))}
+
+
+def test_a_form_that_cannot_be_built_or_run_is_a_note(
+    engine_file: Path, fake: FakeBuilderTensorRT, gpu: FakeGPU, clock: Callable[..., None]
+) -> None:
+    clock(plain=4, rewritten=2)
+    gpu.unbuilt, gpu.broken = ("plugins",), ("convolution plugins",)
+    built = plan_from_onnx(engine_file)
+    assert form_of(built.read_bytes()) == "rewritten"
+    notes = {candidate.form: candidate.note for candidate in read_manifest(built)[1].candidates}
+    assert notes == {
+        "plain": "",
+        "rewritten": "",
+        "plugins": "TensorRT could not build a plan",
+        "convolution plugins": "its process ended by SIGSEGV (it said nothing)",
+    }
+
+
+def test_without_a_form_that_gives_the_image_there_is_no_plan(
+    engine_file: Path, fake: FakeBuilderTensorRT, gpu: FakeGPU
+) -> None:
+    gpu.garbage, gpu.broken = ("plain",), ("rewritten",)
+    with pytest.raises(
+        ExportError, match=r"gives no TensorRT plan \(plain: its images .*; rewritten: its process"
+    ):
+        plan_from_onnx(engine_file, plugins="off")
+    assert not list(engine_file.parent.glob("*.plan*"))
+
+
+def test_a_form_without_memory_beside_the_others_is_the_last_choice(
+    engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None]
+) -> None:
+    clock(plain=9)
+    manifest = read_manifest(plan_from_onnx(engine_file, plugins="off"))[1]
+    assert [(one.form, one.kept, one.latency_ms) for one in manifest.candidates] == [
+        ("plain", True, 9),
+        ("rewritten", False, None),
+    ]
+    assert "was not timed" in manifest.candidates[1].note
+
+
+def test_a_float32_engine_is_also_tried_in_half_precision(
+    network: Any,
+    bodies: Any,
+    write_engine_file: Callable[..., Path],
     fake: FakeBuilderTensorRT,
-    clock: Callable[..., None],
+    gpu: FakeGPU,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(network: Any, architecture: str, pack: Any) -> Any:
-        raise ExportError("the kernel pack has no norm_apply")
+    model = network(np.float32).engine(bodies["resnet"](1, 16), 96, 96)
+    gpu.engine = write_engine_file(model, SizePolicy.fixed(96, 96), precision="fp32")
+    fastest_last = dict(zip(("plain", "rewritten", "plugins"), (3.0, 2.0, 1.0), strict=True))
+    gpu.times = {**fastest_last, "convolution plugins": 9.0}
+    metadata, manifest = read_manifest(plan_from_onnx(gpu.engine))
+    assert [candidate.form for candidate in manifest.candidates] == [
+        *("plain", "rewritten", "half plain", "half rewritten", "plugins", "convolution plugins")
+    ]
+    assert metadata.precision == "fp16", "plugins are made of the half one"
+    metadata, manifest = read_manifest(plan_from_onnx(gpu.engine, half=False, plugins="off"))
+    assert [candidate.form for candidate in manifest.candidates] == ["plain", "rewritten"]
+    assert metadata.precision == "fp32"
+    monkeypatch.setattr(parity, "HALF_PRECISION", parity.Bound(psnr_db=99))
+    manifest = read_manifest(plan_from_onnx(gpu.engine, plugins="off", half=True))[1]
+    assert "differs too much" in manifest.candidates[-1].note
+    assert manifest.candidates[-1].form == "half plain"
 
+
+def test_auto_notes_why_plugins_were_left_out(
+    engine_file: Path, fake: FakeBuilderTensorRT, gpu: FakeGPU, clock: Callable[..., None]
+) -> None:
     clock(plain=2, rewritten=1)
-    monkeypatch.setattr(candidates, "compile_kernels", refuse)
-    notes = [candidate.note for candidate in read_manifest(plan_from_onnx(engine_file))[1].candidates]
-    assert notes == ["", "", "the kernel pack has no norm_apply", "the kernel pack has no norm_apply"]
-    with pytest.raises(ExportError, match="kernel pack has no"):
+    gpu.unbuilt = ("plugins", "convolution plugins")
+    with pytest.raises(ExportError, match=r"plugins: TensorRT could not build"):
         plan_from_onnx(engine_file, plugins="on")
     fake.__version__ = "10.3.0"
     built = read_manifest(plan_from_onnx(engine_file))[1].candidates
@@ -196,7 +326,7 @@ def test_a_plugin_form_with_another_image_is_refused_with_the_table(
         return found
 
     clock(plain=2, rewritten=1)
-    monkeypatch.setattr(candidates, "network_with_plugins", damaged)
+    monkeypatch.setattr(forms, "network_with_plugins", damaged)
     built = read_manifest(plan_from_onnx(engine_file))[1].candidates
     notes = [candidate.note for candidate in built if "plugins" in candidate.form]
     assert len(notes) == 2
@@ -211,10 +341,14 @@ def test_a_plugin_form_with_another_image_is_refused_with_the_table(
 
 
 def test_a_network_without_norms_has_one_form(
-    network: Any, bodies: Any, write_engine_file: Callable[..., Path], fake: FakeBuilderTensorRT
+    network: Any,
+    bodies: Any,
+    write_engine_file: Callable[..., Path],
+    fake: FakeBuilderTensorRT,
+    gpu: FakeGPU,
 ) -> None:
     body = bodies["resnet"](1, 16, pad="zero", norms=False)
-    path = write_engine_file(network().engine(body, 64, 64), SizePolicy.fixed(64, 64))
+    gpu.engine = path = write_engine_file(network().engine(body, 64, 64), SizePolicy.fixed(64, 64))
     (only,) = read_manifest(plan_from_onnx(path))[1].candidates
     assert (only.form, only.kept, only.latency_ms) == ("plain", True, None)
     with pytest.raises(ExportError, match="no norm that our kernels do"):
@@ -231,16 +365,51 @@ def test_the_timing_cache_is_read_and_kept(
     assert fake.caches == [b"", b"timings"]
 
 
+def test_timings_of_another_device_are_started_anew_and_kept(
+    engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None], tmp_path: Path
+) -> None:
+    clock(plain=2, rewritten=1)
+    cache = tmp_path / "timings.cache"
+    cache.write_bytes(b"of another GPU")
+    fake.refused_cache = b"of another GPU"
+    plan_from_onnx(engine_file, plugins="off", timing_cache=cache)
+    assert cache.read_bytes() == b"timings", "the old bytes are not written again"
+    assert fake.caches == [b"of another GPU", b"", b"timings"]
+
+
+def test_every_build_of_a_gpu_and_version_shares_a_timing_cache(
+    engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None], tmp_path: Path
+) -> None:
+    clock(plain=2, rewritten=1, plugins=3, convolution_plugins=3)
+    plan_from_onnx(engine_file)
+    cache = default_timing_cache("Fake GPU", "10.16.1.11")
+    assert cache == tmp_path / "cache" / "i2i-stream" / "timing" / "fake-gpu.trt-10.16.1.11.cache"
+    assert cache.read_bytes() == b"timings"
+    assert fake.caches == [b"", *[b"timings"] * 3], "also the forms that are built in another process"
+
+
+def test_a_cache_that_cannot_be_written_costs_no_plan(
+    engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    clock(plain=2, rewritten=1)
+    blocked = engine_file.parent / "file"
+    blocked.write_bytes(b"")
+    assert plan_from_onnx(engine_file, plugins="off", timing_cache=blocked / "timings.cache").exists()
+    assert "is not kept" in caplog.text
+
+
 def test_a_dynamic_engine_gets_one_profile(
     network: Any,
     bodies: Any,
     write_engine_file: Callable[..., Path],
     fake: FakeBuilderTensorRT,
+    gpu: FakeGPU,
     clock: Callable[..., None],
 ) -> None:
     clock(plain=1, rewritten=2)
     policy = SizePolicy(stride=4, min_height=64, max_height=512, min_width=64, max_width=512)
     path = write_engine_file(network(np.float16).engine(bodies["resnet"](1, 16), "H", "W"), policy)
+    gpu.engine = path
     plan_from_onnx(path, plugins="off")
     assert fake.profiles[0] == ("frame", (1, 64, 64, 3), (1, 512, 512, 3), (1, 512, 512, 3))
 
@@ -248,8 +417,8 @@ def test_a_dynamic_engine_gets_one_profile(
 @pytest.mark.parametrize(
     ("facts", "arch", "sentence"),
     [
-        (None, None, "only on the GPU that will run them and there is none here"),
-        (FACTS, "sm_89", "only for the GPU at hand, which is sm_87, not sm_89"),
+        (None, None, "only on the GPU that will run them, and no GPU was found here"),
+        (FACTS, "sm_89", "only for this machine's GPU, which is sm_87, not sm_89"),
     ],
 )
 def test_full_tensorrt_builds_for_the_gpu_at_hand(
@@ -270,3 +439,32 @@ def test_a_failed_build_leaves_nothing(engine_file: Path, fake: FakeBuilderTenso
     with pytest.raises(ExportError, match="was parsed, but TensorRT could not build a plan"):
         plan_from_onnx(engine_file, plugins="off")
     assert [entry.name for entry in engine_file.parent.iterdir()] == ["night.onnx"]
+
+
+class Stopwatch:
+    """A plan that is open; says when it is run and when it is closed."""
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.name, self.events = name, events
+
+    def infer(self, image: Image, style: Any = None) -> Image:
+        self.events.append(self.name)
+        return image
+
+    def close(self) -> None:
+        self.events.append(f"{self.name} closed")
+
+
+def test_plans_are_timed_in_turn_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examine, "_WARM_UP_S", 0.0)
+    monkeypatch.setattr(examine, "_ROUNDS", 2)
+    events: list[str] = []
+
+    def without_memory() -> Any:
+        raise EngineError("there is too little device memory")
+
+    openers = [lambda: Stopwatch("a", events), without_memory, lambda: Stopwatch("b", events)]
+    times = examine.latencies_ms(openers, np.zeros((4, 4, 3), np.uint8))
+    assert [time is not None for time in times] == [True, False, True]
+    # Each is run before anything is timed; each timed run follows one that warms the caches up again.
+    assert events == [*"ab", *"aabbaabb", "a closed", "b closed"]

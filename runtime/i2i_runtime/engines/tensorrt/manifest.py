@@ -37,8 +37,9 @@ class PluginRecord:
 class Candidate:
     """One form of the network that was built, and what was found; None where it could not be found out.
 
-    `form` is `plain`, `rewritten` or `plugins`. Launches and megabytes per frame are read from the plan's own
-    text (TensorRT for RTX only); the latency is the median on the device that built it.
+    `form` is a name such as `plain`, `rewritten` or `plugins`. Launches and megabytes per frame are read from the
+    plan's own text (TensorRT for RTX only). The latency is the median on the device that built it; the PSNR is that of
+    the worse of two frames there, against the ONNX engine.
     """
 
     form: str
@@ -46,6 +47,7 @@ class Candidate:
     launches: int | None = None
     megabytes: float | None = None
     latency_ms: float | None = None
+    psnr_db: float | None = None
     note: str = ""
 
 
