@@ -198,7 +198,8 @@ def _refuse_what_a_run_settles(options: ExportOptions) -> None:
 
 def _is_as_it_is(options: ExportOptions) -> bool:
     """Whether the engine itself stays as it is, as for a plan or a model repository alone."""
-    return not (options.precision or options.guided or options.name or options.licence)
+    is_changed = options.precision in ("fp16", "int8") or options.guided or options.name or options.licence
+    return not is_changed
 
 
 def _plan(options: ExportOptions, engine: Path, metadata: EngineMetadata, console: Console) -> Path:

@@ -211,8 +211,8 @@ class PlanBuilder:
             described = " ".join(error.desc().split()).rstrip(".")
             reason = f"node {error.node_name() or '(unnamed)'} ({error.node_operator()}): {described}"
         raise ExportError(
-            f"{origin} cannot become a TensorRT plan: TensorRT does not support all of its operators ({reason}). "
-            f"Replace that operator, or run the ONNX file with `i2i-stream --engine {origin}`."
+            f"{origin} cannot become a TensorRT plan, because TensorRT does not support an operator of it ({reason}): "
+            f"replace that operator, or run the ONNX file with `i2i-stream --engine {origin}`."
         )
 
     def _lay_channels_last(self, network: Network) -> None:

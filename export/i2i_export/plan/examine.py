@@ -76,6 +76,15 @@ class Examination:
         )
 
     @cached_property
+    def obstacle(self) -> str:
+        """Why the engine itself does not run here and nothing can be compared with it; empty if it does."""
+        try:
+            _ = self._wanted
+        except ExportError as error:
+            return str(error)
+        return ""
+
+    @cached_property
     def _wanted(self) -> _Recorded:
         translator = parity.OnnxTranslator(self._engine.to_proto())
         style = default_style(self._engine.metadata)

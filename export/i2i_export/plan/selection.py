@@ -112,15 +112,20 @@ class Selection:
 
     def _attempt(self, build: Callable[[], Built], name: str) -> Built | None:
         """The form's plan if it is built, runs and gives the engine's image; else a note on why not."""
-        candidate = Candidate(name, kept=False)
+        candidate, looks = Candidate(name, kept=False), self.examination
         try:
+            if looks is not None and looks.obstacle and name != "plain":
+                raise ExportError(f"it cannot be compared with the engine: {looks.obstacle}")
             built = build()
             candidate = built.candidate
-            if self.examination is not None:
-                images = translate_in_child(self.target, built.plan, self.metadata, self.examination.frames)
-                report = self.examination.compare(name, images)
-                candidate = replace(candidate, psnr_db=round(report.psnr_db, 2))
-                require_same(report)
+            if looks is not None:
+                images = translate_in_child(self.target, built.plan, self.metadata, looks.frames)
+                if looks.obstacle:
+                    candidate = replace(candidate, note=f"was not compared with the engine: {looks.obstacle}")
+                else:
+                    report = looks.compare(name, images)
+                    candidate = replace(candidate, psnr_db=round(report.psnr_db, 2))
+                    require_same(report)
         except (ExportError, EngineError) as error:
             self.candidates.append(replace(candidate, note=str(error)))
             return None

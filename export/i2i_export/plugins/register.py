@@ -2,7 +2,7 @@
 
 TensorRT asks Python for shapes, layouts, grid and kernel text while it builds; the plan then holds all of it
 and needs neither Python nor a plugin library (TensorRT 10.9 and later, `tensorrt.plugin`). Building needs no
-triton where a kernel pack is given.
+triton if a kernel pack is given.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _registered: set[str] = set()
 
 
 def why_no_plugins(flavour: str, version: str) -> str | None:
-    """Why this TensorRT takes no ahead-of-time plugins, None where it does."""
+    """Why this TensorRT takes no ahead-of-time plugins, None if it does."""
     if flavour == TENSORRT_RTX:
         return "TensorRT for RTX takes no ahead-of-time plugins"
     release = tuple(int(part) for part in version.split(".")[:2])
@@ -40,7 +40,7 @@ def why_no_plugins(flavour: str, version: str) -> str | None:
             "JetPack 7 has"
         )
     if release == (10, 14):
-        return f"ahead-of-time plugins are broken in TensorRT 10.14 and this is {version}; 10.15 mends them"
+        return f"ahead-of-time plugins are broken in TensorRT 10.14 and this is {version}; 10.15 fixes them"
     return None
 
 
@@ -86,7 +86,7 @@ def _register(
     def sizes_from(tensors: tuple[Any, ...]) -> dict[str, Any]:
         """N, C, H and W of the image, as TensorRT's symbolic dimensions."""
         sizes = {"cdiv": quick.cdiv}
-        if size is not None:  # the image is no input: its size is part of the plugin's name
+        if size is not None:  # the image is not an input: its size is part of the plugin's name
             moments = tensors[names.index("partials_ptr")].shape_expr
             return {**sizes, "N": moments[0], "C": moments[3], "H": size[0], "W": size[1]}
         image = tensors[names.index("x_ptr")].shape_expr

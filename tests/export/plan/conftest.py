@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,3 +294,29 @@ def build(rtx: Any) -> Callable[..., bytes]:
 def count(build: Callable[..., bytes]) -> Callable[[onnx.ModelProto], PlanStructure | None]:
     """The structure of the RTX plan of a model."""
     return lambda model: structure_from_plan(build(model))
+
+
+@pytest.fixture
+def negative(network: Any, bodies: Any, write_engine_file: Callable[..., Path]) -> Path:
+    """An engine that gives the negative of a frame, as the fake does; its norms and convolutions count for nothing."""
+    resnet = bodies["resnet"](1, 16)
+
+    def body(net: NetworkWriter, x: str) -> str:
+        nothing = net("Mul", resnet(net, x), net.weight(np.zeros(1, net.dtype)))
+        return net("Sub", nothing, x)
+
+    return write_engine_file(network().engine(body, 64, 64, float_end=True), SizePolicy.fixed(64, 64))
+
+
+@pytest.fixture
+def fake_gpu(strict_driver: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that sees a fake TensorRT, which builds too, on the strict driver."""
+    pytest.importorskip("cuda.bindings", reason="cuda-python is not installed")
+    folder = tmp_path_factory.mktemp("gpu")
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": str(strict_driver),
+        "PYTHONPATH": str(Path(__file__).parent / "fake_tensorrt"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "STRICT_CUDA_REPORT": str(folder / "report.jsonl"),
+    }

@@ -87,6 +87,10 @@ def test_every_class_and_call_that_we_make_exists(report: dict[str, Any]) -> Non
     assert report["differences"] == []
 
 
+def test_the_fake_has_no_name_that_tensorrt_has_not(report: dict[str, Any]) -> None:
+    assert report["invented"] == []
+
+
 def test_networks_are_strongly_typed(report: dict[str, Any]) -> None:
     assert report["network_flags"] == ["STRONGLY_TYPED"]
 
@@ -123,4 +127,5 @@ def test_the_rtx_flavour_has_the_same_calls() -> None:
         pytest.skip("TensorRT for RTX is not installed: pip install tensorrt-rtx")
     found = look(module)
     assert found["differences"] == []
+    assert found["invented"] == []
     assert not found["has_aot_plugins"]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import pytest
 
 from i2i_export.errors import ExportError
-from i2i_export.plan import candidates
+from i2i_export.parity import OnnxTranslator
+from i2i_export.plan import candidates, selection
 from i2i_export.plan.builder import (
     FrameProfile,
     pinned_to_size,
@@ -23,9 +25,11 @@ from i2i_export.plan.builder import (
 )
 from i2i_export.plan.candidates import plan_from_onnx, plan_summary
 from i2i_export.plan.forms import portable
+from i2i_runtime.engines.tensorrt.device import DeviceFacts
 from i2i_runtime.engines.tensorrt.manifest import read_manifest, sha256_of, sidecar_path
 from i2i_runtime.errors import EngineError
-from i2i_runtime.metadata import SizePolicy
+from i2i_runtime.frame import Image
+from i2i_runtime.metadata import EngineMetadata, SizePolicy
 
 if TYPE_CHECKING:
     from tests.export.plan.conftest import NetworkWriter
@@ -92,6 +96,33 @@ def test_the_plan_and_its_sidecar_say_what_they_are(engine_file: Path, rtx: Any)
     assert "takes no ahead-of-time plugins" in plan_summary(built)
 
 
+def test_on_its_gpu_a_counted_form_with_another_image_gives_way_to_the_plain_one(
+    network: Any,
+    bodies: Any,
+    write_engine_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    rtx: Any,
+) -> None:
+    model = network().engine(bodies["resnet"](1, 16), 64, 64, float_end=True)
+    path = write_engine_file(model, SizePolicy.fixed(64, 64))
+    translator = OnnxTranslator(onnx.load(str(path)))
+    answers = [np.full((64, 64, 3), 77, np.uint8)]
+
+    def translate(target: str, plan: bytes, metadata: EngineMetadata, frames: Sequence[Image]) -> list[Image]:
+        wrong = answers.pop() if answers else None
+        return [translator.translate(frame, None).image if wrong is None else wrong for frame in frames]
+
+    facts = DeviceFacts("Fake GPU", "sm_89", "13.0", 8 << 30, 4 << 30, shares_memory=False)
+    monkeypatch.setattr(candidates, "find_device_facts", lambda: facts)
+    monkeypatch.setattr(selection, "translate_in_child", translate)
+    manifest = read_manifest(plan(path, arch=None))[1]
+    first, second = manifest.candidates[:2]
+    assert (first.form, first.kept) == ("rewritten", False)
+    assert "differ too much on this GPU" in first.note
+    assert (second.form, second.kept, second.psnr_db) == ("plain", True, 99.0)
+    assert manifest.rewrites == ()
+
+
 def test_two_builds_give_the_same_bytes(engine_file: Path, tmp_path: Path) -> None:
     first = plan(engine_file, out=tmp_path / "first.plan")
     second = plan(engine_file, out=tmp_path / "second.plan")
@@ -103,11 +134,11 @@ def test_a_dynamic_engine_gets_a_profile_and_can_be_pinned(
 ) -> None:
     model = network().engine(bodies["resnet"](1, 16), "H", "W")
     path = write_engine_file(model, DYNAMIC)
-    dynamic = plan(path)
+    dynamic = plan(path, path.parent)
     assert ".upto-1920x1088." in dynamic.name
     size = read_manifest(dynamic)[0].size
     assert (size.stride, size.max_height, size.max_width) == (4, 1088, 1920)
-    pinned = plan(path, size=(64, 128))
+    pinned = plan(path, path.parent, size=(64, 128))
     assert ".128x64." in pinned.name
     assert read_manifest(pinned)[0].size == SizePolicy.fixed(64, 128)
     with pytest.raises(ExportError, match="--size 130x64 is not a size of this engine"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: FakeGPU) -> FakeBuilderTensorRT:
+def fake(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, gpu: FakeGPU
+) -> FakeBuilderTensorRT:
     """A full TensorRT on an Orin, both fake; plugin forms are built in this process."""
     fake = FakeBuilderTensorRT()
 
@@ -152,7 +155,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: FakeGPU) -> FakeB
     monkeypatch.setattr(candidates, "load_tensorrt", lambda target: fake)
     monkeypatch.setattr(candidates, "find_device_facts", lambda: FACTS)
     monkeypatch.setattr(selection, "build_in_child", build_here)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     return fake
 
 
@@ -259,6 +262,21 @@ def test_without_a_form_that_gives_the_image_there_is_no_plan(
     assert not list(engine_file.parent.glob("*.plan*"))
 
 
+def test_an_engine_that_onnx_runtime_does_not_run_gets_its_plain_form_alone(
+    network: Any, bodies: Any, write_engine_file: Callable[..., Path], fake: FakeBuilderTensorRT, gpu: FakeGPU
+) -> None:
+    model = network().engine(bodies["resnet"](1, 16), 64, 64)
+    path = write_engine_file(model, SizePolicy.fixed(64, 64))
+    gpu.engine = write_engine_file(
+        network().engine(bodies["resnet"](1, 16), 64, 64, float_end=True), SizePolicy.fixed(64, 64), "runs"
+    )
+    built = plan_from_onnx(path, plugins="off")
+    assert form_of(built.read_bytes()) == "plain"
+    notes = [candidate.note for candidate in read_manifest(built)[1].candidates]
+    assert "was not compared with the engine: ONNX Runtime refuses" in notes[0]
+    assert "cannot be compared" in notes[1]
+
+
 def test_a_form_without_memory_beside_the_others_is_the_last_choice(
     engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None]
 ) -> None:
@@ -348,7 +366,9 @@ def test_a_network_without_norms_has_one_form(
     gpu: FakeGPU,
 ) -> None:
     body = bodies["resnet"](1, 16, pad="zero", norms=False)
-    gpu.engine = path = write_engine_file(network().engine(body, 64, 64), SizePolicy.fixed(64, 64))
+    gpu.engine = path = write_engine_file(
+        network().engine(body, 64, 64, float_end=True), SizePolicy.fixed(64, 64)
+    )
     (only,) = read_manifest(plan_from_onnx(path))[1].candidates
     assert (only.form, only.kept, only.latency_ms) == ("plain", True, None)
     with pytest.raises(ExportError, match="no norm that our kernels do"):
@@ -378,12 +398,12 @@ def test_timings_of_another_device_are_started_anew_and_kept(
 
 
 def test_every_build_of_a_gpu_and_version_shares_a_timing_cache(
-    engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None], tmp_path: Path
+    engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None]
 ) -> None:
     clock(plain=2, rewritten=1, plugins=3, convolution_plugins=3)
     plan_from_onnx(engine_file)
     cache = default_timing_cache("Fake GPU", "10.16.1.11")
-    assert cache == tmp_path / "cache" / "i2i-stream" / "timing" / "fake-gpu.trt-10.16.1.11.cache"
+    assert cache == Path(os.environ["XDG_CACHE_HOME"], "i2i-stream/timing/fake-gpu.trt-10.16.1.11.cache")
     assert cache.read_bytes() == b"timings"
     assert fake.caches == [b"", *[b"timings"] * 3], "also the forms that are built in another process"
 
@@ -408,8 +428,8 @@ def test_a_dynamic_engine_gets_one_profile(
 ) -> None:
     clock(plain=1, rewritten=2)
     policy = SizePolicy(stride=4, min_height=64, max_height=512, min_width=64, max_width=512)
-    path = write_engine_file(network(np.float16).engine(bodies["resnet"](1, 16), "H", "W"), policy)
-    gpu.engine = path
+    model = network(np.float16).engine(bodies["resnet"](1, 16), "H", "W", float_end=True)
+    gpu.engine = path = write_engine_file(model, policy)
     plan_from_onnx(path, plugins="off")
     assert fake.profiles[0] == ("frame", (1, 64, 64, 3), (1, 512, 512, 3), (1, 512, 512, 3))
 

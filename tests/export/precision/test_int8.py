@@ -19,6 +19,7 @@ from i2i_export.enginefile import EngineFile, check_contract, write_engine
 from i2i_export.errors import CalibrationError
 from i2i_export.frames import fit_all, read_held_back_frames
 from i2i_export.precision.calibration import exposures, measure_limits
+from i2i_export.precision.half import half_for_plan
 from i2i_export.precision.int8 import LEAST_SHARE, int8_from_engine
 from i2i_export.precision.qdq import Form
 from i2i_export.precision.speed import NotFasterError, Speed, compare_speed, require_faster
@@ -43,6 +44,32 @@ def test_int8_keeps_a_plain_translator_s_image(plain_engine: EngineFile, street:
     weights = [node for node in readers if node.input[0] in stored]
     assert all(list(stored[node.input[1]].dims) == stored[node.input[0]].dims[:1] for node in weights)
     check_contract(quantised.to_proto(), origin="int8")
+
+
+def test_a_plan_gets_half_precision_around_the_codes(plain_engine: EngineFile, street: list[Image]) -> None:
+    frames = fit_all(street, [(64, 96)])
+    quantised, _ = int8_from_engine(plain_engine, frames, frames)
+    half = half_for_plan(quantised, frames[:1])
+    assert half.metadata.precision == "int8"
+    proto = half.to_proto()
+    onnx.checker.check_model(proto, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
+    made = {kinds[node.output[0]] for node in proto.graph.node if node.op_type == "Conv"}
+    assert made == {onnx.TensorProto.FLOAT16}
+    for node in proto.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            wanted = onnx.TensorProto.INT8 if node.op_type == "QuantizeLinear" else onnx.TensorProto.FLOAT16
+            assert kinds[node.output[0]] == wanted, node.name
+    check_contract(proto, origin="int8 around half")
+    same = parity.compare(
+        "around half",
+        parity.OnnxTranslator(quantised.to_proto()),
+        parity.OnnxTranslator(proto),
+        frames,
+        parity.INT8,
+    )
+    assert same.psnr_db >= 45
 
 
 def test_int8_is_refused_with_the_figures(origin: Origin, street: list[Image]) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
@@ -30,8 +28,6 @@ MOST_SLOTS = 2
 
 _CLOSE_S = 5.0
 """How long closing waits for a frame that the GPU does not finish."""
-
-_TIMED_RUNS = 50
 
 logger = logging.getLogger(__name__)
 
@@ -182,24 +178,6 @@ def open_built_plan(trt: TensorRT, flavour: str, plan: bytes, metadata: EngineMe
         device.close()
         raise
     return TensorRTEngine(loaded, metadata, backend=flavour, reason="just built")
-
-
-def time_plan_ms(
-    trt: TensorRT, flavour: str, plan: bytes, metadata: EngineMetadata, height: int, width: int
-) -> float:
-    """Median milliseconds of one frame, copies included, at this size on the first GPU. Raises EngineError."""
-    engine = open_built_plan(trt, flavour, plan, metadata)
-    try:
-        image = np.zeros((height, width, 3), np.uint8)
-        engine.infer(image)
-        durations = []
-        for _ in range(_TIMED_RUNS):
-            start = time.perf_counter()
-            engine.infer(image)
-            durations.append(time.perf_counter() - start)
-        return statistics.median(durations) * 1000
-    finally:
-        engine.close()
 
 
 def _load(

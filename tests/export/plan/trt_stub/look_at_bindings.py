@@ -5,11 +5,13 @@ python look_at_bindings.py MODULE [FOLDER-OF-THE-MODULE]
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import json
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from i2i_export.errors import ExportError
@@ -19,6 +21,7 @@ from i2i_runtime.engines.tensorrt.device import DeviceFacts
 from i2i_runtime.engines.tensorrt.loaded import LoadedPlan
 from i2i_runtime.errors import EngineError
 
+FAKE = Path(__file__).parents[1] / "fake_tensorrt" / "tensorrt" / "__init__.py"
 CLASSES = {
     "Builder": "Builder",
     "BuilderConfig": "IBuilderConfig",
@@ -82,6 +85,24 @@ def differences(trt: Any, *, is_rtx: bool) -> list[str]:
     return found
 
 
+def invented(trt: Any) -> list[str]:
+    """Public classes and members that our fake of `tensorrt` has and the true module has not."""
+    found = []
+    tree = ast.parse(FAKE.read_text(encoding="utf-8"))
+    for made in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        true = getattr(trt, made.name, None)
+        if true is None:
+            found.append(made.name)
+            continue
+        named = [node.name for node in made.body if isinstance(node, ast.FunctionDef)]
+        fields = [node.target for node in made.body if isinstance(node, ast.AnnAssign)]
+        named += [target.id for target in fields if isinstance(target, ast.Name)]
+        found += [
+            f"{made.name}.{name}" for name in named if not name.startswith("_") and not hasattr(true, name)
+        ]
+    return found
+
+
 def refusals(trt: Any, flavour: str) -> dict[str, str]:
     """What our code says where this machine can start neither a build nor a runtime."""
     said = {}
@@ -109,6 +130,7 @@ def main() -> None:
     report = {
         "version": trt.__version__,
         "differences": differences(trt, is_rtx=is_rtx),
+        "invented": invented(trt),
         "network_flags": list(PlanBuilder(trt, "x", (), timing_cache=None, bar=BuildBar(None)).network_flags),
         "monitor_continues": monitor.step_complete("build", 1),
         "has_aot_plugins": hasattr(trt, "QuickPluginCreationRequest"),

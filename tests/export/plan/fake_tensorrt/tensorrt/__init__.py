@@ -1,14 +1,15 @@
-"""A fake of the module `tensorrt` that also builds: its only network gives the negative of a frame, on the strict driver.
+"""A fake of the module `tensorrt` that also builds; its only network gives the negative of a frame.
 
-It is TensorRT in no way. The runtime half is that of `tests/runtime/strict_driver/fake`; this adds a builder whose plans
-remember which form of the network they were built from. FAKE_FORMS says, as JSON, what a form shall do: `unbuilt` gives no
-plan, `crash-in-build` and `crash-in-run` kill the process, `garbage` translates half of the frame, `refuses-capture` and
-`allocates` as the runtime half has it.
+It is TensorRT in no way. The runtime half is that of `tests/runtime/strict_driver/fake`; this adds a builder whose
+plans remember which form of the network they were built from. FAKE_FORMS says, as JSON, what a form does: `unbuilt`
+gives no plan, `crash-in-build` and `crash-in-run` kill the process, `garbage` translates half of the frame, and
+`refuses-capture` and `allocates` do what the runtime half does.
 """
 
 from __future__ import annotations
 
 import enum
+import importlib
 import importlib.util
 import json
 import os
@@ -103,8 +104,7 @@ class OnnxParser:
         self._network = network
 
     def parse(self, model: bytes) -> bool:
-        from tensorrt import plugin
-
+        plugin = importlib.import_module("tensorrt.plugin")
         graph = onnx.load_from_string(model).graph
         dims = graph.input[0].type.tensor_type.shape.dim
         self._network.frame = ITensor(tuple(dim.dim_value or -1 for dim in dims))
