@@ -36,10 +36,10 @@ bench: .venv/installed
 gpu-proof: .venv/installed
 	PYTHONPATH=kernels/benchmarks:trainer/benchmarks .venv/bin/python export/benchmarks/gpu_proof.py
 
-# The runtime alone: no torch, no triton, no onnx.
+# The runtime alone: no torch, no triton, no onnx. What runs is compiled when it is first imported.
 .venv-demo/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python -m pip install -q --disable-pip-version-check -e .
+	.venv-demo/bin/python -m pip install -q --disable-pip-version-check --no-compile -e .
 	.venv-demo/bin/python -m i2i_runtime.opencv
 	touch $@
 

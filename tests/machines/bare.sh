@@ -8,7 +8,7 @@
 # Needs root, debootstrap and, once per suite, minutes. The commands run as an ordinary user without sudo, in a clean copy
 # of HEAD. Debian's mirror, pip's configuration and the certificates are those of this machine. The root file systems stay
 # in I2I_MACHINES (default: /var/tmp/i2i-machines). The last line of each target is its row for machines.jsonl: seconds,
-# size of its environment, and the load average of the machine while it ran (a quiet one has less than 1).
+# processor time, size of its environment, and the load average of the machine while it ran (below 1 if it is quiet).
 set -euo pipefail
 
 suite=${1:?which suite: bookworm or trixie}
@@ -82,7 +82,8 @@ done < <(grep -oE '(file://)?/[^ ]+' "$root/etc/pip.conf" | grep -v '^//' | sed 
 chroot "$root" useradd --create-home user
 project=/home/user/i2i-stream
 mkdir -p "$root$project"
-git -C "$here" archive HEAD | tar -x -C "$root$project"
+commit=$(git -C "$here" rev-parse --short HEAD)
+git -C "$here" archive "$commit" | tar -x -C "$root$project"
 chroot "$root" chown -R user: "$project"
 
 # shellcheck disable=SC2016
@@ -95,13 +96,15 @@ if [ "${1:-}" = "--" ]; then
   inside "${@:2}"
   exit
 fi
+exec 3>&1
+TIMEFORMAT="%U %S"
 for target in "$@"; do
   began=$(date +%s)
-  inside make "$target"
+  cpu=$({ time inside make "$target" >&3 2>&3; } 2>&1) # `time` prints user and system seconds
   seconds=$(($(date +%s) - began))
   case $target in demo) environment=.venv-demo ;; *) environment=.venv ;; esac
-  printf '{"suite": "%s", "target": "%s", "seconds": %d, "environment_mb": %d, "python": "%s", "load": %s, "commit": "%s"}\n' \
-    "$suite" "$target" "$seconds" "$(du -sm "$root$project/$environment" | cut -f1)" \
+  printf '{"suite": "%s", "target": "%s", "seconds": %d, "cpu_seconds": %d, "environment_mb": %d, "python": "%s", "load": %s, "commit": "%s"}\n' \
+    "$suite-$arch" "$target" "$seconds" "$(awk '{ print int($1 + $2) }' <<<"$cpu")" "$(du -sm "$root$project/$environment" | cut -f1)" \
     "$(inside python3 -c 'import platform; print(platform.python_version())')" \
-    "$(cut -d' ' -f1 /proc/loadavg)" "$(git -C "$here" rev-parse --short HEAD)"
+    "$(cut -d' ' -f1 /proc/loadavg)" "$commit"
 done
