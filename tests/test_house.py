@@ -155,6 +155,15 @@ def test_files_that_contributing_names_exist() -> None:
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
+def test_tests_that_readmes_name_exist() -> None:
+    files = [path for path in SOURCES if ROOT / "tests" in path.parents]
+    code = "\n".join(path.read_text() for path in files)
+    named = {name for readme in READMES for name in re.findall(r"`(test_\w+(?:\.py)?)`", readme.read_text())}
+    known = {path.name for path in files} | set(re.findall(r"def (test_\w+)\(", code))
+    assert len(named) > 10
+    assert not named - known
+
+
 def commands_of(readme: Path) -> list[str]:
     """Every `i2i-*`, `make` and `python -m i2i_*` line in the shell blocks, continuation lines joined."""
     blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", readme.read_text(), re.S)
