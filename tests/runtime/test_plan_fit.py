@@ -85,7 +85,7 @@ def test_where_export_is_not_installed_the_command_is_named(plan: Path) -> None:
         raise FileNotFoundError(command[0])
 
     with pytest.raises(
-        EngineError, match=r"i2i-export is not installed here: `pip install .* then run `i2i-export"
+        EngineError, match=r"i2i-export is not installed here: run `pip install .* then `i2i-export"
     ):
         rebuilt(plan, *read_manifest(plan), "it is foreign", run=run)
 
