@@ -14,6 +14,7 @@ one for the split:
 * `halo`: how much soft structure the flat places within 16 pixels of strong edges have against the flat places
   elsewhere, over the same of the source; 1 adds no halo.
 * `flicker`: warping error over the source's, of clips.
+* `apart`: mean absolute difference, in levels, to what the engine of `--against` makes of the same clip.
 * `distance`, `distance_spread` (of the split): kernel distance on random patch features to the real nights of the
   split's cameras. It compares rows with each other and with nothing else.
 
@@ -46,7 +47,7 @@ from i2i_trainer.metrics import flicker, kernel_distance
 HERE = Path(__file__).parent
 SIDE = 360
 """Shorter side at which everything is measured."""
-CLIP_FRAMES, STILLS = 30, 5
+CLIP_FRAMES, STILLS = 60, 5
 """Frames of a clip whose flicker is measured, and how many of them are measured as images."""
 BLACK, LIT = 8, 96
 GAMMA_POWER = 2.6
@@ -78,6 +79,7 @@ class Row:
     edges: float | None = None
     halo: float | None = None
     flicker: float | None = None
+    apart: float | None = None
     distance: float | None = None
     distance_spread: float | None = None
 
@@ -97,6 +99,8 @@ class Options:
     """Name of the engine in the rows; the file's name if left out."""
     rows: Path = HERE / "night_measures.jsonl"
     """File that the rows are appended to."""
+    against: str = ""
+    """Another engine, to measure how far the two are apart on clips."""
     real: bool = False
     """Measure the real nights instead."""
 
@@ -108,7 +112,8 @@ def main() -> None:
         rows = measure_real(folder, options.split)
     else:
         name = options.name or Path(options.engine).stem
-        rows = measure(translator(options.engine, options.style), folder, name, options.style)
+        other = translator(options.against) if options.against else None
+        rows = measure(translator(options.engine, options.style), folder, name, options.style, other)
     with options.rows.open("a") as file:
         for row in rows:
             kept = {key: value for key, value in asdict(row).items() if value is not None}
@@ -130,7 +135,7 @@ def translator(engine: str, style: str = "") -> Translate:
     return lambda image: opened.infer(np.ascontiguousarray(image), code)
 
 
-def measure(way: Translate, folder: Path, name: str, style: str) -> list[Row]:
+def measure(way: Translate, folder: Path, name: str, style: str, other: Translate | None = None) -> list[Row]:
     """Rows of every place of a split, and of the split."""
     rows, nights = [], []
     for place, sources in days_by_place(folder).items():
@@ -146,7 +151,11 @@ def measure(way: Translate, folder: Path, name: str, style: str) -> list[Row]:
         row = _row(
             name, style, folder.name, clip.stem, [frames[i] for i in picked], [made[i] for i in picked]
         )
-        rows.append(_with(row, flicker=steadiness.translated / max(steadiness.source, 1e-3)))
+        row = _with(row, flicker=steadiness.translated / max(steadiness.source, 1e-3))
+        if other is not None:
+            gaps = (np.abs(made[i].astype(float) - other(frames[i])).mean() for i in picked)
+            row = _with(row, apart=_mean(gaps))
+        rows.append(row)
     targets = [image for images in nights_by_camera(folder).values() for image in images]
     distance, spread = kernel_distance(features(targets), features(nights))
     whole = Row(name, style, folder.name, "all", sum(row.images for row in rows))
@@ -286,7 +295,7 @@ def halo(day: Pixels, night: Pixels) -> float:
         grey = grey_of(image)
         soft = cv2.GaussianBlur(grey, (0, 0), 2) - cv2.GaussianBlur(grey, (0, 0), 8)
         energy = soft**2
-        return float((energy[near].mean() + 0.02) / (energy[elsewhere].mean() + 0.02))
+        return float((energy[near].mean() + 0.25) / (energy[elsewhere].mean() + 0.25))
 
     return float(np.sqrt(contrast(night) / contrast(day)))
 
