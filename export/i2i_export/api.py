@@ -64,6 +64,7 @@ def export_run(
     guided: int | None = None,
     name: str | None = None,
     licence: str = "",
+    step: str | None = None,
     lean: Lean | None = None,
     console: Console | None = None,
 ) -> ExportedEngine:
@@ -71,9 +72,11 @@ def export_run(
 
     `size` is `WIDTHxHEIGHT` or `dynamic` (every multiple of the network's stride, the default). `style` is `input`,
     `fixed:NAME` or `fixed:0.3,-1,...`. `guided` translates the image that many times smaller (2, 3, 4, 6 or 8) and
-    applies the change at full size. A style encoder, if the method has one, is written beside it as `NAME.style.onnx`.
-    Needs torch. Raises ExportError if the run or the result cannot be used, UsageError for contradictory arguments.
+    applies the change at full size. `step` is a step that the run kept (`--keep`), or `best`; the last one if None. A
+    style encoder, if the method has one, is written beside it as `NAME.style.onnx`. Needs torch. Raises ExportError if
+    the run or the result cannot be used, UsageError for contradictory arguments.
     """
+    from i2i_export.run.notes import notes_on_run
     from i2i_export.run.trace import onnx_from_run  # only here, and to guide an engine, torch is needed
 
     lean = lean or Lean()
@@ -89,8 +92,12 @@ def export_run(
         licence=licence,
         for_cpu=lean.for_cpu,
         guided=guided,
+        step=step,
     )
     _show(report, console)
+    if console is not None:
+        for note in notes_on_run(Path(run), direction, step, engine.metadata.size.stride, guided):
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
     engine = _made_lean(engine, lean, console)
     _write(engine, None if encoder is None else encoder.SerializeToString(deterministic=True), output)
     return ExportedEngine(output, engine.metadata)

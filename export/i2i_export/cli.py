@@ -40,6 +40,8 @@ class ExportOptions:
     """Numbers inside the engine; int8 is calibrated on --frames, and refused if it is not faster here."""
     style: str | None = None
     """`input` leaves the style to the runtime, `fixed:NAME` or `fixed:0.3,-1,...` bakes one in."""
+    step: str | None = None
+    """Step of the run to export: one that --keep kept, or `best`; the last one if not given."""
     frames: Path | None = None
     """Clip, or folder of clips or images, to compare on and to calibrate int8; a rendered street if not given."""
     name: str | None = None
@@ -145,8 +147,13 @@ def _export(options: ExportOptions, console: Console) -> None:
             guided=options.guided,
             name=options.name,
             licence=options.licence,
+            step=options.step,
             lean=lean,
             console=console,
+        )
+    elif options.source.suffix == ".safetensors":
+        raise UsageError(
+            f"{options.source} is the checkpoint of a run: name its folder, {options.source.parent}."
         )
     else:
         _refuse_what_a_run_settles(options)
@@ -185,6 +192,7 @@ def _refuse_what_a_run_settles(options: ExportOptions) -> None:
     """Raises UsageError for flags that change a run's network, if the source is an engine."""
     run_only = {
         "--style": options.style,
+        "--step": options.step,
         "--direction b2a": options.direction == "b2a",
         "--for-cpu": options.for_cpu and options.precision != "int8",
         "--size": options.size is not None and not options.plan,

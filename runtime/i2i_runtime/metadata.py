@@ -77,6 +77,10 @@ class Provenance:
     data: str = ""
     pictures_seen: int = 0
     source_file: str = ""
+    step: int = 0
+    """The training step of the weights; 0 if unknown."""
+    trained_short_side: int = 0
+    """Short side in pixels that training images were resized to: the scale at which it was learned; 0 if unknown."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,8 @@ def _provenance(raw: dict[str, Any]) -> Provenance:
         data=str(raw.get("data", "")),
         pictures_seen=int(raw.get("pictures_seen", 0)),
         source_file=str(raw.get("source_file", "")),
+        step=int(raw.get("step", 0)),
+        trained_short_side=int(raw.get("trained_short_side", 0)),
     )
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from i2i_export.run.trace import onnx_from_run
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
-from i2i_trainer.checkpoint import read_config
+from i2i_trainer.checkpoint import load_method, read_config
 from i2i_trainer.loop import train
 from i2i_trainer.method import Batch, Losses, Update
 from i2i_trainer.methods import METHODS
+from i2i_trainer.teachers import EngineInference
 
 DIGITS = ("unit-digits", "cogan")
 LEVELS = {"light": 220, "dark": 30}
@@ -45,8 +47,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize(("swap", "named"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_states_the_direction_of_its_images(
     name: str,
@@ -108,3 +109,31 @@ def test_the_engine_of_a_run_does_what_its_direction_says(swap: bool, photos: Pa
     translated = engine.infer(np.full((64, 64, 3), LEVELS[source], np.uint8))
     engine.close()
     assert abs(float(translated.mean()) - LEVELS[target]) < abs(float(translated.mean()) - LEVELS[source])
+
+
+def test_an_engine_teaches_a_student(photos: Path, tmp_path: Path) -> None:
+    """The teacher makes everything dark; an engine file is all that is left of it."""
+    entry = METHODS["lptn"]
+    small = dict(entry.config.presets["small"])
+    run = tmp_path / "teacher"
+    train(
+        "lptn",
+        entry.config(
+            **small | {"data": photos, "out": run, "steps": 1, "batch": 2, "device": "cpu", "workers": 0}
+        ),
+    )
+    engine_file, _, _ = onnx_from_run(run, tmp_path / "teacher.onnx", size="64x64")
+    (tmp_path / "teacher.onnx").write_bytes(engine_file.to_proto().SerializeToString())
+    teacher = EngineInference(tmp_path / "teacher.onnx")
+    assert teacher.fixed_size == (64, 64)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        wanted = load_method(run).inference()(images)
+    torch.testing.assert_close(teacher(images), wanted, atol=2.5 / 127.5, rtol=0)
+    kind = METHODS["distill"].config
+    student = kind(
+        **dict(kind.presets["small"])
+        | {"data": photos, "out": tmp_path / "student", "teacher": tmp_path / "teacher.onnx", "steps": 1}
+        | {"device": "cpu", "workers": 0}
+    )
+    assert (train("distill", student) / "checkpoint.safetensors").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from i2i_export.enginefile import EngineFile, read_engine, write_engine
 from i2i_export.errors import ExportError
 from i2i_export.plan import candidates
 from i2i_runtime.metadata import EngineMetadata
-from i2i_trainer.checkpoint import write_checkpoint, write_config
+from i2i_trainer.checkpoint import read_checkpoint, write_checkpoint, write_config
 from i2i_trainer.methods import METHODS
 
 Tell = Callable[[list[str]], tuple[int, str]]
@@ -64,12 +65,34 @@ def test_a_run_becomes_an_engine_with_its_style_encoder(run_folder: Path, tmp_pa
     assert len(metadata.provenance.checkpoint_sha256) == 64
     config = METHODS["munit"].config(**METHODS["munit"].config.presets["small"])
     assert metadata.provenance.pictures_seen == 7 * 2 * config.batch
+    assert (metadata.provenance.step, metadata.provenance.trained_short_side) == (7, config.load_size)
+    assert "Exported: step 7 of 4000, weights as they are." in said
+    assert "Learned at a short side of 72 pixels" in said
+    assert "Stream with --size 128x72, or export with --guided 8" in said
     assert metadata.parity["max_abs"] <= 1e-3
     assert metadata.style is not None
     assert metadata.style.encoder == "winter.style.onnx"
     encoder = onnx.load(tmp_path / "winter.style.onnx")
     assert [entry.name for entry in encoder.graph.input] == ["frame"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["winter.onnx", "winter.style.onnx"]
+
+
+def test_the_best_step_of_a_run_is_exported_by_name(run_folder: Path, tmp_path: Path, tell: Tell) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    tensors, _ = read_checkpoint(run, "munit")
+    state = {"step": 5, "measure": "l1", "value": 12.5}
+    write_checkpoint(run, "munit", tensors, state, "best.safetensors")
+    code, said = tell([str(run), "-o", str(tmp_path / "best.onnx"), "--step", "best", "--size", "64x64"])
+    assert code == 0, said
+    assert "Exported: step 5 of 4000, l1 12.5, weights as they are." in said
+    assert read_engine(tmp_path / "best.onnx").metadata.provenance.step == 5
+    code, said = tell([str(run), "-o", str(tmp_path / "no.onnx"), "--step", "3"])
+    assert code == 1
+    assert "has no checkpoint of step 3, it has 7: keep more by --keep N" in said
+    code, said = tell([str(run / "checkpoint.safetensors"), "-o", str(tmp_path / "no.onnx")])
+    assert code == 2
+    assert "is the checkpoint of a run: name its folder" in said
 
 
 def test_nothing_is_left_by_a_gate_that_comes_after_the_first(

@@ -14,7 +14,7 @@ import pytest
 
 from i2i_trainer import cli, evaluation
 from i2i_trainer.checkpoint import load_method, read_config, write_atomically
-from i2i_trainer.errors import CheckpointError, OptionError
+from i2i_trainer.errors import CheckpointError, DataError, OptionError
 from i2i_trainer.methods import METHODS
 from i2i_trainer.methods.cyclegan import CycleGANConfig
 
@@ -164,3 +164,54 @@ def test_an_interrupt_is_a_sentence_with_the_name_of_the_command(
         (cli if name == "i2i-train" else evaluation).main()
     assert left.value.code == 130
     assert capsys.readouterr().err.startswith(f"{name}: interrupted")
+
+
+@pytest.mark.parametrize(
+    ("flags", "ours"),
+    [
+        (["--epochs", "3"], "--epochs is not an option here: lengths are counted in steps, use --steps"),
+        (["--batch_size=4"], "--batch_size is not an option here: use --batch"),
+        (["--dataroot", "x"], "use --data"),
+        (["--gpu_ids", "0"], "use --device"),
+    ],
+)
+def test_flags_of_other_trainers_name_ours(flags: list[str], ours: str) -> None:
+    with pytest.raises(OptionError, match=ours):
+        cli.run(["cyclegan", *flags])
+
+
+def test_help_lists_the_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.run(["cyclegan", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "small: image_size 64, load_size 72" in printed
+    assert "resnet6: blocks 6, image_size 128, load_size 143" in printed
+
+
+def test_the_method_is_read_from_the_run_or_the_file(streets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    cli.run(small_run(streets, out, "--steps", "1", "--seed", "5"))
+    cli.run(["--resume", "--out", str(out), "--steps", "2"])
+    assert read_config(out)[1].steps == 2
+    copy = tmp_path / "copy"
+    cli.run(["--config", str(out / "config.json"), "--out", str(copy), "--steps", "1"])
+    name, config = read_config(copy)
+    assert (name, config.seed, config.steps, config.out) == ("cyclegan", 5, 1, copy)
+    with pytest.raises(OptionError, match="holds options of cyclegan, not of unit"):
+        cli.run(["unit", "--config", str(out / "config.json")])
+    with pytest.raises(CheckpointError, match="does not exist: name the config"):
+        cli.run(["--config", str(tmp_path / "nothing.json")])
+    with pytest.raises(OptionError, match="A method comes first"):
+        cli.run(["--steps", "3"])
+
+
+def test_a_moved_folder_of_images_is_named_as_recorded(
+    streets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").symlink_to(streets)
+    cli.run(small_run(Path("photos"), tmp_path / "run", "--steps", "1"))
+    Path("photos").unlink()
+    with pytest.raises(DataError, match="--data photos, as recorded by this run, is not a folder here"):
+        cli.run(["--resume", "--out", str(tmp_path / "run"), "--steps", "2"])
+    cli.run(["--resume", "--out", str(tmp_path / "run"), "--steps", "2", "--data", str(streets)])

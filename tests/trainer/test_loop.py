@@ -89,6 +89,7 @@ def test_a_stopped_run_saves_its_step_and_goes_on_to_the_same_bits(
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     assert [json.loads(line)["step"] for line in (stopped.out / "log.jsonl").read_text().splitlines()] == [3]
     assert (stopped.out / "curves.png").is_file()
+    assert (stopped.out / "samples" / "00000003.png").is_file()
     train("cyclegan", stopped, resume=True)
     assert_same(weights(whole), weights(stopped.out))
 
@@ -120,7 +121,8 @@ def test_run_folder_is_complete(tiny: CycleGANConfig) -> None:
     run = train("cyclegan", tiny)
     assert read_config(run) == ("cyclegan", replace(tiny, white=(65535, 65535)))
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    assert names == {"config.json", CHECKPOINT, "log.jsonl", "curves.png", "samples/00000004.png"}
+    samples = {"samples/00000001.png", "samples/00000004.png"}
+    assert names == {"config.json", CHECKPOINT, "log.jsonl", "curves.png", *samples}
     method = load_method(run)
     out = method.inference("b2a")(torch.zeros(1, 3, 20, 24))
     assert out.shape == (1, 3, 20, 24)
@@ -297,7 +299,7 @@ def test_checkpoints_of_others_are_refused(tiny: CycleGANConfig, tmp_path: Path)
     with pytest.raises(CheckpointError, match="has no config"):
         load_method(tmp_path)
     run = train("cyclegan", replace(tiny, steps=2))
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="options: --width was 4 when this run began"):
         train("cyclegan", replace(tiny, width=8), resume=True)
     record = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**record, "version": 99}))

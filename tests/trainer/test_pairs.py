@@ -14,7 +14,7 @@ from i2i_trainer.errors import DataError
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.realtime import Realtime, RealtimeConfig
 from i2i_trainer.optimise import Optimisation
-from i2i_trainer.pairs import Pairs
+from i2i_trainer.pairs import pairs_of_folder
 
 CONFIG = RealtimeConfig(width=4, trunk=4, blocks=1, pad=2, disc_width=4, image_size=32, load_size=40)
 
@@ -34,14 +34,14 @@ def folder(tmp_path: Path) -> Path:
 
 def test_both_crops_show_the_same_window(folder: Path) -> None:
     torch.manual_seed(0)
-    a, b = Pairs(folder, CONFIG).draw(8, torch.device("cpu"))
+    a, b = pairs_of_folder(folder, CONFIG).draw(8, torch.device("cpu"))
     assert a.shape == (8, 3, 32, 32)
     torch.testing.assert_close(a, -b, atol=1e-6, rtol=0)
     assert len({tuple(crop.flatten()[:8].tolist()) for crop in a}) > 2
 
 
 def test_draws_repeat_with_the_generator(folder: Path) -> None:
-    pairs = Pairs(folder, CONFIG)
+    pairs = pairs_of_folder(folder, CONFIG)
     torch.manual_seed(3)
     first = pairs.draw(4, torch.device("cpu"))
     torch.manual_seed(3)
@@ -51,7 +51,7 @@ def test_draws_repeat_with_the_generator(folder: Path) -> None:
 def test_a_pair_of_two_sizes_is_refused(folder: Path) -> None:
     Image.new("RGB", (50, 40)).save(folder / "trainB" / "0.png")
     with pytest.raises(DataError, match="different sizes"):
-        Pairs(folder, CONFIG)
+        pairs_of_folder(folder, CONFIG)
 
 
 def test_pairs_join_the_step_and_are_learned(folder: Path) -> None:

@@ -20,7 +20,7 @@ from i2i_trainer.methods import METHODS
 from i2i_trainer.methods.bicyclegan import BicycleGANConfig
 from i2i_trainer.methods.cyclegan import CycleGAN, CycleGANConfig
 from i2i_trainer.methods.tunit import TUNITConfig
-from i2i_trainer.optimise import Optimisation
+from i2i_trainer.optimise import Average, Optimisation
 
 TINY = {"width": 4, "disc_width": 4, "encoder_width": 4, "dropout": False, "lr": 0.05}
 
@@ -87,7 +87,23 @@ def test_an_average_that_starts_on_resume_starts_from_the_trained_weights(
     now, average = under(whole, "model/a2b."), under(whole, "average/a2b/")
     assert average.keys() == now.keys()
     for key, value in average.items():
-        torch.testing.assert_close(value, learned[key].lerp(now[key], 0.001), rtol=0, atol=1e-6)
+        torch.testing.assert_close(value, learned[key].lerp(now[key], 1 - 3 / 12), rtol=0, atol=1e-6)
+
+
+def test_the_average_soon_leaves_the_first_weights_and_ends_at_its_decay() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(module.weight)
+    average = Average({"net": module}, 0.999)
+    torch.nn.init.ones_(module.weight)
+    for step in range(100):
+        average.update(step)
+    assert (
+        float(average.weights["net"]["weight"]) > 0.999
+    )  # it would be 0.1 with the decay from the first step
+    average.start()
+    torch.nn.init.zeros_(module.weight)
+    average.update(100_000)
+    assert float(average.weights["net"]["weight"]) == pytest.approx(0.999)
 
 
 def test_what_a_method_asks_of_a_batch_every_process_must_have() -> None:

@@ -28,6 +28,8 @@ from i2i_trainer.methods import METHODS, changed_options
 
 VERSION = 1
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
+HISTORY = "history"
 CONFIG = "config.json"
 
 Tensors = dict[str, Tensor]
@@ -73,14 +75,20 @@ def write_config(run: Path, method: str, config: TrainConfig) -> None:
 
 def read_config(run: Path) -> tuple[str, TrainConfig]:
     """Method name and options of a run. Raises CheckpointError: missing, damaged, or of another version."""
-    path = run / CONFIG
+    if not (run / CONFIG).is_file():
+        raise CheckpointError(
+            f"{run} is not a run folder, it has no {CONFIG}: name a folder made by i2i-train."
+        )
+    return read_config_file(run / CONFIG)
+
+
+def read_config_file(path: Path) -> tuple[str, TrainConfig]:
+    """The same of a `config.json` that may be anywhere."""
     try:
         record = json.loads(path.read_text())
         version, method, values = record["version"], record["method"], dict(record["config"])
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"{run} is not a run folder, it has no {CONFIG}: name a folder made by i2i-train."
-        ) from error
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist: name the config.json of a run.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): take it from a copy of the run.") from error
     if version != VERSION:
@@ -97,14 +105,36 @@ def read_config(run: Path) -> tuple[str, TrainConfig]:
         raise CheckpointError(f"{path} does not fit this program ({error}): update it.") from error
 
 
-def load_method(run: Path) -> Method:
+def checkpoint_file(run: Path, step: int | str | None = None) -> str:
+    """The file in a run folder that holds a step: the last one if None, `"best"`, or a step that was kept.
+
+    Raises CheckpointError naming the steps there are.
+    """
+    if step is None:
+        return CHECKPOINT
+    if step == "best":
+        if (run / BEST).is_file():
+            return BEST
+        raise CheckpointError(f"{run} has no {BEST}: train with --eval-every N to keep the best step.")
+    kept = {int(path.stem): f"{HISTORY}/{path.name}" for path in (run / HISTORY).glob("*.safetensors")}
+    if (run / CHECKPOINT).is_file():
+        kept[int(read_state(run, CHECKPOINT)["step"])] = CHECKPOINT
+    if str(step).isdigit() and int(step) in kept:
+        return kept[int(step)]
+    known = ", ".join(str(number) for number in sorted(kept)) or "none"
+    raise CheckpointError(f"{run} has no checkpoint of step {step}, it has {known}: keep more by --keep N.")
+
+
+def load_method(run: str | Path, step: int | str | None = None) -> Method:
     """The trained method of a run folder, on the CPU, in evaluation mode, with averaged weights if they are kept.
 
+    `step` is a step that `--keep` kept, or `"best"`, that of the lowest measure of `--eval-every`; None is the last.
     Raises CheckpointError in one sentence: not a run folder, no checkpoint yet, damaged, of another method or version.
     """
+    run = Path(run)
     name, config = read_config(run)
     method = METHODS[name].method(config)
-    tensors, _ = read_checkpoint(run, name)
+    tensors, _ = read_checkpoint(run, name, checkpoint_file(run, step))
     restore_weights(method, tensors)
     for module_name, module in method.ema_modules().items():
         average = under(tensors, f"average/{module_name}/")
@@ -113,32 +143,50 @@ def load_method(run: Path) -> Method:
     return method.eval()
 
 
-def write_checkpoint(run: Path, method: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def write_checkpoint(
+    run: Path, method: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any], file: str = CHECKPOINT
+) -> None:
     """Writes tensors and plain state atomically: a killed program leaves the previous checkpoint complete."""
-    path = run / CHECKPOINT
+    path = run / file
     temporary = path.with_name(f".{path.name}.part")
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     metadata = {"method": method, "version": str(VERSION), "state": json.dumps(state)}
     try:
+        path.parent.mkdir(exist_ok=True)
         save_file(whole, temporary, metadata=metadata)
         temporary.chmod(0o644)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 
-def read_checkpoint(run: Path, method: str) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors on the CPU and plain state. Raises CheckpointError if it is missing, damaged or another method's."""
-    path = run / CHECKPOINT
+def read_state(run: Path, file: str = CHECKPOINT) -> dict[str, Any]:
+    """The plain state of a checkpoint, the step among it. Raises CheckpointError if it is missing or damaged."""
+    path = run / file
     if not path.is_file():
-        raise CheckpointError(f"{run} has no {CHECKPOINT} yet: train until the first checkpoint is written.")
+        raise CheckpointError(f"{run} has no {file} yet: train until the first checkpoint is written.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {_renamed(name, method): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as opened:
+            state: dict[str, Any] = json.loads(opened.metadata()["state"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint ({error}): take it from a copy of the run."
+        ) from error
+    return state
+
+
+def read_checkpoint(run: Path, method: str, file: str = CHECKPOINT) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors on the CPU and plain state. Raises CheckpointError if it is missing, damaged or another method's."""
+    path = run / file
+    if not path.is_file():
+        raise CheckpointError(f"{run} has no {file} yet: train until the first checkpoint is written.")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {_renamed(name, method): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         version, state = metadata["version"], json.loads(metadata["state"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +14,29 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from i2i_trainer.checkpoint import json_from_config, read_config
+from i2i_trainer.checkpoint import json_from_config, read_config, read_config_file
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import OptionError, TrainError
 from i2i_trainer.methods import METHODS, entry_of, preset_of
+
+FLAGS_OF_OTHERS = {
+    "--epochs": "lengths are counted in steps, use --steps",
+    "--n-epochs": "lengths are counted in steps, use --steps and --decay-from",
+    "--n-epochs-decay": "lengths are counted in steps, use --steps and --decay-from",
+    "--max-iter": "use --steps",
+    "--iterations": "use --steps",
+    "--dataroot": "use --data",
+    "--dataset": "use --data",
+    "--gpu-ids": "use --device, and torchrun for several devices",
+    "--batch-size": "use --batch",
+    "--name": "use --out runs/NAME",
+    "--checkpoints-dir": "use --out",
+    "--direction": "use --swap to exchange source and target",
+    "--crop-size": "use --image-size",
+    "--continue-train": "use --resume",
+    "--learning-rate": "use --lr",
+}
+"""What other trainers call it, and what it is called here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +45,8 @@ class Command:
 
     resume: bool = False
     """Continue the run in --out; flags given now win over its recorded options."""
+    config: Path | None = None
+    """Take the options of a run's config.json; flags given now win over them."""
     dry_run: bool = False
     """Print the resolved options and a table of the networks, then stop."""
     json: bool = False
@@ -55,6 +76,8 @@ def run(arguments: list[str]) -> int:
         print_methods()
         return 0
     name, *flags = arguments
+    if name.startswith("-"):
+        name, flags = _recorded_method(arguments), arguments
     command, config = parse(name, flags)
     if command.dry_run:
         show(name, config, as_json=command.json)
@@ -70,6 +93,7 @@ def run(arguments: list[str]) -> int:
 def parse(name: str, flags: list[str]) -> tuple[Command, TrainConfig]:
     """Options of one method: its defaults, or a preset's, or a resumed run's, under the flags given."""
     entry = entry_of(name)
+    _refuse_flags_of_others(flags)
     default = _default(name, flags)
     unprefixed = tyro.conf.arg(name="")
     both: Any = tuple[Annotated[Command, unprefixed], Annotated[entry.config, unprefixed]]  # type: ignore[name-defined]
@@ -78,7 +102,7 @@ def parse(name: str, flags: list[str]) -> tuple[Command, TrainConfig]:
         default=(Command(), default),
         args=flags,
         prog=f"i2i-train {name}",
-        description=entry.method.summary,
+        description=_description(name),
     )
     return command, config
 
@@ -91,7 +115,40 @@ def _default(name: str, flags: list[str]) -> TrainConfig:
                 f"--out holds a run of {recorded}, not of {name}: use i2i-train {recorded} --resume."
             )
         return config
-    return preset_of(name, _value(flags, "--preset"))
+    if (path := _value(flags, "--config")) is None:
+        return preset_of(name, _value(flags, "--preset"))
+    recorded, config = read_config_file(Path(path))
+    if recorded != name:
+        raise OptionError(f"--config {path} holds options of {recorded}, not of {name}.")
+    return replace(config, out=TrainConfig.out)
+
+
+def _recorded_method(flags: list[str]) -> str:
+    """The method of the run to continue, or of the options to take. Raises OptionError if neither is given."""
+    if "--resume" in flags:
+        return read_config(Path(_value(flags, "--out") or TrainConfig.out))[0]
+    if (path := _value(flags, "--config")) is not None:
+        return read_config_file(Path(path))[0]
+    raise OptionError(f"A method comes first: choose one of {', '.join(METHODS)}.")
+
+
+def _description(name: str) -> str:
+    """The method in a line, and a line for each of its presets."""
+    entry = METHODS[name]
+    lines = [entry.method.summary]
+    if entry.config.presets:
+        lines.append("Presets, for --preset:")
+    for preset, values in entry.config.presets.items():
+        lines.append(f"{preset}: {', '.join(f'{option} {value}' for option, value in values.items())}")
+    return "\n\n".join(lines)
+
+
+def _refuse_flags_of_others(flags: list[str]) -> None:
+    """Raises OptionError for a flag of another trainer, naming ours."""
+    for given in flags:
+        name = given.partition("=")[0].replace("_", "-")
+        if name in FLAGS_OF_OTHERS:
+            raise OptionError(f"{given.partition('=')[0]} is not an option here: {FLAGS_OF_OTHERS[name]}.")
 
 
 def _value(flags: list[str], flag: str) -> str | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
 
 from i2i_trainer.errors import OptionError
 
@@ -80,7 +82,16 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 50
     sample_every: int = 1000
+    """Steps between sheets of samples; there is one at steps 1, 50, 100, 200 and 500 and at every stop, too."""
     checkpoint_every: int = 1000
+    keep: int = 0
+    """Checkpoints that stay beside the last one, weights alone, to go back to by `i2i-export --step N`."""
+    eval_every: int = 0
+    """Steps between measurements on images that are set aside (`val`, or every tenth); the best step is kept."""
+    eval_measure: Literal["auto", "l1", "patch_kid_x100", "patch_frechet"] = "auto"
+    """What is measured, lower is better: `auto` is l1 to the counterparts if there are any, else patch_kid_x100."""
+    start_from: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Run folder whose weights this run starts with, those that fit by name and shape."""
 
     def __post_init__(self) -> None:
         positive = (
@@ -92,7 +103,16 @@ class TrainConfig:
                 raise OptionError(f"{flag(name)} is {getattr(self, name)} but must be above 0.")
         if min(self.white) < 0 or max(self.white) > 65535:
             raise OptionError(f"--white {self.white[0]} {self.white[1]} must lie between 0 and 65535.")
-        for name in ("workers", "cache_mb", "weight_decay", "decay_from", "clip_norm", "seed"):
+        for name in (
+            "workers",
+            "cache_mb",
+            "keep",
+            "eval_every",
+            "weight_decay",
+            "decay_from",
+            "clip_norm",
+            "seed",
+        ):
             if getattr(self, name) < 0:
                 raise OptionError(f"{flag(name)} is {getattr(self, name)} but must not be below 0.")
         if self.load_size < self.image_size:

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from i2i_trainer import metrics
-from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config, write_atomically
+from i2i_trainer.checkpoint import checkpoint_file, load_method, read_config, write_atomically
 from i2i_trainer.config import Layout, TrainConfig
 from i2i_trainer.data import squares_from_images, tensor_from_bytes
 from i2i_trainer.errors import DataError, OptionError, TrainError
@@ -29,6 +29,8 @@ from i2i_trainer.method import Inference, Method
 from i2i_trainer.sheets import bytes_from_tensor, sheet_from_columns, write_png
 
 SHEET_ROWS = 8
+OF_SOURCE, OF_SHUFFLED = "_of_source", "_of_shuffled_truth"
+HIGHER_IS_BETTER = ("accuracy", "psnr", "ssim", "diversity")
 FEWEST_FOR_FEATURES = 2
 
 
@@ -63,6 +65,8 @@ class Options:
     """LPIPS as a network of two images in [-1, 1]; a stand-in of another name without it."""
     diversity_inputs: int = 100
     """Images that are translated in many styles to measure their diversity, 19 pairs each."""
+    step: str | None = None
+    """A step that `--keep` kept, or `best`; the last one if not given."""
     clip: Path | None = None
     """Video to measure the flicker on."""
     clip_frames: int = 60
@@ -106,7 +110,7 @@ def _complain(sentence: str) -> None:
 def evaluate(options: Options) -> dict[str, Any]:
     """Measures, prints, writes `metrics.json` and `metrics.png`, and returns what `metrics.json` holds."""
     name, config = read_config(options.run)
-    method = load_method(options.run)
+    method = load_method(options.run, options.step)
     if options.direction not in method.directions():
         raise OptionError(
             f"{name} has no direction {options.direction}: it has {', '.join(method.directions())}."
@@ -114,7 +118,12 @@ def evaluate(options: Options) -> dict[str, Any]:
     inference = method.inference(options.direction)
     material = _material(options, config, method, inference)
     console = Console()
-    console.print(f"{name}, {len(material.a)} source and {len(material.b)} target images of {material.split}")
+    console.print(
+        f"{name}, {config.direction(options.direction)}: {len(material.a)} source and {len(material.b)} target images "
+        f"of {material.split}; translating takes a while",
+        highlight=False,
+        soft_wrap=True,
+    )
 
     encoder = method.style_encoder(options.direction)
     styles = _styles(options, inference, encoder, material)
@@ -130,13 +139,14 @@ def evaluate(options: Options) -> dict[str, Any]:
     if options.clip is not None:
         measured |= _flicker(options, inference, translated.shape[-1])
 
+    checkpoint = options.run / checkpoint_file(options.run, options.step)
     record = {
         "method": name,
         "direction": options.direction,
         "domains": list(material.domains.names),
         "split": material.split,
         "pictures": {"source": len(material.a), "target": len(material.b), "side": material.a.shape[-1]},
-        "checkpoint_sha256": hashlib.sha256((options.run / CHECKPOINT).read_bytes()).hexdigest(),
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "features": features.name,
         "metrics": measured,
     }
@@ -247,7 +257,7 @@ def _distances(
         return {}
     real = _seen(features, material.b)
     measured: dict[str, Any] = {}
-    for suffix, images in (("", translated), ("_of_source", material.a)):
+    for suffix, images in (("", translated), (OF_SOURCE, material.a)):
         fake = _seen(features, images)
         mean, spread = metrics.kernel_distance(real, fake)
         measured[frechet + suffix] = metrics.frechet_distance(real, fake)
@@ -283,7 +293,7 @@ def _class_distances(
 def _truth(material: Material, translated: Tensor) -> dict[str, Any]:
     """Errors to the true counterpart: of the translation, of the source itself, and of somebody else's truth."""
     shuffled = material.b.roll(len(material.b) // 2, dims=0)
-    compared = {"": translated, "_of_source": material.a, "_of_shuffled_truth": shuffled}
+    compared = {"": translated, OF_SOURCE: material.a, OF_SHUFFLED: shuffled}
     measured: dict[str, Any] = {}
     for suffix, images in compared.items():
         measured["pixel_accuracy_within_16" + suffix] = metrics.pixel_accuracy(images, material.b)
@@ -368,10 +378,22 @@ def _columns(inference: Inference, material: Material, translated: Tensor) -> di
 
 
 def _print(console: Console, measured: dict[str, Any]) -> None:
-    table = Table("measure", "value")
-    for name, value in measured.items():
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    """One row per measure: of the translation, and to compare, of the source itself and of another image's truth."""
+    table = Table("measure", "better", "translated", "source", "shuffled truth")
+    for name in measured:
+        if name.endswith((OF_SOURCE, OF_SHUFFLED)):
+            continue
+        values = [measured.get(name + suffix) for suffix in ("", OF_SOURCE, OF_SHUFFLED)]
+        cells = [f"{value:.4g}" if isinstance(value, float) else str(value or "") for value in values]
+        table.add_row(name, _better(name), *cells)
     console.print(table)
+
+
+def _better(name: str) -> str:
+    """`lower` or `higher`, empty for what is neither."""
+    if name.endswith(("_std", "_frames")):
+        return ""
+    return "higher" if any(word in name for word in HIGHER_IS_BETTER) else "lower"
 
 
 if __name__ == "__main__":

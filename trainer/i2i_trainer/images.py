@@ -64,6 +64,10 @@ class TrainingImage(Protocol):
         """What makes a pair: equal in both domains, and no other's in its own."""
         ...
 
+    def size(self) -> tuple[int, int] | None:
+        """Width and height as stored, without decoding; None if it cannot be read."""
+        ...
+
     def read(self, short_side: int) -> Pixels:
         """`[H, W, 3] uint8 RGB` whose shorter side is `short_side`. Raises DataError if it cannot be read."""
         ...
@@ -82,6 +86,13 @@ class ImageFile:
     @property
     def name(self) -> str:
         return self.path.name
+
+    def size(self) -> tuple[int, int] | None:
+        with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            with Image.open(self.path) as image:
+                width, height = image.size
+            return (width if self.half == "whole" else width // 2), height
+        return None
 
     def read(self, short_side: int) -> Pixels:
         image = open_image(self.path, draft_side=short_side, white=self.white)
@@ -106,6 +117,10 @@ class ArrayImage:
     nearest: bool = False
     key: str = ""
 
+    def size(self) -> tuple[int, int] | None:
+        height, width = self.pixels.shape[:2]
+        return width, height
+
     def read(self, short_side: int) -> Pixels:
         if min(self.pixels.shape[:2]) == short_side:
             return self.pixels
@@ -120,6 +135,9 @@ class UnreadableImage:
     name: str
     reason: str
     key: str = ""
+
+    def size(self) -> tuple[int, int] | None:
+        return None
 
     def read(self, short_side: int) -> Pixels:
         raise DataError(self.reason)

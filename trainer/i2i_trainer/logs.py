@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ from rich.text import Text
 from torch import Tensor
 
 from i2i_trainer.checkpoint import write_atomically
+from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import DivergedError
-from i2i_trainer.method import Losses
+from i2i_trainer.heading import duration
+from i2i_trainer.method import Losses, Stage
 from i2i_trainer.optimise import mean_over_processes
 
 NEVER = 2**62
+STEPS_TIMED = 5
+"""Steps by which the time that the others take is estimated."""
+STEPS_NOT_TIMED = 2
+"""The first steps, which load images and draw a sheet."""
 
 
 class Ledger:
@@ -83,11 +90,18 @@ class Log:
 
 
 class Screen:
-    """A progress bar with the losses below it on a terminal; elsewhere one line per print."""
+    """The lines before the first step, then a progress bar with the losses below it on a terminal.
 
-    def __init__(self, method: str, steps: int, done: int, shown: bool) -> None:
+    Elsewhere, as in a file or a notebook, one line per print.
+    """
+
+    def __init__(self, method: str, config: TrainConfig, done: int, shown: bool) -> None:
         self._console = Console(quiet=not shown)
-        self._steps = steps
+        self._config = config
+        self._done = done
+        self._timed_from = done
+        self._began = time.monotonic()
+        self._told: set[str] = set()
         self._live: Live | None = None
         self._losses = Text(style="dim")
         self._bar = Progress(
@@ -98,30 +112,63 @@ class Screen:
             TextColumn("{task.fields[speed]}"),
             console=self._console,
         )
-        self._task = self._bar.add_task(method, total=steps, completed=done, speed="")
+        self._task = self._bar.add_task(method, total=config.steps, completed=done, speed="")
         if self._console.is_terminal and shown:
             self._live = Live(Group(self._bar, self._losses), console=self._console)
             self._live.start()
 
-    def advance(self, step: int) -> None:
-        """Moves the bar."""
-        self._bar.update(self._task, completed=step)
+    def head(self, lines: Sequence[str], remarks: Sequence[str]) -> None:
+        """Prints what was found and what is going to be done."""
+        for line in (*lines, *remarks):
+            self.note(line)
 
-    def say(self, row: dict[str, Any]) -> None:
-        """Shows the losses and the speed of one print."""
+    def advance(self, step: int) -> None:
+        """Moves the bar; after the first steps, says how long the training takes."""
+        self._bar.update(self._task, completed=step)
+        if step == self._done + STEPS_NOT_TIMED:
+            self._timed_from, self._began = step, time.monotonic()
+        if step == self._timed_from + STEPS_TIMED:
+            config = self._config
+            per_step = 2 * config.batch * config.accumulate
+            time_left = duration(self.seconds_left(step))
+            self.note(
+                f"takes     about {time_left} for {config.steps - step} more steps of {per_step} images"
+            )
+
+    def seconds_left(self, step: int) -> float:
+        """Time that the rest takes at the speed so far."""
+        passed = time.monotonic() - self._began
+        return passed / max(1, step - self._timed_from) * (self._config.steps - step)
+
+    def say(self, row: dict[str, Any], stage: Stage | None) -> None:
+        """Shows the losses, the speed and the time left of one print."""
         losses = " ".join(f"{name} {value:.4g}" for name, value in row["losses"].items())
+        losses += "".join(f"  {name} {value:.4g}" for name, value in row.get("validation", {}).items())
+        if stage is not None:
+            end = f"/{stage.end}" if stage.end is not None else ""
+            losses = f"stage {stage.name} {row['step']}{end}  {losses}"
         speed = f"{row['pictures_per_s']:.1f} images/s"
         if self._live is not None:
             self._bar.update(self._task, speed=speed)
             self._losses.plain = losses
         else:
+            left = f"{duration(row['seconds_left'])} left"
             self._console.print(
-                f"step {row['step']}/{self._steps}  {speed}  {losses}", highlight=False, soft_wrap=True
+                f"step {row['step']}/{self._config.steps}  {speed}  {left}  {losses}",
+                highlight=False,
+                soft_wrap=True,
             )
 
     def note(self, text: str) -> None:
         """Prints one line above the bar."""
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(self, sentences: Sequence[str]) -> None:
+        """Prints sentences; of those that begin alike, up to a colon, the first alone."""
+        for sentence in sentences:
+            if (beginning := sentence.partition(":")[0]) not in self._told:
+                self._told.add(beginning)
+                self.note(sentence)
 
     def close(self) -> None:
         """Leaves the bar on the screen as it stands."""

@@ -1,48 +1,42 @@
-"""The training loop: prepare, resume, then step, log, sample and save until the steps are done."""
+"""The training loop: prepare, resume, then step, log, sample, measure and save until the steps are done."""
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from torch import Tensor, nn
+from torch import Tensor
 
-from i2i_trainer.checkpoint import (
-    CHECKPOINT,
-    Tensors,
-    random_state,
-    read_checkpoint,
-    restore_optimiser,
-    restore_random_state,
-    restore_weights,
-    tensors_from_optimiser,
-    under,
-    write_checkpoint,
-    write_config,
-)
-from i2i_trainer.config import TrainConfig
+from i2i_trainer.checkpoint import CHECKPOINT, read_config, read_state, write_config
+from i2i_trainer.config import TrainConfig, flag
 from i2i_trainer.data import ImageBatches, RawBatch, preview_batch
-from i2i_trainer.errors import DataError, DivergedError, OptionError, StoppedError
+from i2i_trainer.device import fabric_of, is_first_process, scaler_of, seed_everything
+from i2i_trainer.errors import CheckpointError, DataError, DivergedError, OptionError, StoppedError
+from i2i_trainer.heading import heading, remarks_on_sizes
+from i2i_trainer.health import remarks_on_losses, remarks_on_output, remarks_on_stage
+from i2i_trainer.history import History
 from i2i_trainer.layouts import Domains, find_domains
 from i2i_trainer.lock import locked
 from i2i_trainer.logs import Ledger, Log, Screen, Speed
 from i2i_trainer.method import Method
 from i2i_trainer.methods import entry_of
 from i2i_trainer.optimise import Average, Optimisation
+from i2i_trainer.resume import check_weights, gathered, process_state, restore, save, start_from, weights_of
 from i2i_trainer.schedule import lr_factor
-from i2i_trainer.sheets import write_curves, write_sheet
+from i2i_trainer.sheets import captioned, write_curves, write_sheet
 from i2i_trainer.signals import stopping
+from i2i_trainer.validation import Validation, with_validation
 
 PREVIEW_ROWS = 4
+EARLY_SAMPLES = (1, 50, 100, 200, 500)
+"""Steps with a sheet, beside every `sample_every`: a mistake in the data shows in the first minutes."""
+FIRST_REMARKS = 200
+"""The step from which outputs that say nothing are remarked on."""
 
 
 def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
@@ -50,54 +44,59 @@ def train(name: str, config: TrainConfig, resume: bool = False) -> Path:
 
     With `resume`, continues from the folder's checkpoint as if it had never stopped. Raises TrainError subclasses in
     one sentence; a run whose losses stop being finite ends with DivergedError and keeps its last good checkpoint;
-    one that SIGINT or SIGTERM stops ends with StoppedError after saving the step in hand.
+    one that SIGINT or SIGTERM stops ends with StoppedError after saving the current step.
     """
-    first = os.environ.get("RANK", "0") == "0"
-    with locked(config.out) if first else nullcontext():
+    with locked(config.out) if is_first_process() else nullcontext():
         return _train(name, config, resume)
 
 
 def _train(name: str, config: TrainConfig, resume: bool) -> Path:
     # Data and device: everything that a user can have wrong is found before the first step.
-    entry = entry_of(name)
-    domains = find_domains(config, "train", entry.method.paired)
+    entry, run = entry_of(name), config.out
+    if resume and _nothing_left(run, config):
+        return run
+    domains = _find_domains(config, resume, entry.method.paired)
     config = replace(config, domains=domains.names, white=domains.white)
-    scaler = _scaler(config)
-    fabric = _fabric(config, scaler)
+    scaler = scaler_of(config)
+    fabric = fabric_of(config, scaler)
     rank, world, device = fabric.global_rank, fabric.world_size, fabric.device
-    run = config.out
     if not resume and (run / CHECKPOINT).exists():
         raise OptionError(
             f"--out {run} holds a trained run: continue it with --resume, or name another folder."
         )
-    batches = ImageBatches(domains, config, rank, world)
-    preview = _preview_images(config, domains, entry.method.paired)
+    seen, set_aside = with_validation(config, domains, entry.method.paired)
+    batches = ImageBatches(seen, config, rank, world)
+    preview = _preview_images(config, seen, entry.method.paired)
 
     # Networks: the same weights in every process, then random numbers of its own for each.
-    _seed(config.seed)
+    seed_everything(config.seed)
     method = entry.method(config).to(device)
-    method.check_data(domains)
+    remarks = method.check_data(domains) + remarks_on_sizes(domains, config.load_size)
     if config.ema > 0 and not method.ema_modules():
         raise OptionError(
             f"--ema {config.ema} does nothing for {name}, which keeps no average: leave it at 0."
         )
+    if config.start_from is not None and not resume:
+        remarks.append(start_from(method, config.start_from))
     if config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.train()
     optimisation = Optimisation(fabric, method.optimisers(), config.clip_norm, config.accumulate, scaler)
     average = Average(method.ema_modules(), config.ema) if config.ema > 0 else None
-    _seed(config.seed + 1 + rank)
+    validation = Validation(config, set_aside) if set_aside is not None and rank == 0 else None
+    seed_everything(config.seed + 1 + rank)
 
     done = 0
     if resume:
-        done = _restore(run, name, method, optimisation, average, rank, device)
-        if done >= config.steps:
-            return _complete(run, config, done)
+        with _naming_changed_options(run, config):
+            done = restore(run, name, method, optimisation, average, rank, device)
         fabric.barrier()
     if rank == 0:
         write_config(run, name, config)
     log = Log(run / "log.jsonl", done) if rank == 0 else None
-    screen = Screen(name, config.steps, done, shown=rank == 0)
+    history = History(run, name, config.keep, validation.measure if validation else "")
+    screen = Screen(name, config, done, shown=rank == 0)
+    screen.head(heading(name, config, seen, set_aside, method, device.type), remarks)
     ledger, speed = Ledger(fabric), Speed()
     last_good = done
 
@@ -117,100 +116,102 @@ def _train(name: str, config: TrainConfig, resume: bool) -> Path:
                 ledger.add(losses, step + 1)
                 speed.add(2 * config.batch)
             if average is not None:
-                average.update()
+                average.update(step)
             done = step + 1
             screen.advance(done)
-            last = done == config.steps
-            ends = last or stop.asked
+            ends = done == config.steps or stop.asked
+            measures = config.eval_every > 0 and (done % config.eval_every == 0 or ends)
+
+            # Measure on images that are set aside, by the averaged weights.
+            value = None
+            if measures and validation is not None:
+                with _averaged(average), _own_random_numbers(device), fabric.autocast():
+                    value = validation(method, device)
 
             # Log: the only place where the losses leave the device.
-            if done % config.log_every == 0 or ends:
+            if done % config.log_every == 0 or ends or measures:
                 with _naming_last_good(run, last_good):
                     read = ledger.read()
                 if log is not None:
-                    row = _row(done, config, read, speed.read(), batches.unreadable)
+                    row = _row(
+                        done, config, read, speed.read(), screen.seconds_left(done), batches.unreadable
+                    )
+                    if value is not None and validation is not None:
+                        row["validation"] = {validation.measure: value}
                     log.append(row)
-                    screen.say(row)
+                    screen.say(row, method.stage(step))
+                    screen.warn(remarks_on_losses(log.rows))
 
             # Sample.
-            if (done % config.sample_every == 0 or last) and rank == 0:
+            if (done in EARLY_SAMPLES or done % config.sample_every == 0 or ends) and rank == 0:
                 with _averaged(average), _own_random_numbers(device):
                     columns = _preview(method, preview, fabric)
-                write_sheet(run / "samples" / f"{done:08d}.png", columns)
+                    if done >= FIRST_REMARKS:
+                        screen.warn(remarks_on_output(method.inference(), preview.to_device(device).a))
+                write_sheet(run / "samples" / f"{done:08d}.png", captioned(columns, config.domains))
 
             # Save.
             if done % config.checkpoint_every == 0 or ends:
                 with _naming_last_good(run, last_good):
                     ledger.check()
-                    _check_weights(method, done)
-                state = _gathered(fabric, _process_state(method, device))
+                    check_weights(method, done)
+                state = gathered(fabric, process_state(method, device))
                 if log is not None:
-                    _save(run, name, done, method, optimisation, average, state)
+                    save(run, name, done, method, optimisation, average, state)
+                    history.add(done, weights_of(method, average))
                     write_curves(run / "curves.png", log.rows)
                 last_good = done
+            if value is not None and history.offer(done, value, weights_of(method, average)):
+                screen.note(f"Best so far: step {done}, {history.measure} {value:.4g}")
             if ends:
                 break
     if batches.unreadable:
         screen.note(f"{batches.unreadable} images could not be read and were skipped.")
+    for remark in remarks_on_stage(method, done) + (remarks_on_losses(log.rows) if log is not None else []):
+        screen.note(remark)
     fabric.barrier()
     if done < config.steps:
         raise StoppedError(f"interrupted after step {done}, which is saved: continue with --resume.")
     return run
 
 
-def _complete(run: Path, config: TrainConfig, done: int) -> Path:
-    """The run as it is, if no step is left; nothing is written. Raises OptionError if fewer steps are asked for."""
+def _nothing_left(run: Path, config: TrainConfig) -> bool:
+    """Whether a run is complete as it is. Raises OptionError if fewer steps are asked for than it has."""
+    done = int(read_state(run)["step"])
     if done > config.steps:
         raise OptionError(
             f"--steps {config.steps} is below step {done}, which {run} has reached: give a number above it."
         )
-    return run
+    return done == config.steps
 
 
-def _fabric(config: TrainConfig, scaler: torch.amp.GradScaler | None) -> Fabric:
-    """Devices as torchrun laid them out, or a single one."""
-    device = _device_kind(config)
-    plugins: list[Any] = []
-    if config.precision != "32":
-        precision: Any = {"bf16": "bf16-mixed", "16": "16-mixed"}[config.precision]
-        plugins.append(MixedPrecision(precision, device, scaler))
-    launched = torch.distributed.is_torchelastic_launched()
-    if launched:
-        local, nodes = _torchrun_shape()
-        fabric = Fabric(accelerator=device, devices=local, num_nodes=nodes, strategy="ddp", plugins=plugins)
-    else:
-        fabric = Fabric(accelerator=device, devices=1, plugins=plugins)
-    fabric.launch()
-    if device == "cuda":
-        torch.backends.cudnn.benchmark = True
-    return fabric
+def _find_domains(config: TrainConfig, resume: bool, paired: bool) -> Domains:
+    if resume and not config.data.is_dir() and read_config(config.out)[1].data == config.data:
+        raise DataError(
+            f"--data {config.data}, as recorded by this run, is not a folder here: add --data DIR with its new place."
+        )
+    return find_domains(config, "train", paired)
 
 
-def _torchrun_shape() -> tuple[int, int]:
-    """Processes per host and hosts, from the variables that torchrun hands to its processes."""
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    return local, int(os.environ["WORLD_SIZE"]) // local
-
-
-def _device_kind(config: TrainConfig) -> str:
-    if config.device != "auto":
-        there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-        if not there[config.device]:
-            raise OptionError(f"--device {config.device} is not on this machine: use --device auto or cpu.")
-        return config.device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _scaler(config: TrainConfig) -> torch.amp.GradScaler | None:
-    return torch.amp.GradScaler(_device_kind(config)) if config.precision == "16" else None
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (a library may draw from it)
-    torch.manual_seed(seed)
+@contextmanager
+def _naming_changed_options(run: Path, config: TrainConfig) -> Iterator[None]:
+    """Names the options that differ from the recorded ones, if the checkpoint does not fit."""
+    recorded = read_config(run)[1]
+    try:
+        yield
+    except CheckpointError as error:
+        changed = [
+            f"{flag(field.name)} was {getattr(recorded, field.name)}"
+            for field in fields(recorded)
+            if getattr(recorded, field.name) != getattr(config, field.name)
+            and field.name not in ("steps", "data", "out", "domains", "white")
+        ]
+        if not changed:
+            raise
+        raise CheckpointError(
+            f"The checkpoint does not fit these options: {', '.join(changed)} when this run began; leave that out, or "
+            "start another run."
+        ) from error
 
 
 def _preview_images(config: TrainConfig, domains: Domains, paired: bool) -> RawBatch:
@@ -222,12 +223,18 @@ def _preview_images(config: TrainConfig, domains: Domains, paired: bool) -> RawB
 
 
 def _row(
-    done: int, config: TrainConfig, losses: dict[str, float], pictures_per_s: float, unreadable: int
+    done: int,
+    config: TrainConfig,
+    losses: dict[str, float],
+    pictures_per_s: float,
+    seconds_left: float,
+    unreadable: int,
 ) -> dict[str, Any]:
     return {
         "step": done,
         "pictures": done * 2 * config.batch * config.accumulate,
         "pictures_per_s": round(pictures_per_s, 3),
+        "seconds_left": round(seconds_left),
         "lr": config.lr * lr_factor(config, done - 1),
         "losses": losses,
         "unreadable": unreadable,
@@ -274,80 +281,3 @@ def _naming_last_good(run: Path, last_good: int) -> Iterator[None]:
         raise DivergedError(
             f"{error}; {kept}: resume with a lower --lr, --clip-norm 1 or --precision 32."
         ) from error
-
-
-def _check_weights(method: nn.Module, done: int) -> None:
-    finite = torch.stack([parameter.detach().isfinite().all() for parameter in method.parameters()]).all()
-    if not bool(finite.item()):
-        raise DivergedError(f"A weight stopped being a finite number by step {done}")
-
-
-def _process_state(method: Method, device: torch.device) -> Tensors:
-    """What differs between processes: random generators and the method's extra state."""
-    random_tensors = {f"random/{name}": tensor for name, tensor in random_state(device).items()}
-    extra = {f"extra/{name}": tensor.detach().cpu() for name, tensor in method.extra_state().items()}
-    return {**random_tensors, **extra}
-
-
-def _gathered(fabric: Fabric, state: Tensors) -> Tensors:
-    """State of all processes; that of process k > 0 under `processK/`."""
-    if fabric.world_size == 1:
-        return state
-    states: list[Tensors] = [{} for _ in range(fabric.world_size)]
-    torch.distributed.all_gather_object(states, state)
-    own = dict(states[0])
-    for process, theirs in enumerate(states[1:], start=1):
-        own.update({f"process{process}/{name}": tensor for name, tensor in theirs.items()})
-    return own
-
-
-def _save(
-    run: Path,
-    name: str,
-    done: int,
-    method: Method,
-    optimisation: Optimisation,
-    average: Average | None,
-    process_state: Tensors,
-) -> None:
-    tensors = {f"model/{key}": tensor for key, tensor in method.state_dict().items()} | process_state
-    values: dict[str, Any] = {}
-    for optimiser_name, optimiser in optimisation.optimisers.items():
-        state, values[optimiser_name] = tensors_from_optimiser(optimiser)
-        tensors |= {f"optimiser/{optimiser_name}/{key}": tensor for key, tensor in state.items()}
-    if average is not None:
-        for module, weights in average.weights.items():
-            tensors |= {f"average/{module}/{key}": tensor for key, tensor in weights.items()}
-    scaler = optimisation.scaler.state_dict() if optimisation.scaler is not None else None
-    write_checkpoint(run, name, tensors, {"step": done, "optimisers": values, "scaler": scaler})
-
-
-def _restore(
-    run: Path,
-    name: str,
-    method: Method,
-    optimisation: Optimisation,
-    average: Average | None,
-    rank: int,
-    device: torch.device,
-) -> int:
-    """Puts back what `_save` wrote; returns the number of steps done."""
-    tensors, state = read_checkpoint(run, name)
-    restore_weights(method, tensors)
-    for optimiser_name, optimiser in optimisation.optimisers.items():
-        own = under(tensors, f"optimiser/{optimiser_name}/")
-        restore_optimiser(optimiser, own, state["optimisers"][optimiser_name])
-    if average is not None:
-        average.start()  # a run that kept no average starts one from what it has learned
-        for module, weights in average.weights.items():
-            for key, kept in under(tensors, f"average/{module}/").items():
-                weights[key].copy_(kept)
-    if optimisation.scaler is not None and state["scaler"] is not None:
-        optimisation.scaler.load_state_dict(state["scaler"])
-    # A process that the stopped run did not have keeps its fresh random numbers and starts an empty pool.
-    process = "" if rank == 0 else f"process{rank}/"
-    extra = under(tensors, f"{process}extra/")
-    method.load_extra_state({key: tensor.to(device) for key, tensor in extra.items()})
-    if kept_random := under(tensors, f"{process}random/"):
-        restore_random_state(kept_random, device)
-    return int(state["step"])

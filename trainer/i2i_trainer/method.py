@@ -27,6 +27,17 @@ class Batch:
     labels_b: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training, for methods that train in stages."""
+
+    name: str
+    end: int | None = None
+    """The last step of the stage, None if it lasts."""
+    translates: bool = True
+    """Whether the translation is trained in it."""
+
+
 Losses = dict[str, Tensor]
 """Detached scalars on the device; the loop reads them once per print."""
 
@@ -95,8 +106,16 @@ class Method(nn.Module):
     """Beginnings of names that older checkpoints do not have; what is missing keeps its first value."""
     config: TrainConfig
 
-    def check_data(self, domains: Domains) -> None:
-        """Raises OptionError or DataError in one sentence if it cannot learn from these images."""
+    def check_data(self, domains: Domains) -> list[str]:
+        """Sentences that the user should read before the first step.
+
+        Raises OptionError or DataError in one sentence if it cannot learn from these images.
+        """
+        return []
+
+    def stage(self, step: int) -> Stage | None:
+        """The stage that step `step`, counted from 0, belongs to; None if the training has one stage."""
+        return None
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Every optimiser by the name that `update` takes. Called once; no module may be created lazily later."""

@@ -114,7 +114,10 @@ class Optimisation:
 
 
 class Average:
-    """Moving average of the weights of some modules; buffers are copied as they are."""
+    """Moving average of the weights of some modules; buffers are copied as they are.
+
+    The decay starts low, `(1 + step) / (10 + step)`, so that the average soon leaves the initial weights behind.
+    """
 
     def __init__(self, modules: dict[str, nn.Module], decay: float) -> None:
         self._decay = decay
@@ -130,14 +133,15 @@ class Average:
         }
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Moves the average towards the present weights."""
+    def update(self, step: int) -> None:
+        """Moves the average towards the present weights after step `step`, counted from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
         for name, module in self._modules.items():
             average = self.weights[name]
             parameters = {key for key, _ in module.named_parameters()}
             for key, value in module.state_dict().items():
                 if key in parameters:
-                    average[key].lerp_(value, 1.0 - self._decay)
+                    average[key].lerp_(value, 1.0 - decay)
                 else:
                     average[key].copy_(value)
 

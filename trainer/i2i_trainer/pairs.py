@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +13,20 @@ from torch import Tensor
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.data import tensor_from_bytes
 from i2i_trainer.errors import DataError
+from i2i_trainer.images import TrainingImage
 from i2i_trainer.layouts import find_domains
 
 
 class Pairs:
     """Images and their counterparts, held in memory; crops are drawn with torch's global generator.
 
-    `folder` has one of the paired layouts. Raises DataError if it has none, or a pair differs in size.
+    Raises DataError if a pair differs in size or cannot be read.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig) -> None:
-        domains = find_domains(replace(config, data=folder, layout="auto"), paired=True)
+    def __init__(self, pairs: Iterable[tuple[TrainingImage, TrainingImage]], config: TrainConfig) -> None:
         self._side = config.image_size
         self._pairs = []
-        for a, b in zip(domains.a, domains.b, strict=True):
+        for a, b in pairs:
             pair = tuple(image.read(config.load_size) for image in (a, b))
             if pair[0].shape != pair[1].shape:
                 raise DataError(
@@ -46,6 +47,12 @@ class Pairs:
         mirror = -1 if _below(2) else 1
         window = np.s_[top : top + self._side, left : left + self._side]
         return tuple(np.ascontiguousarray(image[window][:, ::mirror]) for image in pair)
+
+
+def pairs_of_folder(folder: Path, config: TrainConfig) -> Pairs:
+    """The pairs of a folder in one of the paired layouts. Raises DataError if it has none, or as `Pairs` does."""
+    domains = find_domains(replace(config, data=folder, layout="auto", white=(0, 0)), paired=True)
+    return Pairs(zip(domains.a, domains.b, strict=True), config)
 
 
 def _below(end: int) -> int:

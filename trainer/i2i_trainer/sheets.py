@@ -1,8 +1,11 @@
-"""Images for people: the sheet of samples and the curves of the losses."""
+"""Images to look at: the sheet of samples and the curves of the losses."""
 
 from __future__ import annotations
 
 import io
+import math
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from i2i_trainer.checkpoint import write_atomically
 from i2i_trainer.images import Pixels
 
-HEADER = 16
+HEADER = 22
 GAP = 4
+SMALLEST_SHOWN = 160
+"""Images whose short side is below this are enlarged by a whole factor, pixel by pixel."""
+SMOOTHED = 0.05
+"""Share of the points of a curve that its smoothed line averages."""
+LOGARITHMIC = 50.0
+"""Curves that span this factor get a logarithmic axis."""
+NOTE = (
+    "Healthy: adversarial losses (gen, disc, critic) hover and do not fall to 0; distances (cycle, l1, reconstruction, "
+    "validation) fall and level off. Thin: as logged, thick: smoothed."
+)
 
 
 def bytes_from_tensor(images: Tensor) -> Pixels:
@@ -28,19 +42,39 @@ def bytes_from_tensor(images: Tensor) -> Pixels:
 
 
 def sheet_from_columns(columns: Mapping[str, Pixels]) -> Image.Image:
-    """One row per sample, one titled column per entry; entries are `[N, H, W, 3] uint8 RGB`."""
+    """One row per sample, one titled column per entry; entries are `[N, H, W, 3] uint8 RGB`.
+
+    Small images are enlarged by a whole factor, to a short side of at least 160 pixels.
+    """
+    font = ImageFont.load_default(size=14)
+    columns = {title: _enlarged(images) for title, images in columns.items()}
     rows = max(len(images) for images in columns.values())
     height = max(images.shape[1] for images in columns.values())
-    widths = [max(images.shape[2], 6 * len(title) + GAP) for title, images in columns.items()]
+    widths = [
+        max(images.shape[2], math.ceil(font.getlength(title)) + GAP) for title, images in columns.items()
+    ]
     sheet = Image.new("RGB", (sum(widths) + GAP * (len(widths) + 1), HEADER + rows * (height + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
     left = GAP
     for (title, images), width in zip(columns.items(), widths, strict=True):
-        draw.text((left, 2), title, fill="black")
+        draw.text((left, 2), title, fill="black", font=font)
         for row, image in enumerate(images):
             sheet.paste(Image.fromarray(image), (left, HEADER + row * (height + GAP)))
         left += width + GAP
     return sheet
+
+
+def _enlarged(images: Pixels) -> Pixels:
+    factor = math.ceil(SMALLEST_SHOWN / min(images.shape[1:3]))
+    return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def captioned(columns: Mapping[str, Tensor], domains: tuple[str, str]) -> dict[str, Tensor]:
+    """The columns of a preview with the domains' names in place of `a` and `b`: `a to b` -> `day to night`."""
+    names = dict(zip("ab", domains, strict=True))
+    return {
+        re.sub(r"\b[ab]\b", lambda m: names[m.group()], title): images for title, images in columns.items()
+    }
 
 
 def write_sheet(path: Path, columns: Mapping[str, Tensor]) -> None:
@@ -57,7 +91,8 @@ def write_png(path: Path, image: Image.Image) -> None:
 
 
 def write_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draws every loss of the log against the step, one panel each."""
+    """Draws every loss of the log, and what was measured, against the step: one panel each, as logged and smoothed."""
+    rows = [{"step": row["step"], "losses": row["losses"] | row.get("validation", {})} for row in rows]
     names = sorted({name for row in rows for name in row["losses"]})
     if not names:
         return
@@ -68,13 +103,29 @@ def write_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for name, panel in zip(names, panels, strict=False):
         points = [(row["step"], row["losses"][name]) for row in rows if name in row["losses"]]
         steps, values = np.array(points).T
-        panel.plot(steps, values, linewidth=0.8)
+        panel.plot(
+            steps, values, linewidth=0.6, alpha=0.4, color="tab:blue", marker="." if len(steps) < 10 else ""
+        )
+        smooth = _smoothed(values)
+        panel.plot(steps, smooth, linewidth=1.6, color="tab:blue")
+        if values.min() > 0 and smooth.max() > LOGARITHMIC * smooth.min():
+            panel.set_yscale("log")
         panel.set_title(name, fontsize=9)
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)
     for panel in panels[len(names) :]:
         panel.set_visible(False)
-    figure.supxlabel("step", fontsize=8)
+    figure.supxlabel(f"step\n{textwrap.fill(NOTE, 60 * columns)}", fontsize=7)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     write_atomically(path, buffer.getvalue())
+
+
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over a window around every point, smaller at the ends."""
+    reach = int(SMOOTHED * len(values) / 2)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    first, last = np.maximum(places - reach, 0), np.minimum(places + reach + 1, len(values))
+    smoothed: NDArray[np.float64] = (sums[last] - sums[first]) / (last - first)
+    return smoothed

@@ -54,10 +54,11 @@ def int8_from_engine(
         raise ExportError(
             f"this engine is already {engine.metadata.precision}: give the float32 one that it was made from."
         )
+    instead = "keep float32" if for_cpu else "use fp16"
     candidates, total = _candidates(engine)
     if not candidates or _macs(candidates) < LEAST_SHARE * total:
         raise ExportError(
-            "less than half of this network's work is in convolutions that int8 suits: use fp16."
+            f"less than half of this network's work is in convolutions that int8 suits: {instead}."
         )
     trial = _Trial(engine, Form(unsigned=for_cpu), gate, style)
     limits = trial.better_limits(candidates, calibration)
@@ -73,7 +74,7 @@ def int8_from_engine(
     parity.require(
         report,
         f"the int8 engine, with {share:.0%} of its work in int8,",
-        "this network does not suit int8, use fp16; no file was written.",
+        f"this network does not suit int8, {instead}; no file was written.",
     )
     notes = {**engine.metadata.notes, "int8": f"{len(kept)} convolutions, {share:.0%} of the multiply-adds"}
     lean.metadata = replace(engine.metadata, precision="int8", parity=report.figures(), notes=notes)

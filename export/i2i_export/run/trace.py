@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from i2i_export import parity
@@ -33,7 +31,7 @@ from i2i_runtime.errors import UsageError
 from i2i_runtime.files import reason_of, sha256_of_file
 from i2i_runtime.frame import Image
 from i2i_runtime.metadata import FRAME, STYLE, TRANSLATED, EngineMetadata, Provenance, SizePolicy, StyleSpec
-from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config
+from i2i_trainer.checkpoint import checkpoint_file, load_method, read_config, read_state
 from i2i_trainer.errors import OptionError, TrainError
 from i2i_trainer.method import Inference, Method
 
@@ -183,16 +181,18 @@ def onnx_from_run(
     licence: str = "",
     for_cpu: bool = False,
     guided: int | None = None,
+    step: str | None = None,
 ) -> tuple[EngineFile, parity.Report, onnx.ModelProto | None]:
     """Turns one direction of a run folder into a checked engine; `output` is where the caller will write it.
 
     Beside the gate's table comes the style encoder, if the engine has a style and the method an encoder. `size` is
     `WIDTHxHEIGHT` or `dynamic`, `style` is `input` or `fixed:...`; `frames` names the clip or folder for the gate.
-    `guided` lets the network see the image that many times smaller (guided.py). Raises ExportError, also if the run
+    `guided` lets the network see the image that many times smaller (guided.py). `step` is a step that the run kept, or
+    `best`; the last one if None. Raises ExportError, also if the run
     cannot be loaded, and UsageError.
     """
     method_name, _ = read_config(run)
-    method = load_method(run)
+    method = load_method(run, step)
     if direction not in method.directions():
         raise UsageError(
             f"--direction {direction} is not what {run} learned: "
@@ -207,7 +207,7 @@ def onnx_from_run(
         name=name or output.stem,
         method=method_name,
         direction=method.config.direction(direction),
-        provenance=_provenance(run, method),
+        provenance=_provenance(run, method, step),
         licence=licence,
     )
     engine = engine_from_inference(inference, policy, origin, fixed_style, for_cpu=for_cpu)
@@ -257,15 +257,16 @@ def _fixed_style(inference: Inference, text: str | None) -> NDArray[np.float32] 
     return np.asarray([code], dtype=np.float32)
 
 
-def _provenance(run: Path, method: Method) -> Provenance:
-    path, config = run / CHECKPOINT, method.config
-    with safe_open(path, framework="pt") as checkpoint:
-        steps = int(json.loads(checkpoint.metadata()["state"]).get("step", 0))
+def _provenance(run: Path, method: Method, step: str | None) -> Provenance:
+    file, config = checkpoint_file(run, step), method.config
+    steps = int(read_state(run, file).get("step", 0))
     return Provenance(
-        checkpoint_sha256=sha256_of_file(path),
+        checkpoint_sha256=sha256_of_file(run / file),
         data=config.data.name,
         pictures_seen=steps * 2 * config.batch * config.accumulate,
         source_file=run.name,
+        step=steps,
+        trained_short_side=config.load_size,
     )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from PIL import Image
 from torch import Tensor
 
 from i2i_trainer.checkpoint import load_method, write_checkpoint, write_config
-from i2i_trainer.errors import OptionError
+from i2i_trainer.errors import DataError, OptionError
+from i2i_trainer.layouts import find_domains
 from i2i_trainer.method import Batch
 from i2i_trainer.methods import METHODS
 from i2i_trainer.methods.distill import Distill, DistillConfig
@@ -98,3 +101,43 @@ def test_no_start_from_another_network(tmp_path: Path, name: str, options: dict[
     teacher = save_run(tmp_path / "teacher", name)
     with pytest.raises(OptionError, match="--start-as-teacher"):
         student_of(teacher, start_as_teacher=True, **options).optimisers()
+
+
+def test_translated_images_of_equal_names_teach(tmp_path: Path) -> None:
+    """Whoever made them: here every source in negative."""
+    random = np.random.default_rng(0)
+    for folder in ("data/trainA", "data/trainB", "made"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number in range(4):
+        pixels = random.integers(0, 256, (80, 90, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "data" / "trainA" / f"{number}.png")
+        Image.fromarray(pixels).save(tmp_path / "data" / "trainB" / f"{number}.png")
+        if number:  # the first has no translation
+            Image.fromarray(255 - pixels).save(tmp_path / "made" / f"{number}.png")
+    student = student_of(tmp_path / "made", data=tmp_path / "data", gan_weight=0.0, lr=1e-3, load_size=72)
+    assert student.check_data(find_domains(student.config)) == []
+    losses = train(student, 40)
+    assert losses[-1]["teacher"] < 0.9 * losses[0]["teacher"]
+    source, wanted = student._teacher.show(torch.zeros(2, 3, 64, 64), None)  # type: ignore[union-attr]
+    torch.testing.assert_close(wanted, -source, atol=0.05, rtol=0)
+
+    (tmp_path / "others").mkdir()
+    Image.new("RGB", (80, 90)).save(tmp_path / "others" / "nothing.png")
+    other = student_of(tmp_path / "others", data=tmp_path / "data")
+    with pytest.raises(DataError, match="none of its images has the name of a source image"):
+        other.check_data(find_domains(other.config))
+
+
+def test_a_file_that_is_not_an_engine_cannot_teach(tmp_path: Path) -> None:
+    (tmp_path / "teacher.onnx").write_bytes(b"nothing")
+    with pytest.raises(OptionError, match="is not an engine: give one that i2i-export wrote"):
+        student_of(tmp_path / "teacher.onnx").optimisers()
+
+
+@pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])
+def test_resize_convolutions_double_the_size(name: str) -> None:
+    entry = METHODS[name]
+    config = entry.config(**{**entry.config.presets["small"], "upsampling": "bilinear"})
+    network = entry.method(config).inference()
+    assert not [layer for layer in network.modules() if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert network(torch.zeros(1, 3, 64, 128)).shape == (1, 3, 64, 128)

@@ -20,6 +20,7 @@ from i2i_trainer.losses import lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import InstanceNorm
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
+from i2i_trainer.unet import Upsampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class CycleGANConfig(TrainConfig):
     """Channels of the generators' first layer."""
     blocks: int = 9
     """Residual blocks of a generator: 9, or 6 for images of 128 pixels."""
+    upsampling: Upsampling = "transposed"
+    """How the generators double the size: `bilinear` and a convolution leave no checkerboard."""
     disc_width: int = 64
     """Channels of the discriminators' first layer."""
     disc_layers: int = 3
@@ -61,18 +64,25 @@ def _conv_in_relu(layer: nn.Module, channels: int) -> list[nn.Module]:
 class Generator(nn.Sequential):
     """ResNet generator: `[N, 3, H, W]` in [-1, 1] -> the same; H and W multiples of 4."""
 
-    def __init__(self, width: int = 64, blocks: int = 9) -> None:
+    def __init__(self, width: int = 64, blocks: int = 9, upsampling: Upsampling = "transposed") -> None:
         w2, w4 = 2 * width, 4 * width
         super().__init__(
             *_conv_in_relu(conv(3, width, 7), width),
             *_conv_in_relu(conv(width, w2, 3, stride=2, padding="zeros"), w2),
             *_conv_in_relu(conv(w2, w4, 3, stride=2, padding="zeros"), w4),
             *(ResBlock(w4) for _ in range(blocks)),
-            *_conv_in_relu(nn.ConvTranspose2d(w4, w2, 3, stride=2, padding=1, output_padding=1), w2),
-            *_conv_in_relu(nn.ConvTranspose2d(w2, width, 3, stride=2, padding=1, output_padding=1), width),
+            *_conv_in_relu(doubling(w4, w2, upsampling), w2),
+            *_conv_in_relu(doubling(w2, width, upsampling), width),
             conv(width, 3, 7),
             nn.Tanh(),
         )
+
+
+def doubling(inputs: int, outputs: int, upsampling: Upsampling) -> nn.Module:
+    """Doubles the size: transposed 3x3 convolution, or bilinear and a reflect-padded 3x3 convolution."""
+    if upsampling == "transposed":
+        return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv(inputs, outputs, 3))
 
 
 class ImagePool:
@@ -121,8 +131,8 @@ class CycleGAN(Method):
     def __init__(self, config: CycleGANConfig) -> None:
         super().__init__()
         self.config: CycleGANConfig = config
-        self.a2b = Generator(config.width, config.blocks)
-        self.b2a = Generator(config.width, config.blocks)
+        self.a2b = Generator(config.width, config.blocks, config.upsampling)
+        self.b2a = Generator(config.width, config.blocks, config.upsampling)
         self.disc_a = PatchDiscriminator(width=config.disc_width, layers=config.disc_layers)
         self.disc_b = PatchDiscriminator(width=config.disc_width, layers=config.disc_layers)
         init_normal(self)

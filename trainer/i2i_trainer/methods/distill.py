@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from i2i_trainer.errors import OptionError
+from i2i_trainer.layouts import Domains
 from i2i_trainer.losses import feature_distance, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.methods.realtime import GeneratorConfig, RealtimeInference
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
+from i2i_trainer.teachers import EngineInference, FolderTeacher, NetworkTeacher, Teacher
 from i2i_trainer.temporal import steadiness
 
 
@@ -31,7 +33,8 @@ class DistillConfig(GeneratorConfig):
     """Train a real-time student on what a trained method makes of the source domain."""
 
     teacher: Path = Path()
-    """Run folder of the teacher, of any method."""
+    """What to imitate: a run folder of any method, an engine (.onnx, an adopted one too), or a folder of translated
+    images with the names of their sources."""
     teacher_direction: Literal["a2b", "b2a"] = "a2b"
     """Which of the teacher's directions to learn; use --swap with b2a, so that the source comes first."""
     teacher_style: tuple[float, ...] = ()
@@ -58,30 +61,13 @@ class DistillConfig(GeneratorConfig):
             )
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A trained translator to imitate; not a module, so the student's checkpoint does not hold it."""
-
-    network: Inference
-    style: tuple[float, ...]
-    """The style that the student is bound to, unless it has a style of its own."""
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, style: Tensor | None) -> Tensor:
-        """Images `[N, 3, H, W]` in [-1, 1] as the teacher translates them, in `style` `[N, S]` if given."""
-        if style is None and self.network.style_size:
-            style = torch.tensor(self.style, device=images.device).expand(len(images), -1)
-        translated: Tensor = self.network(images, style)
-        return translated
-
-
 class Distill(Method):
     """Networks `student` and `disc`; optimisers `disc` and `student`, stepped in that order.
 
     The teacher is loaded when training starts.
     """
 
-    summary = "A real-time student of any trained method (--teacher runs/NAME)."
+    summary = "A real-time student of a run, an engine or translated images (--teacher)."
 
     def __init__(self, config: DistillConfig) -> None:
         super().__init__()
@@ -90,12 +76,19 @@ class Distill(Method):
         self.disc = config.discriminator()
         self._teacher: Teacher | None = None
 
+    def check_data(self, domains: Domains) -> list[str]:
+        teacher = self.config.teacher
+        if teacher.name and teacher.is_dir() and not (teacher / "config.json").is_file():
+            self._teacher = FolderTeacher(domains.a, teacher, self.config)
+        return []
+
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
-        network = _load_teacher(config).to(next(self.parameters()).device)
-        if config.start_as_teacher:
-            self._start_as(network)
-        self._teacher = Teacher(network, config.teacher_style or network.default_style)
+        if self._teacher is None:
+            network = _load_teacher(config).to(next(self.parameters()).device)
+            if config.start_as_teacher:
+                self._start_as(network)
+            self._teacher = NetworkTeacher(network, config.teacher_style or network.default_style)
         return {"disc": config.disc_adam(self.disc), "student": adam(config, self.student)}
 
     def _start_as(self, teacher: Inference) -> None:
@@ -112,8 +105,8 @@ class Distill(Method):
         config = self.config
         assert self._teacher is not None
         style = self._draw_style(batch.a)
-        wanted = self._teacher(batch.a, style)
-        translated = self.student(batch.a, style)
+        source, wanted = self._teacher.show(batch.a, style)
+        translated = self.student(source, style)
 
         disc = lsgan(self.disc(batch.b), 1.0) + lsgan(self.disc(translated.detach()), 0.0)
         update("disc", disc)
@@ -127,7 +120,7 @@ class Distill(Method):
             }
             if config.steady_weight > 0:
                 student = partial(self.student, style=style)
-                losses["steady"] = steadiness(student, batch.a, translated, config.steady_noise)
+                losses["steady"] = steadiness(student, source, translated, config.steady_noise)
             weights = {
                 "gen": config.gan_weight,
                 "teacher": config.teacher_weight,
@@ -145,8 +138,8 @@ class Distill(Method):
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         style = self._draw_style(batch.a)
         columns = {"a": batch.a}
-        if self._teacher is not None:
-            columns["teacher"] = self._teacher(batch.a, style)
+        if isinstance(self._teacher, NetworkTeacher):
+            columns["teacher"] = self._teacher.show(batch.a, style)[1]
         return columns | {"student": self.student(batch.a, style).clamp(-1, 1)}
 
     def inference(self, direction: str = "a2b") -> Inference:
@@ -157,27 +150,36 @@ class Distill(Method):
 
 
 def _load_teacher(config: DistillConfig) -> Inference:
-    from i2i_trainer.checkpoint import (
-        load_method,
-    )  # the table of methods, which names this one, is read there
-
     if not config.teacher.name:
         raise OptionError("Distillation needs a teacher: name its run folder with --teacher.")
-    method = load_method(config.teacher)
-    if config.teacher_direction not in method.directions():
-        raise OptionError(
-            f"--teacher-direction {config.teacher_direction} is not one that {config.teacher} learned: "
-            f"choose from {', '.join(method.directions())}."
-        )
-    teacher = method.inference(config.teacher_direction).requires_grad_(False)
+    if config.teacher.suffix == ".onnx":
+        teacher: Inference = EngineInference(config.teacher)
+    else:
+        teacher = _trained_teacher(config)
     wanted = config.style_size or len(config.teacher_style) or teacher.style_size
     if wanted != teacher.style_size:
         raise OptionError(
             f"The teacher takes a style of {teacher.style_size} values, the options name {wanted}: "
             f"give --style-size {teacher.style_size} or a --teacher-style of that length."
         )
+    if teacher.fixed_size not in (None, (config.image_size, config.image_size)):
+        raise OptionError(
+            f"The teacher takes {teacher.fixed_size} pixels: give --image-size {teacher.fixed_size[0]}."
+        )
     if config.image_size % teacher.stride:
         raise OptionError(
             f"--image-size {config.image_size} must be a multiple of the teacher's {teacher.stride}."
         )
     return teacher
+
+
+def _trained_teacher(config: DistillConfig) -> Inference:
+    from i2i_trainer.checkpoint import load_method  # it reads the table of methods, which names this one
+
+    method = load_method(config.teacher)
+    if config.teacher_direction not in method.directions():
+        raise OptionError(
+            f"--teacher-direction {config.teacher_direction} is not one that {config.teacher} learned: "
+            f"choose from {', '.join(method.directions())}."
+        )
+    return method.inference(config.teacher_direction).requires_grad_(False)

@@ -19,7 +19,7 @@ from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.losses import nsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.steps import adam, detached, frozen
-from i2i_trainer.unet import UNet, check_unet_size
+from i2i_trainer.unet import UNet, Upsampling, check_unet_size
 
 BatchNorm = Literal["auto", "instance", "running"]
 
@@ -42,6 +42,8 @@ class Pix2PixConfig(TrainConfig):
     """Channels of the first layer of the U-Net."""
     downs: int = 8
     """Halvings of the U-Net: 8 for images of 256 pixels, 7 for 128."""
+    upsampling: Upsampling = "transposed"
+    """How the U-Net doubles the size: `bilinear` and a convolution leave no checkerboard."""
     disc_width: int = 64
     disc_layers: int = 3
     """Layers of stride 2 of the discriminator; 3 gives the 70x70 PatchGAN."""
@@ -73,7 +75,14 @@ class Pix2Pix(Method):
     def __init__(self, config: Pix2PixConfig) -> None:
         super().__init__()
         self.config = config
-        self.generator = UNet(config.width, config.downs, norm=nn.BatchNorm2d, bias=False, dropout=True)
+        self.generator = UNet(
+            config.width,
+            config.downs,
+            norm=nn.BatchNorm2d,
+            bias=False,
+            dropout=True,
+            upsampling=config.upsampling,
+        )
         self.discriminator = PatchDiscriminator(
             6, width=config.disc_width, layers=config.disc_layers, norm=nn.BatchNorm2d, bias=False
         )

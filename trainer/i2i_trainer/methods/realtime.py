@@ -29,7 +29,7 @@ from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import OptionError
 from i2i_trainer.losses import feature_distance, lsgan
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
-from i2i_trainer.pairs import Pairs
+from i2i_trainer.pairs import Pairs, pairs_of_folder
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
 from i2i_trainer.temporal import steadiness
 
@@ -290,7 +290,7 @@ class Realtime(Method):
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
         if config.pairs is not None:
-            self._pairs = Pairs(config.pairs, config)
+            self._pairs = pairs_of_folder(config.pairs, config)
         return {"disc": config.disc_adam(self.disc_a, self.disc_b), "gen": adam(config, self.a2b, self.b2a)}
 
     def step(self, batch: Batch, update: Update) -> Losses:

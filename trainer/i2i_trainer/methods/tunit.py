@@ -33,7 +33,7 @@ from i2i_trainer.config import SMALL_RUN, TrainConfig
 from i2i_trainer.errors import DataError, OptionError
 from i2i_trainer.layouts import Domains
 from i2i_trainer.losses import hinge_discriminator, hinge_generator, iic, info_nce, r1_penalty
-from i2i_trainer.method import Batch, Inference, Losses, Method, Update
+from i2i_trainer.method import Batch, Inference, Losses, Method, Stage, Update
 from i2i_trainer.norms import AdaptiveInstanceNorm, FilterResponseNorm
 from i2i_trainer.steps import JointOptimiser, detached, frozen, weighted_sum
 from i2i_trainer.styles import FirstOutput, StyledInference
@@ -279,9 +279,9 @@ class TUNIT(Method):
         self.register_buffer("seen", torch.zeros(config.classes + 2))
         self.queue = torch.empty(0, config.style_size)
 
-    def check_data(self, domains: Domains) -> None:
+    def check_data(self, domains: Domains) -> list[str]:
         if not self.config.semi_supervised:
-            return
+            return []
         if domains.labels_a is None or max(domains.labels_a) < 0:
             raise DataError(
                 f"--semi-supervised learns from labels and {self.config.data} has none: make a folder of images "
@@ -292,6 +292,7 @@ class TUNIT(Method):
                 f"--classes {self.config.classes} is fewer than the {len(domains.classes)} class folders, which "
                 f"--semi-supervised takes for domains: use at least {len(domains.classes)}."
             )
+        return []
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
@@ -304,12 +305,14 @@ class TUNIT(Method):
             "disc": rmsprop(self.disc.parameters()),
         }
 
-    def stage(self, step: int) -> Literal["guide", "joint", "separate"]:
-        """Who learns in step `step`: the guiding network alone, all, or all but the guiding network."""
-        return "guide" if step < self.config.separated_steps else self.config.training
+    def stage(self, step: int) -> Stage:
+        """Who learns in step `step`: `guide`, the guiding network alone; `joint`, all; `separate`, all but it."""
+        if step < self.config.separated_steps:
+            return Stage("guide", self.config.separated_steps, translates=False)
+        return Stage(self.config.training)
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        stage = self.stage(update.step)
+        stage = self.stage(update.step).name
         images = self.pooled(batch)
         losses: Losses = {}
         if stage != "separate":

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from i2i_trainer.blocks import init_normal, init_xavier_uniform
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import DataError, OptionError
+from i2i_trainer.layouts import Domains
 from i2i_trainer.losses import softmax_gan, sum_of_squares
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import BatchNormBias
@@ -218,6 +219,16 @@ class UNITDigits(Method):
         self.config: UNITDigitsConfig = config
         self.gen = Generator(config.width, config.channels)
         self.disc = Discriminator(config.disc_width, config.channels)
+
+    def check_data(self, domains: Domains) -> list[str]:
+        some = [image.read(SIDE) for image in domains.a[:: max(1, len(domains.a) // 20)]]
+        is_grey = all(int((pixels.max(2) - pixels.min(2)).max()) < 8 for pixels in some)
+        if not is_grey or self.config.channels[0] == 1:
+            return []
+        return [
+            f"The digits of {domains.names[0]} are grey: the defaults are those of SVHN to MNIST, for two grey sets "
+            "add --channels 1 1 --no-invert-target."
+        ]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {"disc": adam(self.config, self.disc), "gen": adam(self.config, self.gen)}
