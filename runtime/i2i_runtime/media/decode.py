@@ -10,6 +10,7 @@ import av
 import av.container
 import av.error
 import cv2
+from av.stream import Disposition
 
 from i2i_runtime.media.pixels import Alpha, Image
 
@@ -17,6 +18,16 @@ _Rotated = TypeVar("_Rotated", Image, Alpha)
 
 # Degrees counter-clockwise of the display matrix -> what turns a stored image upright.
 _UPRIGHT = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180}
+
+
+def film_of(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first video stream; None if there is none but cover images."""
+    return next((stream for stream in container.streams.video if not is_cover(stream)), None)
+
+
+def is_cover(stream: av.stream.Stream) -> bool:
+    """Whether a video stream is a single image that describes the file."""
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def decoder_of(stream: av.VideoStream) -> av.VideoCodecContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -79,6 +80,8 @@ def choose_codec(path: Path, options: SinkOptions) -> tuple[str, list[str]]:
     A hardware encoder that is in this build but does not open on this machine gives way to H.264 in software. Raises
     SinkError.
     """
+    # Else SVT-AV1 writes its settings to the terminal for each segment.
+    os.environ.setdefault("SVT_LOG", "1")
     name = options.codec or _DEFAULT_CODEC.get(path.suffix.lower(), _SOFTWARE)
     codec = _codec(name)
     notes: list[str] = []
@@ -147,11 +150,18 @@ def choose_encoding(
         height=height,
         pixel_format=pixel_format,
         time_base=translated.time_base,
-        rate=Fraction(options.rate or 30) if clip is None else clip.rate,
+        rate=_rate(options, clip),
         colour=Colour(1, LIMITED, 1, 1) if clip is None else _encoded_colour(clip, pixel_format),
         sample_aspect=None if clip is None else _sample_aspect(clip, _stored_size(source.pixels, rotation)),
         rotation=rotation,
     )
+
+
+def _rate(options: SinkOptions, clip: Clip | None) -> Fraction:
+    """Frames per second for rate control; what a clip states is nonsense if a frame would be shorter than a tick."""
+    if clip is None or clip.rate * clip.time_base > 1:
+        return Fraction(options.rate or 30)
+    return clip.rate
 
 
 def _stored_size(upright: Image, rotation: int) -> tuple[int, int]:

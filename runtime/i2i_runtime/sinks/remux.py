@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,8 +13,8 @@ import av
 import av.error
 
 from i2i_runtime.errors import SinkError
-from i2i_runtime.media.origin import Clip
-from i2i_runtime.media.timecode import fits_timecode_track, is_timecode, timecode_of
+from i2i_runtime.media.timecode import fits_timecode_track, timecode_of
+from i2i_runtime.sinks.copies import WITH_EDIT_LISTS, Copied, Copies, add_copy, played_packets
 from i2i_runtime.sinks.journal import Journal, Segment
 
 _Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
@@ -21,18 +22,21 @@ _Timed: TypeAlias = "tuple[Fraction, int, av.Packet[Any]]"
 
 
 class Assembly:
-    """The file that a journal's segments become, with the audio, subtitles, chapters and tags of `clip`.
+    """The file that a journal's segments become, with `copies` of the other streams, the chapters and tags of a clip.
 
     Nothing is encoded again, and the bytes depend on the segments alone, not on when they were joined. The newest
     segment waits: how long its last image lasts is known only from the next. `time_base` is the unit of the
-    journal's pts in seconds; a segment's own container may count in another. Methods raise OSError, FFmpegError,
+    journal's pts in seconds; a segment's own container may count in another. `container` is FFmpeg's name.
+    Methods raise OSError, FFmpegError,
     and SinkError for a damaged segment.
     """
 
-    def __init__(self, journal: Journal, clip: Clip | None, time_base: Fraction, target: Path) -> None:
+    def __init__(
+        self, journal: Journal, container: str, copies: Copies | None, time_base: Fraction, target: Path
+    ) -> None:
         self.target = target
-        self._journal, self._clip, self._time_base = journal, clip, time_base
-        self._file: _JoinedFile | None = None
+        self._journal, self._container, self._copies, self._time_base = journal, container, copies, time_base
+        self._file: JoinedFile | None = None
         self._joined = 0
         self._depth = 0
         self._step = 1
@@ -91,7 +95,7 @@ class Assembly:
         file = self._journal.folder / segment.file
         due = sorted(segment.pts)
         if self._file is None:
-            self._file = _JoinedFile(self.target, file, self._clip, self._time_base)
+            self._file = JoinedFile(self.target, self._container, file, self._copies, self._time_base)
             second = [*due, *sorted(following)][1:2]
             self._step = second[0] - due[0] if second else 1
             self._ahead = [due[0] - back * self._step for back in range(self._depth, 0, -1)]
@@ -117,43 +121,55 @@ def _reorder_depth(segment: Segment) -> int:
     return max(place - rank[value] for place, value in enumerate(segment.pts))
 
 
-class _JoinedFile:
-    """An open file that takes images in decoding order and interleaves the other streams."""
+class JoinedFile:
+    """An open file that takes images in decoding order and interleaves the other streams.
 
-    def __init__(self, target: Path, segment: Path, clip: Clip | None, time_base: Fraction) -> None:
+    `target` and `segment`, of which the first image tells how all are encoded, are paths or files in memory.
+    """
+
+    def __init__(
+        self,
+        target: Path | BytesIO,
+        container: str,
+        segment: Path | BytesIO,
+        copies: Copies | None,
+        time_base: Fraction,
+    ) -> None:
         self.notes: list[str] = []
-        self._output = av.open(target, "w")
+        # Edit lists count in the movie's own unit, which is a millisecond unless it is told otherwise.
+        exact = {"movie_timescale": str(time_base.denominator)} if container in WITH_EDIT_LISTS else {}
+        self._output = av.open(target, "w", format=container, container_options=exact)
         with av.open(segment) as template:
             made = template.streams.video[0]
-            self._images = self._output.add_stream_from_template(made)
-            if self._output.format.name in ("mov", "mp4"):
+            self._images = _stream_from_segment(self._output, made)
+            if container in WITH_EDIT_LISTS:
                 # A new stream forgets the label: ProRes 4444 would be taken for 4:2:2, and Apple's players need hvc1.
                 label = {"prores": made.codec_context.codec_tag, "hevc": "hvc1"}.get(made.codec_context.name)
                 self._images.codec_context.codec_tag = label or self._images.codec_context.codec_tag
             if made.metadata.get("alpha_mode") == "1":
                 # WebM's flag (AlphaMode) is set by the pixel format, which the template does not know.
                 self._images.codec_context.pix_fmt = "yuva420p"
-                if self._output.format.name not in ("matroska", "webm"):
+                if container not in ("matroska", "webm"):
                     self.notes.append(
-                        f"the alpha channel was dropped, because {self._output.format.name} cannot hold that of VP9: "
+                        f"the alpha channel was dropped, because {container} cannot hold that of VP9: "
                         "a .webm or .mkv keeps it"
                     )
         self._images.time_base = time_base
         self._source = None
         self._others: Iterator[_Timed] = iter(())
-        if clip is not None:
-            if clip.rotation:
-                self._images.set_display_rotation(clip.rotation)
-            self._source = av.open(clip.path)
-            if (timecode := timecode_of(self._source, clip.stream_index)) is not None:
-                self._begin_at(timecode, clip.rate)
-            carried = _carry(self._source, self._output, clip, self.notes)
-            self._others = _other_packets(self._source, carried)
+        if copies is not None:
+            if copies.clip.rotation:
+                self._images.set_display_rotation(copies.clip.rotation)
+            self._source = av.open(copies.clip.path)
+            if (timecode := timecode_of(self._source, copies.clip.stream_index)) is not None:
+                self._begin_at(timecode, copies.clip.rate)
+            self.notes += copies.notes
+            self._others = _other_packets(self._source, self._output, copies)
         self._waiting = next(self._others, None)
 
     def _begin_at(self, timecode: str, rate: Fraction) -> None:
         """Tags the images with the timecode of the first, of which QuickTime and MP4 make a track."""
-        if (container := self._output.format.name) in ("mov", "mp4"):
+        if (container := self._output.format.name) in WITH_EDIT_LISTS:
             # FFmpeg would fail at the end of the job.
             if not fits_timecode_track(timecode, round(rate)):
                 self.notes.append(
@@ -195,57 +211,36 @@ class _JoinedFile:
         self._output.close()
 
 
-def _carry(
-    source: av.container.InputContainer,
-    output: av.container.OutputContainer,
-    clip: Clip,
-    notes: list[str],
-) -> dict[int, av.stream.Stream]:
-    """Opens in `output` a stream for each of `source` beside the images; source index -> new stream."""
-    carried: dict[int, av.stream.Stream] = {}
-    output.metadata.update({key: text for key, text in source.metadata.items() if key.lower() != "timecode"})
-    output.set_chapters(source.chapters())
-    for stream in source.streams:
-        if stream.index == clip.stream_index:
-            continue
-        codec: Any = getattr(stream.codec_context, "codec", None)
-        if isinstance(stream, av.stream.AttachmentStream):
-            if output.format.name == "matroska":
-                output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
-            else:
-                notes.append(f"an attachment was dropped, because {output.format.name} cannot hold one")
-        elif codec is None:
-            kind = getattr(stream, "name", None) or "unknown kind"
-            # QuickTime keeps chapters in a track, too.
-            if is_timecode(stream) or (kind == "bin_data" and source.chapters()):
-                continue
-            notes.append(
-                f"the {stream.type} stream {stream.index} ({kind}) was dropped: only audio, subtitle, timecode and "
-                "attachment streams are copied"
-            )
-        elif codec.canonical_name not in output.supported_codecs:
-            notes.append(
-                f"the {stream.type} stream {stream.index} ({codec.canonical_name}) was dropped, because "
-                f"{output.format.name} cannot hold it"
-            )
-        else:
-            carried[stream.index] = output.add_stream_from_template(stream)
-            carried[stream.index].metadata.update(stream.metadata)
-            carried[stream.index].disposition = stream.disposition
-    return carried
+def _stream_from_segment(output: av.container.OutputContainer, made: av.VideoStream) -> av.VideoStream:
+    """A stream for images that are encoded as those of a segment."""
+    try:
+        return output.add_stream_from_template(made)
+    except ValueError:
+        # The decoder of some codecs has a name of its own, by which no encoder is found: AV1's is libdav1d.
+        return output.add_stream_from_template(made, opaque=True)
 
 
 def _other_packets(
-    source: av.container.InputContainer, carried: dict[int, av.stream.Stream]
+    source: av.container.InputContainer, output: av.container.OutputContainer, copies: Copies
 ) -> Iterator[_Timed]:
-    if not carried:
-        return
-    wanted: Iterable[av.stream.Stream] = [source.streams[index] for index in carried]
-    for packet in source.demux(*wanted):
-        due = packet.dts if packet.dts is not None else packet.pts
-        if due is None or packet.size == 0:
-            continue
-        stream = carried[packet.stream_index]
-        when = due * packet.time_base
-        packet.stream = stream
-        yield when, stream.index, packet
+    """Opens in `output` what is copied, and gives the packets."""
+    output.metadata.update({key: text for key, text in source.metadata.items() if key.lower() != "timecode"})
+    output.set_chapters(source.chapters())
+    streams = {}
+    for plan in copies.streams:
+        with av.open(copies.clip.path) as again:
+            stream = again.streams[plan.index]
+            first = next((packet for packet in again.demux(stream) if packet.size), None)
+            streams[plan] = add_copy(output, source.streams[plan.index], plan, first)
+    for stream in source.streams:
+        if isinstance(stream, av.stream.AttachmentStream) and output.format.name == "matroska":
+            output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)
+    return _timed_packets(source, copies, streams)
+
+
+def _timed_packets(
+    source: av.container.InputContainer, copies: Copies, streams: dict[Copied, av.stream.Stream]
+) -> Iterator[_Timed]:
+    for when, plan, packet in played_packets(source, copies):
+        packet.stream = streams[plan]
+        yield when, packet.stream.index, packet

@@ -15,6 +15,7 @@ from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.files import reason_of, refusal_of_target, same_file, sync_folder
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks.base import Sink, SinkOptions
+from i2i_runtime.sinks.copies import choose_copies
 from i2i_runtime.sinks.encoder import CONTAINERS, choose_codec, choose_encoding, choose_segments
 from i2i_runtime.sinks.journal import Journal, is_unfinished
 from i2i_runtime.sinks.lock import OutputLock
@@ -22,6 +23,7 @@ from i2i_runtime.sinks.remux import Assembly
 from i2i_runtime.sinks.segments import SegmentWriter
 from i2i_runtime.sinks.stamp import put_stamp, read_stamp
 from i2i_runtime.sinks.stored import StoredFrames
+from i2i_runtime.sinks.trial import refusal_of_file
 
 SEGMENT_FRAMES = 240
 _PATIENCE_S = 1.0
@@ -137,10 +139,20 @@ class VideoSink(Sink):
         encoding = choose_encoding(self._codec, self._options, translated, source)
         shift = self._gap(translated)
         time_base = str(encoding.time_base) if clip is None else ""
+        segments, container = choose_segments(self._codec), CONTAINERS[self._path.suffix.lower()]
+        try:
+            copies = None if clip is None else choose_copies(clip, container)
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._failure(error) from error
+        if (why := refusal_of_file(encoding, segments, container, copies)) is not None:
+            raise SinkError(
+                f"{self._path}: a {self._path.suffix} file cannot hold {self._codec} ({why}): "
+                "use another suffix, or another --codec."
+            )
         return _Output(
             StoredFrames(self.name, encoding, shift),
-            SegmentWriter(self._journal, encoding, choose_segments(self._codec), time_base),
-            Assembly(self._journal, clip, encoding.time_base, self._joined),
+            SegmentWriter(self._journal, encoding, segments, time_base),
+            Assembly(self._journal, container, copies, encoding.time_base, self._joined),
         )
 
     def _gap(self, first: Frame) -> int:
@@ -226,7 +238,8 @@ class VideoSink(Sink):
             return None
         self._journal.keep_all()
         base = self._journal.segments[-1].time_base if self._journal.segments else ""
-        return Assembly(self._journal, None, Fraction(base), self._joined) if base else None
+        container = CONTAINERS[self._path.suffix.lower()]
+        return Assembly(self._journal, container, None, Fraction(base), self._joined) if base else None
 
     @property
     def _joined(self) -> Path:

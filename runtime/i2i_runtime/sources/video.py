@@ -22,6 +22,7 @@ from i2i_runtime.media.colour import ColourConverter
 from i2i_runtime.media.decode import (
     decoder_of,
     disable_generated_pts,
+    film_of,
     pts_of_frame,
     upright_from_stored,
 )
@@ -55,11 +56,13 @@ class VideoSource(Source):
                 f"{path} cannot be read as a video ({reason_of(error)}): "
                 "the file is damaged, incomplete or not a video."
             ) from error
-        if not self._container.streams.video:
+        film = film_of(self._container)
+        if film is None:
+            only = "only a cover image" if self._container.streams.video else "no video stream"
             self._container.close()
-            raise SourceError(f"{path} has no video stream, so there is nothing to translate.")
+            raise SourceError(f"{path} has {only}, so there is nothing to translate.")
         disable_generated_pts(self._container)
-        self._stream = self._container.streams.video[0]
+        self._stream = film
         self._decoder = decoder_of(self._stream)
         self._decoder.thread_type = "AUTO"
         self.frame_count = self._stream.frames or None
