@@ -29,7 +29,9 @@ def job_from_options(options: StreamOptions) -> Job:
     return Job(
         input=text,
         outputs=tuple(map(parse_uri, options.output or ["display://0"])),
-        source=SourceOptions(parse_size(options.size), options.rate, tonemap=options.tonemap),
+        source=SourceOptions(
+            parse_size(options.size), options.rate, tonemap=options.tonemap, tls_insecure=options.tls_insecure
+        ),
         sink=SinkOptions(
             codec=options.codec,
             crf=options.crf,
@@ -41,6 +43,7 @@ def job_from_options(options: StreamOptions) -> Job:
             resume=options.resume,
             restart=options.restart,
             server=server,
+            tls_insecure=options.tls_insecure,
         ),
         policy=options.policy if options.policy in ("every-frame", "freshest") else None,
         limit=options.limit,

@@ -104,6 +104,8 @@ class StreamOptions:
     """Certificate (PEM) that encrypts the page and the metrics."""
     tls_key: Path | None = None
     """Private key of the certificate (PEM)."""
+    tls_insecure: bool = False
+    """Accepts any certificate of https, rtsps and rtmps servers, such as that of a camera which made its own."""
     json: bool = False
     """Events as JSON, one per line, instead of the progress bar."""
     quiet: bool = False

@@ -61,7 +61,7 @@ def _open_page(uri: Uri, options: SinkOptions) -> Sink:
 def _open_push(uri: Uri, options: SinkOptions) -> Sink:
     from i2i_runtime.sinks.push import NetworkSink
 
-    return NetworkSink(uri.address, codec=options.codec or "libx264")
+    return NetworkSink(uri.address, codec=options.codec or "libx264", tls_insecure=options.tls_insecure)
 
 
 def _open_virtual_camera(uri: Uri, options: SinkOptions) -> Sink:

@@ -83,7 +83,8 @@ class SinkOptions:
     audio where the images end. `job` describes what is being done, so that only the same job resumes an unfinished
     output; `resume` continues it, `restart` deletes it. `stamp` marks a finished video as that of this job (see
     `sinks.stamp`). `kept` are the files that must not be written over. `server` guards outputs that are servers.
-    `beside` says that the job has other outputs, which a preview must not slow down.
+    `beside` says that the job has other outputs, which a preview must not slow down. `tls_insecure`
+    pushes to servers whose certificate cannot be checked.
     """
 
     codec: str | None = None
@@ -99,3 +100,4 @@ class SinkOptions:
     restart: bool = False
     server: ServerOptions = field(default_factory=ServerOptions)
     beside: bool = False
+    tls_insecure: bool = False

@@ -23,6 +23,7 @@ from i2i_runtime.queues import Mailbox
 from i2i_runtime.sinks.base import Sink
 from i2i_runtime.sinks.pacing import Pacer
 from i2i_runtime.sinks.push_worker import STAMP
+from i2i_runtime.tls import TLS_PORTS, certificate_problem, trust_options
 from i2i_runtime.uri import redact
 from i2i_runtime.watchdog import AwakeClock
 
@@ -47,6 +48,7 @@ class NetworkSink(Sink):
         *,
         bitrate: int = 4_000_000,
         codec: str = "libx264",
+        tls_insecure: bool = False,
         stall_s: float = 10.0,
         backoff: Backoff | None = None,
     ) -> None:
@@ -72,10 +74,11 @@ class NetworkSink(Sink):
             if _FORMATS[parts.scheme] == "rtsp"
             else {"flvflags": "no_duration_filesize"}
         )
+        self._uri, self._tls_insecure = uri, tls_insecure
         self._job: dict[str, Any] = {
             "uri": uri,
             "format": _FORMATS[parts.scheme],
-            "options": options,
+            "options": {**options, **(trust_options(uri, tls_insecure) if parts.scheme in TLS_PORTS else {})},
             "bitrate": bitrate,
             "codec": codec,
         }
@@ -129,12 +132,15 @@ class NetworkSink(Sink):
             if reason is None:
                 return
             self.outages += 1
-            self._failure = reason
+            self._failure = reason = self._certificate_problem() or reason
             fields = event("sink_lost", sink=self.name, reason=reason)
             _log.warning("%s is lost (%s); trying again", self.name, reason, extra=fields)
             if self.sent > before:
                 delays = self._backoff.delays(rng)
             self._gone.wait(next(delays))
+
+    def _certificate_problem(self) -> str | None:
+        return None if self._tls_insecure or self._accepted else certificate_problem(self._uri, self._stall_s)
 
     def _session(self, first: Frame) -> str | None:
         """Runs one sending process until it fails (returns why) or the stream is complete (None)."""

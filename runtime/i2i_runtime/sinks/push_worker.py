@@ -17,6 +17,7 @@ from fractions import Fraction
 from typing import Any, BinaryIO
 
 import av
+import av.container
 import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
@@ -32,7 +33,7 @@ def push(images: BinaryIO, job: dict[str, Any]) -> None:
     limited range.
     """
     height, width = job["height"], job["width"]
-    with av.open(job["uri"], "w", format=job["format"], options=job["options"]) as container:
+    with _opened(job["uri"], job["format"], job["options"]) as container:
         stream = container.add_stream(job["codec"], rate=30)
         stream.height, stream.width = height - height % 2, width - width % 2
         stream.pix_fmt = "yuv420p"
@@ -65,6 +66,23 @@ def push(images: BinaryIO, job: dict[str, Any]) -> None:
             if sent == 1:
                 _report(state="sending")
         container.mux(stream.encode(None))
+
+
+def _opened(uri: str, kind: str, options: dict[str, str]) -> av.container.OutputContainer:
+    """The connection, opened with all of `options`.
+
+    PyAV opens the connection of FLV itself and gives it no options, so the server would not be checked; FFmpeg's tee
+    muxer opens the address behind it with the options that stand before it in brackets.
+    """
+    if kind != "flv" or "tls_verify" not in options:
+        return av.open(uri, "w", format=kind, options=options)
+    inner = {"f": kind, "onfail": "abort", **options}
+    listed = ":".join(f"{name}={_escaped(value, ':]')}" for name, value in inner.items())
+    return av.open(_escaped(f"[{listed}]{uri}", "|"), "w", format="tee")
+
+
+def _escaped(text: str, special: str) -> str:
+    return "".join(f"\\{char}" if char in f"\\'{special}" else char for char in text)
 
 
 def _report(**fields: Any) -> None:

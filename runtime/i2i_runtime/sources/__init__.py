@@ -68,7 +68,8 @@ def _open_csi(uri: Uri, options: SourceOptions) -> Source:
 def _open_network(uri: Uri, options: SourceOptions) -> Source:
     from i2i_runtime.sources.network import StreamTimeouts, open_network_source
 
-    return open_network_source(uri.address, timeouts=StreamTimeouts(options.timeout_s, options.timeout_s / 2))
+    timeouts = StreamTimeouts(options.timeout_s, options.timeout_s / 2)
+    return open_network_source(uri.address, timeouts=timeouts, tls_insecure=options.tls_insecure)
 
 
 def _open_screen(uri: Uri, options: SourceOptions) -> Source:

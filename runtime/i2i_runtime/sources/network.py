@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from fractions import Fraction
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
 import av
@@ -16,8 +17,11 @@ from i2i_runtime.files import reason_of
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.colour import ColourConverter
 from i2i_runtime.media.origin import Colour
+from i2i_runtime.sources import https
 from i2i_runtime.sources.base import Source
+from i2i_runtime.sources.https import opener_for
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
+from i2i_runtime.tls import certificate_problem, trust_options
 from i2i_runtime.uri import redact
 
 NETWORK_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https")
@@ -47,9 +51,14 @@ class StreamSource(Source):
     live = True
 
     def __init__(
-        self, uri: str, timeouts: StreamTimeouts | None = None, *, rtsp_transport: str = "tcp"
+        self,
+        uri: str,
+        timeouts: StreamTimeouts | None = None,
+        *,
+        rtsp_transport: str = "tcp",
+        tls_insecure: bool = False,
     ) -> None:
-        """Raises SourceError if the server does not respond in time or the stream has no video."""
+        """Raises SourceError if the server does not respond in time, is not trusted, or sends no video."""
         timeouts = timeouts or StreamTimeouts()
         if is_playlist(uri):
             timeouts = timeouts.for_playlist()
@@ -61,13 +70,24 @@ class StreamSource(Source):
             "flags": "low_delay",
             "probesize": "500000",
             "analyzeduration": "1000000",
+            **trust_options(uri, tls_insecure),
         }
         if urlsplit(uri).scheme in ("rtsp", "rtsps"):
             options["rtsp_transport"] = rtsp_transport
+        opener = None
+        if not tls_insecure and (urlsplit(uri).scheme == "https" or is_playlist(uri)):
+            opener, options = opener_for(uri, timeouts.read_s), {**options, **https.OPTIONS}
         try:
-            self._container = av.open(uri, options=options, timeout=(timeouts.open_s, timeouts.read_s))
+            self._container = av.open(
+                uri, options=options, timeout=(timeouts.open_s, timeouts.read_s), io_open=opener
+            )
         except (FFmpegError, OSError, ValueError) as error:
-            raise SourceError(_refusal(self.name, error, timeouts)) from error
+            refusal = _refusal(self.name, error, timeouts)
+            if not (tls_insecure or _timed_out(error)) and (
+                problem := certificate_problem(uri, timeouts.read_s)
+            ):
+                refusal = f"{self.name} cannot be opened ({problem})."
+            raise SourceError(refusal) from error
         if not self._container.streams.video:
             self._container.close()
             raise SourceError(
@@ -132,12 +152,15 @@ def open_network_source(
     backoff: Backoff | None = None,
     patience: Patience | None = None,
     rtsp_transport: str = "tcp",
+    tls_insecure: bool = False,
 ) -> ReconnectingSource:
     """A network stream that reconnects by itself. Raises SourceError if the first connection fails."""
     if patience is None and is_playlist(uri):
         patience = Patience(stall_s=45.0)
     return ReconnectingSource(
-        lambda: StreamSource(uri, timeouts, rtsp_transport=rtsp_transport), backoff=backoff, patience=patience
+        lambda: StreamSource(uri, timeouts, rtsp_transport=rtsp_transport, tls_insecure=tls_insecure),
+        backoff=backoff,
+        patience=patience,
     )
 
 
@@ -146,7 +169,9 @@ def is_playlist(uri: str) -> bool:
 
 
 def _timed_out(error: Exception) -> bool:
-    return isinstance(error, (av.error.ExitError, av.error.TimeoutError))
+    return isinstance(error, (av.error.ExitError, TimeoutError)) or (
+        isinstance(error, URLError) and isinstance(error.reason, TimeoutError)
+    )
 
 
 def _plain(error: Exception) -> str:
@@ -156,7 +181,9 @@ def _plain(error: Exception) -> str:
 def _refusal(name: str, error: Exception, timeouts: StreamTimeouts) -> str:
     if _timed_out(error):
         why = f"no response within {timeouts.open_s:g} s"
-    elif isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+    elif isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)) or (
+        isinstance(error, HTTPError) and error.code in (401, 403)
+    ):
         why = "the server refuses the user name or password"
     else:
         why = _plain(error)
