@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
+from i2i_runtime.terminal import printable
 from i2i_runtime.uri import redact
 
 
@@ -38,24 +41,29 @@ class JsonFormatter(logging.Formatter):
 
 
 class PlainFormatter(logging.Formatter):
-    """The message alone; secrets removed."""
+    """The message alone; secrets removed, control characters shown as their codes."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        return printable(redact(super().format(record)))
 
 
-def open_log(*, as_json: bool, stream: TextIO | None = None) -> logging.Handler:
-    """Sends the runtime's events to `stream` (stderr), one line each; returns the handler for `close_log`."""
+@contextmanager
+def log_opened(*, as_json: bool, stream: TextIO | None = None) -> Iterator[None]:
+    """Inside, the runtime's events go to `stream` (stderr), one line each.
+
+    People see warnings alone: a lost source, a certificate that is not checked.
+    """
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else PlainFormatter("%(message)s"))
     logger = logging.getLogger("i2i_runtime")
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if as_json else logging.WARNING)
     logger.propagate = False
-    return handler
-
-
-def close_log(handler: logging.Handler) -> None:
-    """Removes a handler that `open_log` returned."""
-    logging.getLogger("i2i_runtime").removeHandler(handler)
-    handler.close()
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

@@ -43,7 +43,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         ({"input": "webcam:"}, "--input 'webcam:' is not an input"),
         ({"output": ["file:"]}, "--output 'file:' is not an output"),
         ({"output": ["null"]}, "write null:, or ./null for a folder"),
-        ({"output": ["mjpeg:8080"]}, "'8080' is no address to listen on"),
+        ({"output": ["mjpeg:8080"]}, "'8080' is not an address to listen on"),
         ({"input": "-"}, "from a pipe must be saved"),
         ({"output": [""]}, "--output '' is not an output"),
         ({"output": ["-"]}, "pipes are not supported"),

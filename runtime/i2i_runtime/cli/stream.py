@@ -29,13 +29,11 @@ def stream(options: StreamOptions) -> int:
     """Does what the options say and returns the exit code. Raises I2IError and KeyboardInterrupt."""
     from i2i_runtime.batch import batch_from_job, run_batch
     from i2i_runtime.cli.build import job_from_options, translation_from_options
-    from i2i_runtime.logs import open_log
+    from i2i_runtime.logs import log_opened
     from i2i_runtime.progress import ProgressLine
 
-    batch = batch_from_job(job_from_options(options))
-    if options.json:
-        open_log(as_json=True)
-    with ProgressLine(silent=options.quiet or options.json) as progress:
+    with log_opened(as_json=options.json), ProgressLine(silent=options.quiet or options.json) as progress:
+        batch = batch_from_job(job_from_options(options))
         translation = translation_from_options(options, batch.job)
         with closing(translation.engine):
             outcome = run_batch(translation, batch, progress)

@@ -97,6 +97,8 @@ class MjpegSink(Sink):
         def stream(path: str, broadcast: _Broadcast) -> Route:
             def serve(request: Request) -> Response:
                 kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+                if request.method == "HEAD":
+                    return Response(media_type=kind)
                 asked = request.query_params.get("width", "")
                 width = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 6 else None
                 return StreamingResponse(broadcast.parts(width or None), media_type=kind)

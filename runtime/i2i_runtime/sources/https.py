@@ -1,7 +1,7 @@
 """Streams and playlists over HTTPS, through Python's own client.
 
-FFmpeg checks the certificate of a playlist's server at most, and takes the pieces behind it from anybody, because its HLS
-reader hands none of the options for TLS on. Here every connection is checked.
+FFmpeg checks the certificate of a playlist's server at most, and takes the pieces behind it from anybody, because its
+HLS reader hands none of the options for TLS on. Here every connection is checked.
 """
 
 from __future__ import annotations

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
+import os
 import re
 import secrets
 import socket
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 from i2i_runtime.errors import UsageError
 from i2i_runtime.files import reason_of
+from i2i_runtime.logs import event
 
+_log = logging.getLogger(__name__)
 _ADDRESS = re.compile(
     r"^@?(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^:\[\]/@?#\s]*))(?::(?P<port>[0-9]{1,5}))?/?$"
 )
@@ -66,7 +70,7 @@ def open_access(address: str, default_port: int, options: ServerOptions | None =
     port = default_port if match is None or match["port"] is None else int(match["port"])
     if match is None or port > 65535 or (match["host"] or "").isdecimal():
         raise UsageError(
-            f"{address!r} is no address to listen on: write @:8080, or @0.0.0.0:8080 for every network."
+            f"{address!r} is not an address to listen on: write @:8080, or @0.0.0.0:8080 for every network."
         )
     host = match["six"] or match["host"] or "127.0.0.1"
     if (options.tls_cert is None) != (options.tls_key is None):
@@ -76,6 +80,11 @@ def open_access(address: str, default_port: int, options: ServerOptions | None =
     for file in (options.tls_cert, options.tls_key):
         if file is not None and not file.is_file():
             raise UsageError(f"{file} does not exist, so no encrypted server can be opened: give a PEM file.")
+    if options.tls_key is not None and b"ENCRYPTED" in options.tls_key.read_bytes():
+        raise UsageError(
+            f"The key {options.tls_key} has a pass phrase, and a server cannot ask for it: write a copy without one, "
+            f"for example with: openssl pkey -in {options.tls_key} -out plain.pem."
+        )
     token, generated = None, False
     if options.token_file is not None:
         token = _token_from_file(options.token_file)
@@ -100,6 +109,13 @@ def _token_from_file(file: Path) -> str:
         raise UsageError(
             f"The token file {file} cannot be read ({reason_of(error)}): give a text file with one line."
         ) from error
+    if os.name == "posix" and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        _log.warning(
+            "Other users of this machine can read the token file %s: chmod 600 %s",
+            file,
+            file,
+            extra=event("token_file_readable", file=str(file)),
+        )
     if len(token) < _SHORTEST_TOKEN or not token.isascii() or any(c.isspace() for c in token):
         raise UsageError(
             f"The token in {file} is too weak: write {_SHORTEST_TOKEN} or more letters and digits on one line, "
@@ -200,16 +216,9 @@ def _is_ip_address(name: str) -> bool:
 
 
 def _tokens_from_cookies(lines: list[str]) -> list[str]:
-    tokens = []
-    for line in lines:
-        cookies: SimpleCookie = SimpleCookie()
-        try:
-            cookies.load(line)
-        except CookieError:
-            continue
-        if COOKIE in cookies:
-            tokens.append(cookies[COOKIE].value)
-    return tokens
+    """The values of our cookie. Cookies of other programs on this host come too, and need not be well-formed."""
+    pairs = (part.partition("=") for line in lines for part in line.split(";"))
+    return [value.strip() for name, _, value in pairs if name.strip() == COOKIE]
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
@@ -270,6 +279,8 @@ class Guard:
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", str(len(text)).encode()),
+            # Who was refused holds no place while it thinks about the next request.
+            *([(b"connection", b"close")] if status >= 400 else []),
         ]
         head = {"type": "http.response.start", "status": status, "headers": [*headers, *extra, *self._SEALS]}
         await send(head)

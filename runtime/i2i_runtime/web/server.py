@@ -22,14 +22,16 @@ class WebServer:
     """Serves `routes` until it is closed. `port` is the one really bound, where 0 was asked for."""
 
     def __init__(self, access: Access, routes: Sequence[BaseRoute], what: str) -> None:
-        """`what` names the server in messages. Raises SinkError where the address is taken or foreign."""
+        """`what` names the server in messages. Raises SinkError if the address is taken or foreign."""
         require_serve_extra(what)
         import uvicorn
         from starlette.applications import Starlette
 
+        from i2i_runtime.web.door import PLACES, Door, HeadProtocol
+
         family = socket.AF_INET6 if ":" in access.host else socket.AF_INET
         try:
-            self._socket = socket.create_server((access.host, access.port), family=family)
+            self._socket = Door((access.host, access.port), family)
         except OSError as error:
             reason = (error.strerror or str(error)).partition(" (while")[0]
             raise SinkError(
@@ -39,7 +41,8 @@ class WebServer:
         self.port = int(self._socket.getsockname()[1])
         self.url = f"{access.scheme}://{_spelled(access.host)}:{self.port}/"
         # A stranger's broken request is not worth a line on the terminal; a user's own logging still gets it.
-        logging.getLogger("uvicorn").addHandler(logging.NullHandler())
+        for library in ("uvicorn", "asyncio"):
+            logging.getLogger(library).addHandler(logging.NullHandler())
         app: Any = Guard(Starlette(routes=list(routes)), access)
         try:
             config = uvicorn.Config(
@@ -48,14 +51,18 @@ class WebServer:
                 access_log=False,
                 lifespan="off",
                 ws="none",
-                http="h11",
+                # Another loop would accept past the door.
+                loop="asyncio",
+                http=type("_HeadProtocol", (HeadProtocol,), {"door": self._socket}),
+                backlog=PLACES,
                 h11_max_incomplete_event_size=16384,
-                limit_concurrency=64,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=1,
                 server_header=False,
                 ssl_certfile=access.certificate,
                 ssl_keyfile=access.key,
+                # Without one the library would ask for it on the terminal; `open_access` refuses keys that have one.
+                ssl_keyfile_password="none",
             )
             config.load()
         except OSError as error:

@@ -235,7 +235,7 @@ def test_the_rules_for_addresses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too weak"):
         open_access("@:80", 1, ServerOptions(token_file=file))
     for wrong in ("@:99999", "http://x", "a b:8", "@::1:80", "x/../y:80"):
-        with pytest.raises(UsageError, match="no address to listen on"):
+        with pytest.raises(UsageError, match="not an address to listen on"):
             open_access(wrong, 1)
     with pytest.raises(UsageError, match="certificate needs its key"):
         open_access("@:80", 1, ServerOptions(tls_cert=file))
@@ -320,3 +320,17 @@ def test_the_page_knows_whether_it_is_alone(tmp_path: Path) -> None:
     assert [getattr(sink, "beside", None) for sink in (*sinks, single)] == [True, None, False]
     for sink in (*sinks, single):
         sink.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/pair.mjpg", "/translated.mjpg", "/figures"])
+def test_a_question_for_the_head_alone_is_answered_at_once(
+    served: Callable[..., MjpegSink], path: str
+) -> None:
+    sink = served()
+    connection = http.client.HTTPConnection("127.0.0.1", sink.port, timeout=10)
+    connection.request("HEAD", path)
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (200, b"")
+    connection.request("HEAD", path)  # the connection is free again
+    assert connection.getresponse().status == 200
+    connection.close()

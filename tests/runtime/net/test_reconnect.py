@@ -19,7 +19,7 @@ import pytest
 from i2i_runtime.backoff import Backoff
 from i2i_runtime.errors import SourceError
 from i2i_runtime.frame import Frame
-from i2i_runtime.logs import close_log, event, open_log
+from i2i_runtime.logs import event, log_opened
 from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.media.no_signal import draw_slate
 from i2i_runtime.queues import Mailbox
@@ -172,11 +172,10 @@ def test_json_log_is_one_object_per_line_without_secrets(caplog: Any) -> None:
     import logging
 
     stream = io.StringIO()
-    handler = open_log(as_json=True, stream=stream)
     log = logging.getLogger("i2i_runtime.test")
     uri = "rtsp://admin:hunter2@cam/1?token=abc123"
-    log.warning("%s is lost", uri, extra=event("source_lost", source=uri, away_s=1.5))
-    close_log(handler)
+    with log_opened(as_json=True, stream=stream):
+        log.warning("%s is lost", uri, extra=event("source_lost", source=uri, away_s=1.5))
     text = stream.getvalue()
     line = json.loads(text)
     assert text.count("\n") == 1

@@ -191,7 +191,9 @@ def test_a_password_goes_to_its_own_server_alone(
     said = _read(f"https://bob:hunter2@127.0.0.1:{port}/x.ts")
     assert "the server refuses the user name or password" in said
     assert [b"Authorization: Basic Ym9iOmh1bnRlcjI=" in request for request in heard][:2] == [False, True]
-    other, elsewhere = listen("here", "refused", status="401 Unauthorized\r\nWWW-Authenticate: Basic realm='x'")
+    other, elsewhere = listen(
+        "here", "refused", status="401 Unauthorized\r\nWWW-Authenticate: Basic realm='x'"
+    )
     port, _ = listen("here", "", status=f"302 Found\r\nLocation: https://127.0.0.1:{other}/x.ts")
     _read(f"https://bob:hunter2@127.0.0.1:{port}/x.ts")
     assert elsewhere
