@@ -11,9 +11,6 @@ from pathlib import Path
 
 from i2i_runtime.errors import UsageError
 
-if sys.platform != "win32":
-    import fcntl
-
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -43,6 +40,8 @@ class OutputLock:
     def _locked(self, descriptor: int, output: Path) -> bool:
         try:
             if sys.platform != "win32":
+                import fcntl
+
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
         except BlockingIOError:

@@ -94,6 +94,7 @@ class VirtualCameraSink(Sink):
         """`device` is a path such as /dev/video10; the first loopback device unless said. Raises
         SinkError.
         """
+        _require_linux()
         path = Path(device) if device else find_loopback()
         self.name = f"virtualcam:{path}"
         try:
@@ -142,12 +143,16 @@ def yuyv_from_frame(frame: Frame, agreed: LoopbackFormat) -> bytes:
     return b"".join(line.tobytes().ljust(agreed.line_bytes, b"\0") for line in packed)
 
 
-def find_loopback(folder: Path = Path("/dev")) -> Path:
-    """The first loopback device. Raises SinkError with the command that makes one."""
+def _require_linux() -> None:
     if sys.platform != "linux":
         raise SinkError(
             "virtualcam needs Linux and its v4l2loopback module: use mjpeg://@:8080 on this machine."
         )
+
+
+def find_loopback(folder: Path = Path("/dev")) -> Path:
+    """The first loopback device. Raises SinkError with the command that makes one."""
+    _require_linux()
     for path in sorted(folder.glob("video*")):
         try:
             descriptor = os.open(path, os.O_RDWR)
