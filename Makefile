@@ -33,8 +33,10 @@ docs: .venv/installed
 bench: .venv/installed
 	.venv/bin/i2i-bench day2night
 
-gpu-proof: .venv/installed
-	PYTHONPATH=kernels/benchmarks:trainer/benchmarks .venv/bin/python export/benchmarks/gpu_proof.py
+# Installs nothing: the machine with the GPU may reach no network. OUT=DIR takes the rows.
+gpu-proof:
+	PYTHONPATH=kernels:trainer:export:runtime $(or $(wildcard .venv/bin/python),$(PYTHON)) \
+		export/benchmarks/gpu_proof.py --out $(or $(OUT),gpu-proof)
 
 # The runtime alone: no torch, no triton, no onnx. What runs is compiled when it is first imported.
 .venv-demo/installed: pyproject.toml

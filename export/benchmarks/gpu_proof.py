@@ -1,190 +1,217 @@
-"""Everything that only a GPU can prove, in one command: `make gpu-proof`.
+"""Everything that only a GPU can prove, in one command that needs neither pip nor a network.
 
-Numerics and gradients on the device, every kernel at its shapes against eager torch, torch.compile and the copy
-bandwidth, whole generators in six ways, and training steps with and without our kernels. What the machine lacks is
-left out with the reason. Rows go to `results.jsonl`, the table to the terminal. Exit status 1 where a numeric bound is
-broken.
+    make gpu-proof                        # or, on a copy of the tree, with what that machine's python3 has:
+    PYTHONPATH=kernels:trainer:export:runtime python3 export/benchmarks/gpu_proof.py --out DIR --budget 480
+
+Stages run one after the other in child processes with deadlines, most important first; whatever a stage raises is a
+row, and so is a deadline that passed. Each row is appended to DIR/gpu_proof.jsonl when it is made. What a machine lacks
+is left out with the reason. Exit status 1 if a row failed. `--rehearse` runs every stage on a machine without a GPU:
+kernels in Triton's interpreter or the tests' PTX interpreter, tiny sizes, nothing said about speed.
+
+The standard library alone is imported here: the machine may have torch and triton and little else.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import importlib.util
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from functools import partial
+import time
+import traceback
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import bench_colour
-import bench_conv_norm
-import bench_norm
-import bench_pyramid
-import torch
-import tyro
-from harness import HEADING, Bench, BenchCommand, Call, RedGateError, Row, line, run, run_ungated
-from torch import Tensor, nn
+from proof_rows import ROWS, Proof, first_line
 
-TRAINED = ("cyclegan", "unit")
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = (
+    "kernels",
+    "trainer",
+    "export",
+    "runtime",
+    "kernels/benchmarks",
+    "trainer/benchmarks",
+    "export/benchmarks",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    seconds: float
+    """What it is expected to take, of a budget of 480; what earlier stages leave is added."""
+    settles: str
+    parts: tuple[str, ...] = ("",)
+    """Run at the same time, each in a process of its own; what they time, they time one after the other."""
+
+
+STAGES = (
+    Stage("numerics", 45, "the kernels on silicon", ("norm", "pyramid", "colour", "conv_norm")),
+    Stage(
+        "pack", 40, "the pack's PTX and cubin with TensorRT's arguments, and nothing written beside outputs"
+    ),
+    Stage("slots", 30, "device layer, frame slots and graphs on a true driver"),
+    Stage("sweep", 100, "the constants of pack/policy.py"),
+    Stage("generators", 105, "whole networks: eager, compiled, ours", ("cyclegan", "realtime")),
+    Stage("ahead-of-time", 60, "AOTInductor with our kernels inside"),
+    Stage("training", 45, "training steps, eager and ours"),
+    Stage("sanitizer", 45, "races and memory faults", ("memcheck", "racecheck")),
+    Stage("plans", 10, "TensorRT plans, if it is installed"),
+)
+
+
+def run_stage(proof: Proof) -> int:
+    """In the child: whatever the stage raises is a row."""
+    sys.path[:0] = [str(ROOT / path) for path in PATHS]
+    _stub_absent()
+    try:
+        from gpu_stages import RUN
+
+        RUN[proof.stage](proof)
+    except BaseException as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        proof.row(proof.part or "stage", "failed", f"{first_line(error)} ({place})")
+        return 1
+    return 0
+
+
+def _stub_absent() -> None:
+    """Libraries that the trainer imports and no stage uses: reading videos and options of commands."""
+    for name in ("av", "tyro"):
+        if importlib.util.find_spec(name) is None:
+            stub = types.ModuleType(name)
+            stub.__getattr__ = lambda attribute: type(attribute, (), {})  # type: ignore[method-assign]
+            sys.modules[name] = stub
+
+
+def run_all(options: argparse.Namespace) -> int:
+    """Every stage within the budget; what is left at the end is said."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    began_wall, began = time.time(), time.monotonic()
+    chosen = [stage for stage in STAGES if not options.only or stage.name in options.only.split(",")]
+    scale = options.budget / sum(stage.seconds for stage in STAGES)
+    for number, stage in enumerate(chosen):
+        left = options.budget - (time.monotonic() - began)
+        later = scale * sum(other.seconds for other in chosen[number + 1 :])
+        allowed = max(left - later, min(left, scale * stage.seconds))
+        proofs = [Proof(stage.name, part, options.out, began_wall, options.rehearse) for part in stage.parts]
+        if allowed <= 0:
+            proofs[0].row("stage", "left out", "the budget is used up")
+            continue
+        _run_children(proofs, options, allowed)
+    rows = [json.loads(line) for line in (options.out / ROWS).read_text(encoding="utf-8").splitlines()]
+    counts = {
+        status: sum(row["status"] == status for row in rows) for status in ("passed", "measured", "left out")
+    }
+    failed = [row for row in rows if row["status"] == "failed"]
+    print(f"\n{len(rows)} rows in {options.out / ROWS}: {counts}, failed: {len(failed)}")
+    for row in failed:
+        print(f"failed: {row['stage']}: {row['what']}: {row['detail']}")
+    return 1 if failed else 0
+
+
+def _run_children(proofs: Sequence[Proof], options: argparse.Namespace, allowed: float) -> None:
+    deadline = time.monotonic() + allowed
+    children = [(proof, _start(proof, options)) for proof in proofs]
+    for proof, child in children:
+        try:
+            status = child.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _kill(child)
+            proof.row(
+                proof.part or "stage", "failed", f"not done after {allowed:.0f} s, its rows so far are kept"
+            )
+            continue
+        if status < 0:
+            proof.row(proof.part or "stage", "failed", f"its process died of {signal.Signals(-status).name}")
+
+
+def _start(proof: Proof, options: argparse.Namespace) -> subprocess.Popen[bytes]:
+    command = [
+        sys.executable,
+        __file__,
+        "--stage",
+        proof.stage,
+        "--part",
+        proof.part,
+        "--out",
+        str(proof.out),
+    ]
+    command += ["--began", str(proof.began)] + (["--rehearse"] if proof.rehearse else [])
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [*(str(ROOT / p) for p in PATHS), environment.get("PYTHONPATH", "")]
+    )
+    # Without the switch, Triton 3.9 warns that contraction will be off by default.
+    environment["TRITON_DEFAULT_FP_FUSION"] = "1"
+    if proof.rehearse and proof.stage in ("numerics", "sweep"):
+        environment["TRITON_INTERPRET"] = "1"
+    if proof.rehearse and proof.stage == "slots":
+        environment |= json.loads(options.slots_environment)
+    return subprocess.Popen(command, env=environment, start_new_session=True)
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """The child and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+@contextlib.contextmanager
+def _stopped_with_us() -> Iterator[None]:
+    """A SIGTERM to the proof ends it as Ctrl-C does, so that children do not outlive it."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> int:
-    options = tyro.cli(BenchCommand, description=__doc__)
-    device = torch.device(options.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    # argparse, because tyro is one of the libraries that the machine may lack.
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("gpu-proof"), help="folder of the rows and of what is built"
+    )
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds for everything")
+    parser.add_argument(
+        "--only", default="", help=f"stages, with commas: {', '.join(s.name for s in STAGES)}"
+    )
+    parser.add_argument(
+        "--rehearse", action="store_true", help="run every stage without a GPU, at tiny sizes"
+    )
+    parser.add_argument("--slots-environment", default="{}", help=argparse.SUPPRESS)
+    parser.add_argument("--stage", choices=[stage.name for stage in STAGES], help=argparse.SUPPRESS)
+    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--began", type=float, default=0.0, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.stage:
+        return run_stage(
+            Proof(options.stage, options.part, options.out, options.began or time.time(), options.rehearse)
+        )
+    if not options.rehearse and shutil.which("nvidia-smi") is None:
         print(
-            "--device cuda was asked for and torch finds no CUDA device here: install its driver, or leave it out."
+            "There is no NVIDIA GPU here (no nvidia-smi): run this on a machine with one, or add --rehearse."
         )
         return 1
-    rows: list[Row] = []
-    skipped: list[str] = []
-    red = 0 if device.type == "cuda" else _numerics_in_the_interpreter()
-    if device.type != "cuda":
-        print(
-            "\nNo GPU is at hand: kernels, generators and training steps are not timed, nothing is said about speed."
-        )
-        return red
-    print(HEADING)
-    for benches in (bench_norm.benches, bench_pyramid.benches, bench_colour.benches, bench_conv_norm.benches):
-        made, complaint = _gated(benches(options), device, options.out)
-        rows += made
-        red |= complaint is not None
-        skipped += [complaint] if complaint else []
-    try:
-        rows += run_ungated(generator_benches(device) + training_benches(device), device, options.out)
-    except ImportError as error:
-        skipped.append(f"generators and training steps: {error}")
-    print("\n".join(["", HEADING, *map(line, rows), "", *(f"left out: {reason}" for reason in skipped)]))
-    return red
-
-
-def _gated(benches: list[Bench], device: torch.device, out: Path) -> tuple[list[Row], str | None]:
-    try:
-        return run(benches, device, out), None
-    except RedGateError as error:
-        return [], str(error)
-
-
-def _numerics_in_the_interpreter() -> int:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "i2i_kernels.numerics"], check=False, env=environment
-    ).returncode
-
-
-def generator_benches(device: torch.device) -> list[Bench]:
-    """Each generator at each size: eager, compiled, ours, ours ahead of time, TensorRT; half precision, NHWC."""
-    from networks import GENERATORS, SIZES
-
-    ways: dict[str, Callable[[str, tuple[int, int], torch.device], Call]] = {
-        "eager channels-last": partial(_in_torch, ours=False, mode=None),
-        "torch.compile": partial(_in_torch, ours=False, mode="default"),
-        "torch.compile max-autotune": partial(_in_torch, ours=False, mode="max-autotune-no-cudagraphs"),
-        "our kernels": partial(_in_torch, ours=True, mode=None),
-        "our kernels, AOTInductor": _ahead_of_time,
-        "TensorRT": _in_tensorrt,
-    }
-    return [
-        Bench(f"generator {method}", way, size, "float16", partial(make, method, pixels, device))
-        for method in GENERATORS
-        for size, pixels in SIZES.items()
-        for way, make in ways.items()
-    ]
-
-
-def training_benches(device: torch.device) -> list[Bench]:
-    """A training step at 256, batch 1: as the trainer runs it, and with our kernels; float32 and bfloat16."""
-    from networks import training_step
-
-    from i2i_trainer.methods import METHODS
-
-    return [
-        Bench(
-            f"training step {method}",
-            "our kernels" if ours else "eager",
-            "256",
-            "bfloat16" if autocast else "float32",
-            partial(
-                training_step,
-                method,
-                METHODS[method].config(image_size=256),
-                device,
-                ours=ours,
-                autocast=autocast,
-            ),
-            capture=False,
-        )
-        for method in TRAINED
-        for autocast in (False, True)
-        for ours in (False, True)
-    ]
-
-
-def _half(method: str, pixels: tuple[int, int], device: torch.device, ours: bool) -> tuple[nn.Module, Tensor]:
-    from networks import fused, generator, to_channels_last
-
-    network = generator(method)
-    network = fused(network) if ours else network
-    network = network.to(device, torch.float16)
-    to_channels_last(network)
-    image = torch.rand(1, 3, *pixels, device=device, dtype=torch.float16) * 2 - 1
-    return network, image.contiguous(memory_format=torch.channels_last)
-
-
-def _in_torch(
-    method: str, pixels: tuple[int, int], device: torch.device, *, ours: bool, mode: str | None
-) -> Call:
-    network, image = _half(method, pixels, device, ours)
-    called = network if mode is None else torch.compile(network, mode=mode, dynamic=False)
-
-    def call() -> object:
-        with torch.no_grad():
-            return called(image)
-
-    return call
-
-
-def _ahead_of_time(method: str, pixels: tuple[int, int], device: torch.device) -> Call:
-    network, image = _half(method, pixels, device, ours=True)
-    with torch.no_grad():
-        program = torch.export.export(network, (image,))
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "generator.pt2")
-        torch._inductor.aoti_compile_and_package(program, package_path=path)
-        loaded = torch._inductor.aoti_load_package(path)
-    return lambda: loaded(image)
-
-
-def _in_tensorrt(method: str, pixels: tuple[int, int], device: torch.device) -> Call:
-    import tensorrt as trt
-
-    network, image = _half(method, pixels, device, ours=False)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "generator.onnx"
-        torch.onnx.export(network, (image,), str(path), dynamo=True, input_names=["source"], verbose=False)
-        logger = trt.Logger(trt.Logger.ERROR)
-        builder = trt.Builder(logger)
-        # Strong typing is a flag up to TensorRT 10 and the only mode from 11 on.
-        flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        definition = builder.create_network(0 if flag is None else 1 << int(flag))
-        parser = trt.OnnxParser(definition, logger)
-        if not parser.parse_from_file(str(path)):
-            raise RuntimeError(f"TensorRT does not parse the generator: {parser.get_error(0)}")
-        plan = builder.build_serialized_network(definition, builder.create_builder_config())
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    context = engine.create_execution_context()
-    source = image.contiguous()
-    translated = torch.empty_like(source)
-    addresses = {"source": source, definition.get_output(0).name: translated}
-    for name, tensor in addresses.items():
-        context.set_tensor_address(name, tensor.data_ptr())
-
-    def call() -> object:
-        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise RuntimeError("TensorRT did not run the generator")
-        return translated
-
-    return call
+    with _stopped_with_us():
+        return run_all(options)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def benches(options: BenchCommand) -> list[Bench]:
             f"{h}x{w}",
             options.dtype,
             partial(make, impl, h, w),
-            int(h * w * (3 * dtype.itemsize + byte_count)),
+            moved=int(h * w * (3 * dtype.itemsize + byte_count)),
+            inputs=int(h * w * byte_count),
         )
         for h, w in SHAPES[: options.shapes]
         for name, (make, byte_count) in conversions.items()

@@ -2,7 +2,8 @@
 
     python kernels/benchmarks/bench_norm.py --device cuda
 
-Bytes that must move: x read twice (statistics, apply), the result written; backward: x and dy read twice, dx written.
+Bytes that must move, each once: x and the result; backward also dy and dx. In passes: x read twice (statistics, apply)
+and the result written; backward x and dy read twice and dx written.
 """
 
 from __future__ import annotations
@@ -60,9 +61,15 @@ def benches(options: BenchCommand) -> list[Bench]:
         size = c * h * w * getattr(torch, options.dtype).itemsize
         for name, norm in implementations(device, h * w).items():
             common = ("norm", name, f"{h}x{w}x{c}", options.dtype)
-            made.append(Bench(*common, partial(forward, norm, shape), 3 * size))
-            common = ("norm both ways", *common[1:])
-            made.append(Bench(*common, partial(both_ways, norm, shape), 8 * size))
+            made.append(
+                Bench(*common, partial(forward, norm, shape), moved=2 * size, passes=3 * size, inputs=size)
+            )
+            common = ("norm", f"{name}, both ways", *common[2:])
+            made.append(
+                Bench(
+                    *common, partial(both_ways, norm, shape), moved=4 * size, passes=8 * size, inputs=2 * size
+                )
+            )
     return made
 
 

@@ -58,10 +58,24 @@ def benches(options: BenchCommand) -> list[Bench]:
             bands["torch.compile"] = torch.compile(plain_band, dynamic=False)
         for name, function in downs.items():
             make = partial(downwards, function, size)
-            made.append(Bench("pyramid", f"{name}, down", title, options.dtype, make, fine * 5 // 4))
+            made.append(
+                Bench(
+                    "pyramid", f"{name}, down", title, options.dtype, make, moved=fine * 5 // 4, inputs=fine
+                )
+            )
         for name, filtered in bands.items():
             make = partial(band, filtered, size)
-            made.append(Bench("pyramid", f"{name}, band", title, options.dtype, make, fine * 9 // 4))
+            made.append(
+                Bench(
+                    "pyramid",
+                    f"{name}, band",
+                    title,
+                    options.dtype,
+                    make,
+                    moved=fine * 9 // 4,
+                    inputs=fine * 5 // 4,
+                )
+            )
     return made
 
 

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
+from packed_norm import PackedNorm
 from ptx.interpreter import run
 from ptx.memory import GlobalMemory
 from ptx.program import PtxError, parse
+from ptx_launcher import launch_on_interpreter as launched
 from torch import Tensor
 
 from i2i_kernels.compile import CompiledKernel, read_entry
-from i2i_kernels.norm.reference import norm_reference, partials_reference
-from i2i_kernels.numerics import ACCUMULATED, ROUNDING
-from i2i_kernels.pack.recipes import Op, Variant, evaluate
+from i2i_kernels.pack.recipes import Op, Variant
 
 SIZES = {"N": 2, "C": 80, "H": 45, "W": 67}
 """Channels that fill no tile of 64, several tiles per run of the statistics, a last tile that is not full."""
@@ -35,96 +34,15 @@ def packed(request: pytest.FixtureRequest, entry: tuple[Op, Variant], pack: Path
     return read_entry(pack, *entry, request.param)
 
 
-def bits(tensor: Tensor) -> Array:
-    """An image `[N, C, H, W]` as it lies in memory, anything else as it is."""
-    return (tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor).contiguous().numpy()
-
-
-def launched(
-    kernel: CompiledKernel, given: dict[str, Array], sizes: dict[str, int], *, misaligned: int = 0
-) -> dict[str, Array]:
-    """The outputs of a launch with TensorRT's arguments: input pointers, int32 values, output pointers."""
-    memory, arguments = GlobalMemory(), []
-    outputs: dict[str, tuple[Any, tuple[int, ...]]] = {}
-    for argument in kernel.arguments:
-        if argument.role == "int32":
-            arguments.append(evaluate(argument.value, sizes))
-        elif argument.role == "input":
-            arguments.append(
-                memory.place(argument.name, given[argument.name], writable=False, misaligned=misaligned)
-            )
-        else:
-            shape = tuple(evaluate(extent, sizes) for extent in argument.shape)
-            nothing = np.full(shape, np.nan, argument.dtype)
-            outputs[argument.name] = nothing.dtype, shape
-            arguments.append(memory.place(argument.name, nothing, writable=True))
-    grid = kernel.launch_grid(**sizes)
-    run(parse(kernel.ptx), memory, arguments, grid, kernel.shared)
-    return {name: memory.read_back(name, *form) for name, form in outputs.items()}
-
-
-class Norm:
-    """A norm with random inputs, its tensors as the kernels read them, and its result in float64."""
-
-    def __init__(self, kernel: CompiledKernel, sizes: dict[str, int]) -> None:
-        torch.manual_seed(0)
-        variant, kind = kernel.variant, kernel.variant.kind
-        n, c, h, w = sizes.values()
-        self.x = (torch.randn(n, c, h, w) + 0.5).half()
-        self.kind = kind if kernel.op != "norm_coefficients" else replace(kind, activation="none", pad=0)
-        rows = (n, c) if variant.affine == "sample" else (c,)
-        has_affine = variant.affine != "none"
-        self.weight = torch.randn(rows) if has_affine else None
-        self.bias = torch.randn(rows) if has_affine else None
-        self.mix = torch.rand(c) if kind.family == "clamp" else None
-        around = variant.residual_pad
-        wide = torch.randn(n, c, h + 2 * around, w + 2 * around).half()
-        self.residual = wide[:, :, around : around + h, around : around + w] if variant.residual else None
-        partials = partials_reference(self.x, max(1, variant.splits))
-        mean, second = self.x.double().mean((2, 3)), self.x.double().var((2, 3), correction=0)
-        scale = (second + kind.eps).rsqrt()
-        coefficients = torch.stack([mean, scale, torch.zeros_like(mean)], 1).float()
-        merges = kernel.op == "norm_apply" and variant.splits
-        known = {
-            "x_ptr": self.x,
-            "partials_ptr": partials,
-            "moments_ptr": partials if merges else coefficients,
-            "weight_ptr": self.weight,
-            "bias_ptr": self.bias,
-            "mix_ptr": self.mix,
-            "residual_ptr": wide,
-        }
-        is_image = {"x_ptr", "residual_ptr"}
-        self.given = {
-            name: bits(value) if name in is_image else value.numpy()
-            for name, value in known.items()
-            if value is not None
-        }
-
-    def result(self) -> Array:
-        exact = [None if t is None else t.double() for t in (self.weight, self.bias, self.mix, self.residual)]
-        return bits(norm_reference(self.x.double(), self.kind, *exact))
-
-
-def error(got: Array, want: Array) -> float:
-    gap = np.abs(got.astype(np.float64) - want).max() / np.abs(want).max()
-    return float(np.nan_to_num(gap, nan=np.inf))
+def given_to(kernel: CompiledKernel, sizes: dict[str, int]) -> dict[str, Tensor]:
+    return PackedNorm(kernel, sizes).given
 
 
 def test_a_kernel_of_the_pack_computes_its_norm(packed: CompiledKernel) -> None:
     sizes = SMALL if packed.op == "norm_slab" else SIZES
-    norm = Norm(packed, sizes)
-    made = launched(packed, norm.given, sizes)
-    if packed.op == "norm_stats":
-        want = partials_reference(norm.x.double(), packed.variant.splits).numpy()
-        for row in (0, 1):
-            assert error(made["partials_ptr"][:, :, row], want[:, :, row]) < ACCUMULATED
-    elif packed.op == "norm_coefficients":
-        mean, scale, offset = (made["coefficients_ptr"][:, i, None, None] for i in range(3))
-        x = bits(norm.x).astype(np.float64)
-        assert error(scale * (x - mean) + offset, norm.result()) < ROUNDING["float32"]
-    else:
-        assert error(made["y_ptr"], norm.result()) < ROUNDING["float16"]
+    norm = PackedNorm(packed, sizes)
+    error, bound = norm.error(launched(packed, norm.given, sizes))
+    assert error < bound
 
 
 def plain(pack: Path, op: Op = "norm_stats", variant: Variant | None = None) -> CompiledKernel:
@@ -141,12 +59,12 @@ def test_statistics_walk_several_tiles(pack: Path) -> None:
 def test_a_pointer_that_is_not_aligned_is_caught(pack: Path) -> None:
     kernel = plain(pack)
     with pytest.raises(PtxError, match=r"ld\.global\.v4.*not aligned to 16 bytes"):
-        launched(kernel, Norm(kernel, SMALL).given, SMALL, misaligned=2)
+        launched(kernel, given_to(kernel, SMALL), SMALL, misaligned=2)
 
 
 def test_an_image_that_is_too_short_is_caught(pack: Path) -> None:
     kernel = plain(pack)
-    x = Norm(kernel, SMALL).given["x_ptr"]
+    x = given_to(kernel, SMALL)["x_ptr"]
     with pytest.raises(PtxError, match=r"x_ptr is accessed .* bytes past its end"):
         launched(kernel, {"x_ptr": x.reshape(-1)[:-16]}, SMALL)
 
@@ -156,7 +74,7 @@ def test_arguments_in_another_order_are_caught(pack: Path) -> None:
     first, *values, last = kernel.arguments
     outputs_first = replace(kernel, arguments=(last, *values, first))
     with pytest.raises(PtxError, match=r"x_ptr is an input and is written|past its end"):
-        launched(outputs_first, Norm(kernel, SMALL).given, SMALL)
+        launched(outputs_first, given_to(kernel, SMALL), SMALL)
 
 
 def test_a_missing_argument_is_caught(pack: Path) -> None:
@@ -170,7 +88,7 @@ def test_a_missing_barrier_is_caught(pack: Path) -> None:
     kernel = plain(pack)
     barriers = [m.span() for m in re.finditer(r"bar\.sync[^;]*;", kernel.ptx)]
     assert barriers
-    given = Norm(kernel, SMALL).given
+    given = given_to(kernel, SMALL)
     for start, end in barriers:
         without = replace(kernel, ptx=kernel.ptx[:start] + kernel.ptx[end:])
         with pytest.raises(PtxError, match="no barrier lies between"):
