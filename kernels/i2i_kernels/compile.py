@@ -218,7 +218,12 @@ def _job(stem: str, op: Op, variant: Variant) -> dict[str, Any]:
 def _run_child(requests: dict[int, dict[str, Any]], out: Path) -> None:
     # The interpreter replaces the very functions that are to be compiled.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "i2i_kernels.pack.assemble", str(out)]
+    # Not `-m`, which would import from the current folder first: an `onnx.py` or `json.py` there is not ours to run.
+    run = (
+        "import sys; sys.path[:] = [place for place in sys.path if place]; import runpy; "
+        "runpy.run_module('i2i_kernels.pack.assemble', run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", run, str(out)]
     done = subprocess.run(
         command, input=json.dumps(requests), capture_output=True, text=True, check=False, env=environment
     )

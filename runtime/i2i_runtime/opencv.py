@@ -14,6 +14,8 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from i2i_runtime.processes import module_command, script_command
+
 WITH_WINDOWS = "opencv-python"
 HEADLESS = "opencv-python-headless"
 USE_HEADLESS = f"{sys.executable} -m i2i_runtime.opencv"
@@ -63,12 +65,12 @@ def main() -> int:
 
 def _failure() -> str | None:
     """Why OpenCV does not load, found in a process of its own; None if it loads."""
-    result = subprocess.run([sys.executable, "-c", "import cv2"], capture_output=True, text=True, check=False)
+    result = subprocess.run(script_command("import cv2"), capture_output=True, text=True, check=False)
     return None if result.returncode == 0 else result.stderr.strip().splitlines()[-1]
 
 
 def _pip(*arguments: str) -> bool:
-    command = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", *arguments]
+    command = module_command("pip", "-q", "--disable-pip-version-check", *arguments)
     return subprocess.run(command, check=False).returncode == 0
 
 

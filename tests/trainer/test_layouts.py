@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import struct
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +219,23 @@ def damaged_tar(listing: bytes | None, content: bytes) -> bytes:
 def test_damaged_digits_are_told_in_a_sentence(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError):
+        read_digits(tmp_path)
+
+
+def test_compressed_digits_are_read_as_far_as_they_say(tmp_path: Path) -> None:
+    labels = b"\0\0\x08\x01" + struct.pack(">I", 2) + bytes(2)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(labels)
+    images = tmp_path / "train-images-idx3-ubyte.gz"
+    head = b"\0\0\x08\x03" + struct.pack(">III", 2, 28, 28)
+    images.write_bytes(gzip.compress(head + bytes(200_000_000)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="holds more than it says, 1568 bytes"):
+        read_digits(tmp_path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20_000_000
+    images.write_bytes(gzip.compress(b"\0\0\x08\x03" + struct.pack(">III", 2**31, 2**31, 2**31)))
+    with pytest.raises(DataError, match="more than any set of them"):
         read_digits(tmp_path)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -130,6 +133,34 @@ def test_feature_networks_from_files(tmp_path: Path) -> None:
     for name in ("none.onnx", "absent.pt"):
         with pytest.raises(DataError, match=name):
             load_network(tmp_path / name)
+
+
+class _Command:
+    """Unpickling it runs a command."""
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self._command,)
+
+
+@pytest.mark.parametrize("name", ["evil.pt2", "evil.PT2", "evil.pt", "evil.onnx", "evil.bin"])
+def test_a_feature_network_runs_no_code_of_its_author(tmp_path: Path, name: str) -> None:
+    torch.save(_Command(f"touch {tmp_path / 'ran'}"), tmp_path / name)
+    with pytest.raises(DataError, match=r"ONNX or TorchScript\.$"):
+        load_network(tmp_path / name)
+    with torch.no_grad():
+        program = torch.export.export(nn.Sequential(nn.Flatten()), (torch.zeros(1, 3, 2, 2),))
+    torch.export.save(program, tmp_path / "program.pt2")
+    torch.save(_Command(f"touch {tmp_path / 'ran'}"), tmp_path / "pickle")
+    with zipfile.ZipFile(tmp_path / "program.pt2") as source, zipfile.ZipFile(tmp_path / name, "w") as target:
+        for member in source.namelist():
+            evil = member.endswith((".pt", ".pkl"))
+            target.writestr(member, (tmp_path / "pickle").read_bytes() if evil else source.read(member))
+    with pytest.raises(DataError, match=r"ONNX or TorchScript\.$"):
+        load_network(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_onnx_networks_of_a_fixed_batch_and_of_another_side(tmp_path: Path) -> None:

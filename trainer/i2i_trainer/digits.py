@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
+import struct
 import tarfile
 import zlib
 from pathlib import Path
@@ -15,6 +17,9 @@ from PIL import Image
 
 from i2i_trainer.errors import DataError
 from i2i_trainer.images import Pixels, open_image
+
+_LARGEST = 1 << 30
+"""Bytes of the largest file of digits that is read; the largest that is published has half as many."""
 
 
 class Digits(NamedTuple):
@@ -69,31 +74,37 @@ def _rgb(grey: Pixels) -> Pixels:
     return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, most: int) -> bytes:
+    """The file, decompressed, as far as `most` bytes: a few megabytes of gzip can hold gigabytes of zeros."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return file.read(most)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): fetch it again.") from error
 
 
 def _idx(path: Path, dimensions: int) -> Pixels:
-    content = _content(path)
-    if len(content) < 4 + 4 * dimensions or content[:3] != b"\0\0\x08" or content[3] != dimensions:
+    head = 4 + 4 * dimensions
+    content = _content(path, head)
+    if len(content) < head or content[:3] != b"\0\0\x08" or content[3] != dimensions:
         raise DataError(
             f"{path} is not an IDX file of bytes with {dimensions} dimensions: download it again."
         )
-    shape = tuple(np.frombuffer(content, ">i4", count=dimensions, offset=4))
-    values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if values.size != np.prod(shape):
+    shape = struct.unpack(f">{dimensions}I", content[4:])
+    size = math.prod(shape)
+    if size > _LARGEST:
         raise DataError(
-            f"{path} is cut short: it holds {values.size} bytes of {np.prod(shape)}; fetch it again."
+            f"{path} claims to hold {size} bytes of digits, more than any set of them: download it again."
         )
+    values = np.frombuffer(_content(path, head + size + 1), np.uint8, offset=head)
+    if values.size != size:
+        what = "is cut short" if values.size < size else "holds more than it says"
+        raise DataError(f"{path} {what}, {size} bytes of digits: fetch it again.")
     return values.reshape(shape)
 
 
 def _usps(path: Path) -> Digits:
-    table = np.array([line.split() for line in _content(path).splitlines()], dtype=np.float64)
+    table = np.array([line.split() for line in _content(path, _LARGEST).splitlines()], dtype=np.float64)
     if table.ndim != 2 or table.shape[1] != 257:
         raise DataError(f"{path} is not a USPS text of 257 numbers a line: download it again.")
     grey = ((table[:, 1:] + 1.0) * 127.5).round().astype(np.uint8).reshape(-1, 16, 16)

@@ -56,7 +56,7 @@ class Options:
     style: Literal["auto", "random", "reference", "default"] = "auto"
     """Styles of the measured translations, if there is a style: drawn, from target images, or the fixed one."""
     features: Path | None = None
-    """Inception-v3 as ONNX, TorchScript or .pt2, for FID, KID and mFID; a stand-in of another name without it."""
+    """Inception-v3 as ONNX or TorchScript, for FID, KID and mFID; a stand-in of another name without it."""
     features_side: int = 299
     """Height and width of the images that the feature network gets."""
     features_range: Range = "0,255"

@@ -1,6 +1,7 @@
 """Networks that metrics look through, passed in as files, and the stand-in if there is none.
 
-No weights are downloaded. A file is ONNX, TorchScript, or a program saved by `torch.export`.
+No weights are downloaded. A file is ONNX or TorchScript, which hold no Python: programs saved by `torch.export` hold
+pickles and expressions that are evaluated when they are loaded, so a `.pt2` from a stranger could run any command.
 """
 
 from __future__ import annotations
@@ -81,25 +82,26 @@ def load_features(path: Path, side: int, value_range: Range) -> FeatureNetwork:
 
 
 def load_network(path: Path) -> tuple[Network, bool]:
-    """A network from `.onnx`, `.pt2` (torch.export) or TorchScript, and whether it wants uint8.
+    """A network from `.onnx` or TorchScript, and whether it wants uint8.
 
     Raises DataError in one sentence if the file is missing or none of these; so does the network if it does
     not take the images that it is given.
     """
     if not path.is_file():
+        raise DataError(f"{path} does not exist: name a feature network as ONNX or TorchScript file.")
+    if path.suffix.lower() == ".pt2":
         raise DataError(
-            f"{path} does not exist: name a feature network as ONNX, TorchScript or torch.export file."
+            f"{path} is a torch.export program, and loading one can run any command of its author: "
+            "give the network as ONNX or TorchScript."
         )
     try:
         if path.suffix == ".onnx":
             network, as_bytes = _onnx(path)
-        elif path.suffix == ".pt2":
-            network, as_bytes = torch.export.load(path).module(), False
         else:
             network, as_bytes = _torchscript(path)
     except Exception as error:  # three libraries, each with its own errors
         raise DataError(
-            f"{path} cannot be loaded as a network ({_reason(error)}): give ONNX, TorchScript or .pt2."
+            f"{path} cannot be loaded as a network ({_reason(error)}): give ONNX or TorchScript."
         ) from error
     return _telling(path, network), as_bytes
 

@@ -29,6 +29,7 @@ from i2i_runtime.engines.tensorrt.manifest import PluginRecord
 from i2i_runtime.errors import I2IError
 from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata
+from i2i_runtime.processes import module_command
 
 _SILENCE_S = 300.0
 """After this many seconds without an answer, two frames will never come."""
@@ -80,7 +81,7 @@ def translate_in_child(
 
 
 def _run(verb: str, folder: Path, limit_s: float | None) -> None:
-    command = [sys.executable, "-m", "i2i_export.plan.child", verb, str(folder)]
+    command = module_command("i2i_export.plan.child", verb, str(folder))
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit_s)
     except subprocess.TimeoutExpired as error:

@@ -18,6 +18,7 @@ from typing import Any
 from i2i_runtime.doctor.finding import Finding
 from i2i_runtime.engines.tensorrt.cuda import INSTALL
 from i2i_runtime.engines.tensorrt.manifest import TENSORRT, TENSORRT_RTX
+from i2i_runtime.processes import module_command
 
 _VENDOR = "0x10de"
 _TIMEOUT_S = 60.0
@@ -106,7 +107,7 @@ class System:
 
 def probe() -> Probed:
     """Opens the GPU in a process of its own, because a broken driver or library may kill it."""
-    command = [sys.executable, "-m", "i2i_runtime.doctor.probe"]
+    command = module_command("i2i_runtime.doctor.probe")
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

@@ -19,6 +19,7 @@ from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.logs import event
 from i2i_runtime.media.letterbox import letterboxed
+from i2i_runtime.processes import module_command
 from i2i_runtime.queues import Mailbox
 from i2i_runtime.sinks.base import Sink
 from i2i_runtime.sinks.pacing import Pacer
@@ -146,9 +147,11 @@ class NetworkSink(Sink):
         """Runs one sending process until it fails (returns why) or the stream is complete (None)."""
         self._size = self._size or (first.pixels.shape[0], first.pixels.shape[1])
         header = json.dumps({**self._job, "height": self._size[0], "width": self._size[1]})
-        command = [sys.executable, "-m", "i2i_runtime.sinks.push_worker"]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            module_command("i2i_runtime.sinks.push_worker"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         assert process.stdin is not None
         assert process.stdout is not None
