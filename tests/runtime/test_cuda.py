@@ -516,6 +516,36 @@ def test_a_capture_that_allocates_is_invalid_as_a_whole(environment: dict[str, s
     assert done.stdout.split() == ["0", "900", "901", "901", "2", "0", "0"]
 
 
+@pytest.mark.parametrize(("mode", "own", "other"), [(0, 900, 900), (1, 900, 0), (2, 0, 0)])
+def test_a_capture_forbids_what_its_mode_says(
+    mode: int, own: int, other: int, environment: dict[str, str]
+) -> None:
+    """Modes: 0 global, 1 thread-local, 2 relaxed. Allocating is forbidden to everybody, to this thread, to nobody."""
+    script = f"""
+import threading
+def allocate():
+    return cuda.cuMemAlloc_v2(ctypes.byref(memory), size(64))
+def elsewhere():
+    cuda.cuCtxPushCurrent_v2(context)
+    print(allocate())
+    cuda.cuCtxPopCurrent_v2(None)
+cuda.cuStreamBeginCapture_v2(stream, {mode})
+thread = threading.Thread(target=elsewhere)
+thread.start()
+thread.join()
+print(allocate())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", MISUSE_BEGIN + script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert [int(line) for line in done.stdout.split()] == [other, own]
+
+
 def test_device_memory_cannot_be_read_by_the_host(environment: dict[str, str]) -> None:
     script = MISUSE_BEGIN + "print(ctypes.string_at(memory.value, 1))"
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=False, timeout=60)

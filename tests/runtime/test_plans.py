@@ -124,7 +124,7 @@ def test_without_export_it_says_so(wanted: PlanWanted) -> None:
     def missing(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         raise FileNotFoundError(command[0])
 
-    with pytest.raises(EngineError, match="built by i2i-export, which is not installed here"):
+    with pytest.raises(EngineError, match="built by i2i-export, which is not installed: `pip install"):
         cached_plan(wanted, build=True, run=missing)
 
 

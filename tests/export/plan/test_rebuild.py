@@ -86,3 +86,54 @@ def test_without_the_engine_it_is_refused(foreign_plan: Path, open_plan: Callabl
     assert "put night.onnx, from which it was built, beside it" in said
     assert len(said.strip().splitlines()) == 1
     assert foreign_plan.read_bytes() == before
+
+
+def test_an_engine_gets_its_plan_once_and_runs_elsewhere_if_it_does_not_load(
+    network: Any,
+    bodies: Any,
+    write_engine_file: Callable[..., Path],
+    rtx: Any,
+    strict_driver: Path,
+    tmp_path: Path,
+) -> None:
+    """The whole way of `--engine FILE.onnx`: the true command builds a true plan, which no stand-in can load."""
+    if importlib.util.find_spec("cuda") is None:
+        pytest.skip("needs cuda-python")
+    engine = write_engine_file(network().engine(bodies["student"](1, 16), 64, 64), SizePolicy.fixed(64, 64))
+    job = (
+        "--engine",
+        str(engine),
+        "--input",
+        "test://bars",
+        "--size",
+        "64x64",
+        "--output",
+        "null:",
+        "--limit",
+        "2",
+    )
+    program = "import sys; from i2i_runtime.cli.entry import stream; sys.argv[0] = 'i2i-stream'; stream()"
+    said = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *job],
+            env={
+                **os.environ,
+                "LD_LIBRARY_PATH": str(strict_driver),
+                "XDG_CACHE_HOME": str(tmp_path / "cache"),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stderr)
+    assert "building the TensorRT plan of night.onnx for Strict GPU, once" in said[0]
+    assert "building" not in said[1], "the plan is found again"
+    (plan,) = (tmp_path / "cache").rglob("night.plan")
+    assert read_manifest(plan)[1].architectures == ("sm_89",)
+    for line in said:
+        assert "TensorRT is not used: " in line
+        assert "cannot be loaded by TensorRT" in line
+        assert "(TensorRT does not work: " in line

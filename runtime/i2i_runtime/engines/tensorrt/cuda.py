@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 
-from i2i_runtime.engines.tensorrt.device import Device, DeviceFacts
+from i2i_runtime.engines.tensorrt.device import DRIVER_LIBRARY, Device, DeviceFacts
 from i2i_runtime.errors import EngineError
 
 INSTALL = "`pip install 'cuda-bindings>=12.9.1'` (or `pip install pycuda` if the CUDA toolkit is installed)"
@@ -14,7 +13,7 @@ INSTALL = "`pip install 'cuda-bindings>=12.9.1'` (or `pip install pycuda` if the
 def has_nvidia_driver() -> bool:
     """Whether the driver's library can be loaded; it may still find no GPU."""
     try:
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
         return False
     return True

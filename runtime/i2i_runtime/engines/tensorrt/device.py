@@ -9,6 +9,7 @@ afterwards.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.errors import EngineError
+
+DRIVER_LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+"""NVIDIA's driver library, which no package brings."""
 
 logger = logging.getLogger(__name__)
 

@@ -66,12 +66,11 @@ class TensorRTEngine:
             plan.save_cache()
 
     def infer(self, image: Image, style: NDArray[np.float32] | None = None) -> Image:
-        height, width = image.shape[:2]
         padded, inputs = contract.prepare(self.metadata, image, style)
         translated: Image | None = None
         while translated is None:
-            translated = self._translate(padded, inputs)
-        return translated[:height, :width]
+            translated = self._translate(padded, inputs, *image.shape[:2])
+        return translated
 
     def close(self) -> None:
         try:
@@ -90,11 +89,13 @@ class TensorRTEngine:
             self._plan.save_cache()
             self._plan.close()
 
-    def _translate(self, image: Image, inputs: Mapping[str, NDArray[np.float32]]) -> Image | None:
+    def _translate(
+        self, padded: Image, inputs: Mapping[str, NDArray[np.float32]], height: int, width: int
+    ) -> Image | None:
         """A copy of what one slot gave; None if the slot did not fit into memory and another one must do it."""
         slot = self._free.get()
         try:
-            translated = slot.translate(image, inputs).copy()
+            translated = slot.translate(padded, inputs)[:height, :width].copy()
         except TooLittleMemory:
             if self._gives_up(slot):
                 return None

@@ -25,6 +25,7 @@ from i2i_runtime.engines.tensorrt.device import DeviceFacts
 from i2i_runtime.engines.tensorrt.fit import Runner, rebuild_command, run_here, why_unfit
 from i2i_runtime.engines.tensorrt.manifest import read_manifest, sidecar_path
 from i2i_runtime.errors import EngineError
+from i2i_runtime.extras import install_command
 from i2i_runtime.files import reason_of, sha256_of_file
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,9 @@ def _run(plan: Path, wanted: PlanWanted, run: Runner) -> None:
     try:
         done = run(command)
     except FileNotFoundError as error:
-        raise EngineError("a TensorRT plan is built by i2i-export, which is not installed here") from error
+        raise EngineError(
+            f"a TensorRT plan is built by i2i-export, which is not installed: `{install_command('plan')}` adds it"
+        ) from error
     if done.returncode != 0 or not plan.is_file():
         raise EngineError(f"the TensorRT plan could not be built, see what `{' '.join(command)}` says")
 

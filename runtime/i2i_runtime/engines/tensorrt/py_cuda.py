@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from i2i_runtime.engines.tensorrt.device import (
+    DRIVER_LIBRARY,
     Device,
     DeviceFacts,
     DriverError,
@@ -225,6 +226,6 @@ class DriverCalls:
 
 def _load_driver_calls() -> DriverCalls:
     try:
-        return DriverCalls(ctypes.CDLL("libcuda.so.1"))
+        return DriverCalls(ctypes.CDLL(DRIVER_LIBRARY))
     except OSError as error:
         raise no_driver(str(error)) from error
