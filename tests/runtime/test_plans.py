@@ -174,9 +174,11 @@ def test_a_missing_plan_is_built_beside_its_engine_or_from_a_shipped_one(
     wanted: PlanWanted, exporter: Exporter, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
+    side_by_side: list[int] = []
 
     def open_fake(path: Path, slots: int) -> FakeEngine:
         opened.append(path)
+        side_by_side.append(slots)
         return FakeEngine()
 
     monkeypatch.setattr(engine_module, "open_tensorrt", open_fake)
@@ -187,7 +189,8 @@ def test_a_missing_plan_is_built_beside_its_engine_or_from_a_shipped_one(
     engines_module.open_engine(beside)
     assert opened == [beside]
     assert beside.is_file()
-    engines_module.open_engine(tmp_path / "elsewhere" / "day2night.plan")
+    engines_module.open_engine(tmp_path / "elsewhere" / "day2night.plan", slots=2)
+    assert side_by_side == [1, 2], "a live source has one frame on the GPU"
     assert opened[1].is_relative_to(cache)
     assert opened[1].name == "day2night.plan"
     beside.unlink()
