@@ -96,7 +96,7 @@ def export_run(
     )
     _show(report, console)
     if console is not None:
-        for note in notes_on_run(Path(run), direction, step, engine.metadata.size.stride, guided):
+        for note in notes_on_run(Path(run), direction, step, engine.metadata.size, guided):
             console.print(note, highlight=False, markup=False, soft_wrap=True)
     engine = _made_lean(engine, lean, console)
     _write(engine, None if encoder is None else encoder.SerializeToString(deterministic=True), output)

@@ -16,9 +16,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from rich.console import Console
 from torch import Tensor, nn
 
-from i2i_trainer import metrics
+from i2i_trainer import evaluation, metrics
 from i2i_trainer.errors import DataError, OptionError
 from i2i_trainer.evaluation import Options, evaluate
 from i2i_trainer.features import RandomPatches, load_features, load_network
@@ -234,3 +235,23 @@ def test_the_spread_of_the_kernel_distance_is_that_of_subsets() -> None:
     assert abs(mean) < spread  # two samples of one distribution
     more_real, more_fake = (torch.randn(1600, 4, generator=generator) for _ in range(2))
     assert metrics.kernel_distance(more_real, more_fake)[1] < 0.5 * spread
+
+
+def test_the_table_sets_source_and_shuffled_truth_beside_the_translation(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evaluation._print(
+        Console(width=120),
+        {
+            "l1": 20.0,
+            "l1_of_source": 40.0,
+            "l1_of_shuffled_truth": 30.0,
+            "patch_kid_x100_std": 0.5,
+            "cluster_accuracy": 0.9,
+        },
+    )
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "│" in line]
+    cells = [[cell for cell in row if cell != "│"] for row in rows]
+    assert ["l1", "lower", "20", "40", "30"] in cells
+    assert ["patch_kid_x100_std", "0.5"] in cells
+    assert ["cluster_accuracy", "higher", "0.9"] in cells

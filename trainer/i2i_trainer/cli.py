@@ -164,7 +164,9 @@ def print_methods() -> None:
     """The methods with a line each."""
     console = Console()
     console.print(
-        "usage: i2i-train METHOD --data DIR --out runs/NAME [--preset NAME] [--resume] [--dry-run [--json]] [options]\n"
+        "usage: i2i-train METHOD --data DIR --out runs/NAME [--preset NAME] [--dry-run [--json]] [options]\n"
+        "       i2i-train --resume --out runs/NAME [options]\n"
+        "       i2i-train --config runs/OTHER/config.json --out runs/NAME [options]\n"
         "\nTrains an image-to-image translation method. Options of one method: i2i-train METHOD --help\n",
         markup=False,
         highlight=False,

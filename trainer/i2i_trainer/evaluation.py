@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from i2i_trainer.config import Layout, TrainConfig
 from i2i_trainer.data import squares_from_images, tensor_from_bytes
 from i2i_trainer.errors import DataError, OptionError, TrainError
 from i2i_trainer.features import FeatureNetwork, RandomPatches, Range, load_features, load_network
+from i2i_trainer.heading import duration
 from i2i_trainer.images import Pixels, TrainingImage, frames_of_clip
 from i2i_trainer.layouts import Domains, find_domains, has_split
 from i2i_trainer.method import Inference, Method
@@ -120,14 +122,14 @@ def evaluate(options: Options) -> dict[str, Any]:
     console = Console()
     console.print(
         f"{name}, {config.direction(options.direction)}: {len(material.a)} source and {len(material.b)} target images "
-        f"of {material.split}; translating takes a while",
+        f"of {material.split}",
         highlight=False,
         soft_wrap=True,
     )
 
     encoder = method.style_encoder(options.direction)
     styles = _styles(options, inference, encoder, material)
-    translated = _translated(inference, material.a, styles, options.batch)
+    translated = _translated(inference, material.a, styles, options.batch, console)
     features = _features(options, console)
     measured: dict[str, Any] = {}
     measured |= _distances(features, material, translated)
@@ -221,10 +223,20 @@ def _encoded(encoder: Callable[[Tensor], Tensor], images: Tensor, batch: int) ->
     return torch.cat([encoder(part) for part in torch.split(images, batch)])
 
 
-def _translated(inference: Inference, images: Tensor, styles: Tensor | None, batch: int) -> Tensor:
+def _translated(
+    inference: Inference, images: Tensor, styles: Tensor | None, batch: int, console: Console | None = None
+) -> Tensor:
+    """The images' translations; a console is told after the first batch how long the others take."""
     parts = torch.split(images, batch)
     given: Sequence[Tensor | None] = [None] * len(parts) if styles is None else torch.split(styles, batch)
-    return torch.cat([inference(part, style).clamp(-1, 1) for part, style in zip(parts, given, strict=True)])
+    translated: list[Tensor] = []
+    began = time.monotonic()
+    for part, style in zip(parts, given, strict=True):
+        translated.append(inference(part, style).clamp(-1, 1))
+        if console is not None and len(translated) == 1 and len(parts) > 1:
+            left = duration((time.monotonic() - began) * (len(parts) - 1))
+            console.print(f"Translating takes about {left}", highlight=False)
+    return torch.cat(translated)
 
 
 def _features(options: Options, console: Console) -> FeatureNetwork | RandomPatches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from i2i_export.run.guided import FACTORS
+from i2i_runtime.metadata import SizePolicy
 from i2i_trainer.checkpoint import checkpoint_file, read_config, read_state
 from i2i_trainer.health import remarks_on_run
 
@@ -12,15 +13,17 @@ LIVE_HEIGHT = 720
 """Height of the frames that a guided engine is proposed for."""
 
 
-def notes_on_run(run: Path, direction: str, step: str | None, stride: int, guided: int | None) -> list[str]:
+def notes_on_run(
+    run: Path, direction: str, step: str | None, size: SizePolicy, guided: int | None
+) -> list[str]:
     """Sentences to print after the export of a run."""
     _, config = read_config(run)
     state = read_state(run, checkpoint_file(run, step))
     weights = f"averaged weights (--ema {config.ema})" if config.ema else "weights as they are"
     measured = f", {state['measure']} {state['value']:.4g}" if "measure" in state else ""
     notes = [f"Exported: step {state['step']} of {config.steps}{measured}, {weights}."]
-    if guided is None and config.load_size < LIVE_HEIGHT:
-        notes.append(note_on_scale(config.load_size, stride))
+    if guided is None and not size.is_fixed and config.load_size < LIVE_HEIGHT:
+        notes.append(note_on_scale(config.load_size, size.stride))
     return notes + remarks_on_run(run, direction, step)
 
 
