@@ -58,6 +58,7 @@ attach /sys /sys --bind -o ro
 
 # pip as this machine has it: its settings in one file, and the folders and files that they name.
 cp /etc/resolv.conf "$root/etc/resolv.conf"
+echo "127.0.0.1 localhost" >"$root/etc/hosts" # every system and container has it; debootstrap leaves it out
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
 python3 -m pip config list | python3 -c '
 import ast, sys

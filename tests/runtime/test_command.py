@@ -104,7 +104,7 @@ def test_a_report_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="cannot be written"):
         write_json(tmp_path / "file" / "report.json", {})
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SinkError, match="Is a directory"):
+    with pytest.raises(UsageError, match="is a folder"):
         write_json(tmp_path / "folder", {})
 
 
