@@ -26,7 +26,7 @@ from i2i_runtime.frame import Image
 from i2i_runtime.metadata import EngineMetadata
 
 PluginChoice = Literal["auto", "on", "off"]
-PluginKind = Literal["plugins", "convolution plugins"]
+PluginKind = Literal["plugins", "wide plugins", "convolution plugins"]
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,18 @@ def _plugin_forms(
 
 def plugin_networks(model: onnx.ModelProto) -> dict[PluginKind, PluginNetwork]:
     """The network with our kernels as plugin nodes, in each of the ways that change it."""
+    fewest, wide = network_with_plugins(model), network_with_plugins(model, wide=True)
     found: dict[PluginKind, PluginNetwork | None] = {
-        "plugins": network_with_plugins(model),
+        "plugins": fewest,
+        # Of maps that are all cut the same way there is nothing to choose.
+        "wide plugins": None if _kernels_of(wide) == _kernels_of(fewest) else wide,
         "convolution plugins": network_with_plugins(model, convolutions=True),
     }
     return {kind: network for kind, network in found.items() if network is not None}
+
+
+def _kernels_of(network: PluginNetwork | None) -> list[str]:
+    return [] if network is None else [node.op_type for node in network.model.graph.node if node.domain]
 
 
 def check_plugin_form(

@@ -170,7 +170,7 @@ def form_of(plan: bytes) -> str:
     if b"conv_norm" in plan:
         return "convolution plugins"
     if b"norm_apply" in plan:
-        return "plugins"
+        return "plugins" if b"norm_slab" in plan else "wide plugins"
     return "plain" if b"InstanceNormalization" in plan else "rewritten"
 
 
@@ -184,11 +184,11 @@ def clock(gpu: FakeGPU) -> Callable[..., None]:
     return set_times
 
 
-@pytest.mark.parametrize("fastest", ["plain", "rewritten", "plugins", "convolution plugins"])
+@pytest.mark.parametrize("fastest", ["plain", "rewritten", "plugins", "wide plugins", "convolution plugins"])
 def test_the_fastest_form_is_kept_and_all_are_recorded(
     fastest: str, engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None]
 ) -> None:
-    times = {"plain": 4.0, "rewritten": 3.0, "plugins": 2.5, "convolution_plugins": 2.0}
+    times = {"plain": 4.0, "rewritten": 3.0, "plugins": 2.5, "wide_plugins": 2.2, "convolution_plugins": 2.0}
     clock(**{**times, fastest.replace(" ", "_"): 1.0})
     built = plan_from_onnx(engine_file)
     assert built == engine_file.with_suffix(".plan")
@@ -197,7 +197,7 @@ def test_the_fastest_form_is_kept_and_all_are_recorded(
     assert form_of(built.read_bytes()) == fastest
     manifest = read_manifest(built)[1]
     assert [candidate.form for candidate in manifest.candidates] == [
-        *("plain", "rewritten", "plugins", "convolution plugins")
+        *("plain", "rewritten", "plugins", "wide plugins", "convolution plugins")
     ]
     assert [candidate.form for candidate in manifest.candidates if candidate.kept] == [fastest]
     assert all(candidate.latency_ms for candidate in manifest.candidates)
@@ -210,18 +210,18 @@ def test_the_fastest_form_is_kept_and_all_are_recorded(
 def test_plugins_on_and_off_build_what_they_say(
     engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None]
 ) -> None:
-    clock(plain=2, rewritten=3, plugins=4, convolution_plugins=5)
+    clock(plain=2, rewritten=3, plugins=4, wide_plugins=5, convolution_plugins=5)
     assert form_of(plan_from_onnx(engine_file, plugins="on").read_bytes()) == "plugins"
     assert form_of(plan_from_onnx(engine_file, plugins="off").read_bytes()) == "plain"
     assert [form_of(" ".join(kinds).encode()) for kinds in fake.built] == [
-        *("plugins", "convolution plugins", "plain", "rewritten")
+        *("plugins", "wide plugins", "convolution plugins", "plain", "rewritten")
     ]
 
 
 def test_a_form_with_another_image_is_dropped_however_fast_it_is(
     engine_file: Path, fake: FakeBuilderTensorRT, gpu: FakeGPU, clock: Callable[..., None]
 ) -> None:
-    clock(plain=4, rewritten=0.1, plugins=3, convolution_plugins=0.1)
+    clock(plain=4, rewritten=0.1, plugins=3, wide_plugins=5, convolution_plugins=0.1)
     gpu.garbage = ("rewritten", "convolution plugins")
     built = plan_from_onnx(engine_file)
     assert form_of(built.read_bytes()) == "plugins"
@@ -231,7 +231,7 @@ def test_a_form_with_another_image_is_dropped_however_fast_it_is(
         assert (found[name].psnr_db or 99) < 45
         assert "differ too much on this GPU" in found[name].note
         assert "PSNR >= 45 dB" in found[name].note
-    assert gpu.timed == ["plain", "plugins"]
+    assert gpu.timed == ["plain", "plugins", "wide plugins"]
     assert {tuple(shapes) for _, shapes in gpu.looked_at} == {((96, 96, 3), (96, 96, 3))}
 
 
@@ -239,7 +239,7 @@ def test_a_form_that_cannot_be_built_or_run_is_a_note(
     engine_file: Path, fake: FakeBuilderTensorRT, gpu: FakeGPU, clock: Callable[..., None]
 ) -> None:
     clock(plain=4, rewritten=2)
-    gpu.unbuilt, gpu.broken = ("plugins",), ("convolution plugins",)
+    gpu.unbuilt, gpu.broken = ("plugins", "wide plugins"), ("convolution plugins",)
     built = plan_from_onnx(engine_file)
     assert form_of(built.read_bytes()) == "rewritten"
     notes = {candidate.form: candidate.note for candidate in read_manifest(built)[1].candidates}
@@ -247,6 +247,7 @@ def test_a_form_that_cannot_be_built_or_run_is_a_note(
         "plain": "",
         "rewritten": "",
         "plugins": "TensorRT could not build a plan",
+        "wide plugins": "TensorRT could not build a plan",
         "convolution plugins": "its process ended by SIGSEGV (it said nothing)",
     }
 
@@ -300,10 +301,18 @@ def test_a_float32_engine_is_also_tried_in_half_precision(
     model = network(np.float32).engine(bodies["resnet"](1, 16), 96, 96)
     gpu.engine = write_engine_file(model, SizePolicy.fixed(96, 96), precision="fp32")
     fastest_last = dict(zip(("plain", "rewritten", "plugins"), (3.0, 2.0, 1.0), strict=True))
-    gpu.times = {**fastest_last, "convolution plugins": 9.0}
+    gpu.times = {**fastest_last, "wide plugins": 9.0, "convolution plugins": 9.0}
     metadata, manifest = read_manifest(plan_from_onnx(gpu.engine))
     assert [candidate.form for candidate in manifest.candidates] == [
-        *("plain", "rewritten", "half plain", "half rewritten", "plugins", "convolution plugins")
+        *(
+            "plain",
+            "rewritten",
+            "half plain",
+            "half rewritten",
+            "plugins",
+            "wide plugins",
+            "convolution plugins",
+        )
     ]
     assert metadata.precision == "fp16", "plugins are made of the half one"
     metadata, manifest = read_manifest(plan_from_onnx(gpu.engine, half=False, plugins="off"))
@@ -319,7 +328,7 @@ def test_auto_notes_why_plugins_were_left_out(
     engine_file: Path, fake: FakeBuilderTensorRT, gpu: FakeGPU, clock: Callable[..., None]
 ) -> None:
     clock(plain=2, rewritten=1)
-    gpu.unbuilt = ("plugins", "convolution plugins")
+    gpu.unbuilt = ("plugins", "wide plugins", "convolution plugins")
     with pytest.raises(ExportError, match=r"plugins: TensorRT could not build"):
         plan_from_onnx(engine_file, plugins="on")
     fake.__version__ = "10.3.0"
@@ -336,8 +345,10 @@ def test_a_plugin_form_with_another_image_is_refused_with_the_table(
     clock: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def damaged(model: onnx.ModelProto, *, convolutions: bool = False) -> PluginNetwork | None:
-        found = network_with_plugins(model, convolutions=convolutions)
+    def damaged(
+        model: onnx.ModelProto, *, convolutions: bool = False, wide: bool = False
+    ) -> PluginNetwork | None:
+        found = network_with_plugins(model, convolutions=convolutions, wide=wide)
         assert found is not None
         weight = next(one for one in found.model.graph.initializer if len(one.dims) == 4)
         weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
@@ -347,7 +358,7 @@ def test_a_plugin_form_with_another_image_is_refused_with_the_table(
     monkeypatch.setattr(forms, "network_with_plugins", damaged)
     built = read_manifest(plan_from_onnx(engine_file))[1].candidates
     notes = [candidate.note for candidate in built if "plugins" in candidate.form]
-    assert len(notes) == 2
+    assert len(notes) == 3
     assert all("differs too much" in note and "PSNR >= 45 dB" in note for note in notes)
     assert not any(kind.startswith("norm_") for kinds in fake.built for kind in kinds)
     with pytest.raises(
@@ -400,12 +411,12 @@ def test_timings_of_another_device_are_started_anew_and_kept(
 def test_every_build_of_a_gpu_and_version_shares_a_timing_cache(
     engine_file: Path, fake: FakeBuilderTensorRT, clock: Callable[..., None]
 ) -> None:
-    clock(plain=2, rewritten=1, plugins=3, convolution_plugins=3)
+    clock(plain=2, rewritten=1, plugins=3, wide_plugins=3, convolution_plugins=3)
     plan_from_onnx(engine_file)
     cache = default_timing_cache("Fake GPU", "10.16.1.11")
     assert cache == Path(os.environ["XDG_CACHE_HOME"], "i2i-stream/timing/fake-gpu.trt-10.16.1.11.cache")
     assert cache.read_bytes() == b"timings"
-    assert fake.caches == [b"", *[b"timings"] * 3], "also the forms that are built in another process"
+    assert fake.caches == [b"", *[b"timings"] * 4], "also the forms that are built in another process"
 
 
 def test_a_cache_that_cannot_be_written_costs_no_plan(

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
+from i2i_export.plan.forms import plugin_networks
+from i2i_kernels.compile import sources_digest
 from i2i_runtime.engines.tensorrt.manifest import read_manifest
 
 COMMAND = "import sys; from i2i_export.cli import main; sys.exit(main(sys.argv[1:]))"
-
-pytest.importorskip("triton", reason="our kernels are compiled by triton")
 
 
 @pytest.fixture
@@ -30,16 +31,35 @@ def export(fake_gpu: dict[str, str]) -> Callable[..., subprocess.CompletedProces
     return run
 
 
+@pytest.fixture
+def kernel_pack(negative: Path, tmp_path: Path) -> Path:
+    """A pack of every kernel that the engine's forms want, with a text that is not PTX: no fake reads it."""
+    pack = tmp_path / "pack"
+    for network in plugin_networks(onnx.load(str(negative))).values():
+        for kernel in network.kernels.values():
+            entry = pack / "sm_89" / f"{kernel.variant.file_stem(kernel.op)}.json"
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            record = {"name": kernel.name, "block": 128, "shared": 0, "ptx_version": 80, "resources": {}}
+            entry.write_text(json.dumps({**record, "sources": sources_digest()}))
+            entry.with_suffix(".ptx").write_text("// not PTX")
+            entry.with_suffix(".cubin").write_bytes(b"")
+    return pack
+
+
 def test_a_dead_a_wrong_and_an_uncapturable_form_cost_themselves_alone(
-    negative: Path, export: Callable[..., subprocess.CompletedProcess[str]], fake_gpu: dict[str, str]
+    negative: Path,
+    export: Callable[..., subprocess.CompletedProcess[str]],
+    fake_gpu: dict[str, str],
+    kernel_pack: Path,
 ) -> None:
     wishes = {
         "plain": "refuses-capture",
         "rewritten": "garbage",
         "plugins": "crash-in-build",
+        "wide plugins": "unbuilt",
         "convolution plugins": "allocates",
     }
-    done = export(negative, wishes)
+    done = export(negative, wishes, "--kernel-pack", str(kernel_pack))
     assert done.returncode == 0, done.stderr
     manifest = read_manifest(negative.with_suffix(".plan"))[1]
     found = {candidate.form: candidate for candidate in manifest.candidates}
@@ -47,6 +67,7 @@ def test_a_dead_a_wrong_and_an_uncapturable_form_cost_themselves_alone(
     assert "differ too much on this GPU" in found["rewritten"].note
     assert (found["rewritten"].psnr_db or 99) < 20
     assert "ended by SIGSEGV" in found["plugins"].note
+    assert "no tactic was found" in found["wide plugins"].note
     for form in ("plain", "convolution plugins"):
         assert (found[form].psnr_db or 0) >= 45, form
         assert found[form].latency_ms, form

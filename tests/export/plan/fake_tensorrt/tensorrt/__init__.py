@@ -26,7 +26,7 @@ assert _spec.loader is not None
 _strict: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_strict)
 
-__version__ = "10.16.1.11"
+__version__ = os.environ.get("FAKE_VERSION", "10.16.1.11")
 ILogger = _strict.ILogger
 ExecutionContextAllocationStrategy = _strict.ExecutionContextAllocationStrategy
 
@@ -114,7 +114,8 @@ class OnnxParser:
         if any(name.startswith("i2i::conv_norm") for name in plugins):
             self._network.form = "convolution plugins"
         elif plugins:
-            self._network.form = "plugins"
+            is_wide = not any(name.startswith("i2i::norm_slab") for name in plugins)
+            self._network.form = "wide plugins" if is_wide else "plugins"
         else:
             self._network.form = "plain" if "InstanceNormalization" in kinds else "rewritten"
         return True
