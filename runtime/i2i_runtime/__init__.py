@@ -16,6 +16,11 @@ in a `Pipeline`. Every error that a user can cause is an `I2IError` whose text i
 are first used, so importing the package takes a few milliseconds.
 """
 
+import os
+
+# OpenCV reads it when it is loaded, and refuses larger images by their header: a small file can hold gigabytes.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))
+
 TYPE_CHECKING = False  # what type checkers take for `typing.TYPE_CHECKING`; importing `typing` takes time
 if TYPE_CHECKING:
     from i2i_runtime.api import frames, translate

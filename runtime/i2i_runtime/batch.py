@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from i2i_runtime.errors import I2IError, UsageError
-from i2i_runtime.files import CLIP_ENDINGS, folded, same_file
+from i2i_runtime.files import CLIP_ENDINGS, IMAGE_ENDINGS, folded, is_sidecar, same_file
 from i2i_runtime.job import Job, Outcome, Translation, files_read, files_written
+from i2i_runtime.media.animation import is_animated
 from i2i_runtime.media.images import names_images
 from i2i_runtime.progress import ProgressLine
 from i2i_runtime.report import check_json_target, write_json
@@ -36,8 +37,10 @@ def batch_from_job(job: Job) -> Batch:
     """
     source = job.input
     clips = clips_of(source.path) if source.scheme == "file" else []
+    passed = _passed_over(source.path) if source.scheme == "file" else []
+    remark = f"neither videos nor images, so not translated: {', '.join(passed)}" if passed else ""
     if not clips:
-        return Batch(job)
+        return Batch(job, remark=remark)
     has_images = names_images(source.location)
     folder = job.target
     if folder is None or folder.suffix:
@@ -57,7 +60,7 @@ def batch_from_job(job: Job) -> Batch:
     if has_images:
         options = replace(job.sink, resume=False)
         parts.append(replace(job, outputs=(Uri.of_path(folder),), sink=options, report=None))
-    return Batch(job, tuple(parts))
+    return Batch(job, tuple(parts), remark)
 
 
 def run_batch(translation: Translation, batch: Batch, progress: ProgressLine) -> Outcome:
@@ -101,7 +104,7 @@ def _run_parts(translation: Translation, batch: Batch, progress: ProgressLine) -
             progress.say(f"{title}: {outcome.sentence}")
             if outcome.exit_code != 0:
                 failures.append(f"{path.name}: damaged, {len(outcome.report['losses'])} losses")
-    report = {"clips": reports, "failures": failures}
+    report = {"clips": reports, "failures": failures, "remark": batch.remark}
     if batch.job.report is not None:
         write_json(batch.job.report, report)
     finished = f"{len(batch.parts) - len(failures)} of {len(batch.parts)} items finished"
@@ -121,7 +124,22 @@ def clips_of(folder: Path) -> list[Path]:
     """The video files of a folder, in the order of their names; none if it is not a folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in CLIP_ENDINGS and path.is_file())
+    return sorted(path for path in folder.iterdir() if _is_clip(path))
+
+
+def _is_clip(path: Path) -> bool:
+    if is_sidecar(path) or not path.is_file():
+        return False
+    return path.suffix.lower() in CLIP_ENDINGS or is_animated(path)
+
+
+def _passed_over(folder: Path) -> list[str]:
+    """The names of the files of a folder that are neither videos nor images, without hidden ones."""
+    if not folder.is_dir():
+        return []
+    media = CLIP_ENDINGS | IMAGE_ENDINGS
+    others = [path for path in folder.iterdir() if path.is_file() and path.suffix.lower() not in media]
+    return sorted(path.name for path in others if not path.name.startswith(".") and not is_sidecar(path))
 
 
 def _targets(folder: Path, clips: Sequence[Path]) -> list[Path]:

@@ -34,9 +34,29 @@ CLIP_ENDINGS = frozenset(
         ".flv",
         ".ogv",
         ".3gp",
+        ".mts",
+        ".m2v",
+        ".vob",
+        ".mxf",
+        ".asf",
+        ".dv",
+        ".y4m",
+        ".h264",
+        ".264",
+        ".h265",
+        ".265",
+        ".hevc",
     )
 )
 """The endings, in lower case, of files that a folder of clips is made of."""
+
+
+_SIDECARS = frozenset(("thumbs.db", "desktop.ini", ".ds_store"))
+
+
+def is_sidecar(path: Path) -> bool:
+    """Whether a file system keeps its own notes in a file, whatever its ending: `._clip.mp4` is not a clip."""
+    return path.name.startswith("._") or path.name.lower() in _SIDECARS
 
 
 _BLOCK = 1 << 16

@@ -102,3 +102,9 @@ class Outcome:
     exit_code: int
     sentence: str
     report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> str:
+        """What went wrong: all that is told under `--quiet`."""
+        lines = self.sentence.splitlines()
+        return "\n".join([line for line in lines if line.startswith(("lost: ", "failed: ", "and "))] or lines)

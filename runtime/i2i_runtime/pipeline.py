@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from i2i_runtime.engines import Engine
-from i2i_runtime.errors import I2IError
+from i2i_runtime.errors import EngineError, I2IError
 from i2i_runtime.frame import Frame
 from i2i_runtime.queues import Aborted, Channel, Turnstile
 from i2i_runtime.sinks.base import Closed, Sink
@@ -183,12 +183,21 @@ class Pipeline:
     def _infer(self) -> None:
         while (taken := self._inbox.get()) is not None:
             ticket, source = taken
-            translated = self._translated(source)
+            refusal = None
+            try:
+                translated = self._translated(source)
+            except EngineError as error:
+                if source.origin is None or len(source.origin.sources) < 2:
+                    raise
+                # One image of a folder does not end the job for the others.
+                translated, refusal = None, f"{source.origin.path} was not translated: {error}"
             self._turnstile.wait(ticket)
-            if translated is None:
+            if translated is not None:
+                self._outbox.put(Delivery(translated, source))
+            elif refusal is None:
                 self.stats.dropped_stale += 1
             else:
-                self._outbox.put(Delivery(translated, source))
+                self.stats.refused.append(refusal)
             self._turnstile.advance()
         with self._state:
             self._workers_left -= 1
@@ -244,6 +253,8 @@ class Pipeline:
                 continue
             if counted:
                 self.stats.count_written()
+        if self.stats.refused and not self.stats.frames_out:
+            raise EngineError(self.stats.refused[0])
         sink.finish()
 
     @contextmanager

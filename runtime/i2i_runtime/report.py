@@ -21,6 +21,7 @@ from i2i_runtime.job import Job, Translation
 from i2i_runtime.stats import JobStats
 
 REPORT_VERSION = 1
+_LOSSES_TOLD = 10
 _LARGEST_REPORT_BYTES = 1 << 26
 # Of jobs, of folders of clips, of verify, and of i2i-bench.
 _KEYS_OF_REPORTS = frozenset({"report_version", "failures", "checks", "levels"})
@@ -77,13 +78,16 @@ def summary(job: Job, stats: JobStats) -> str:
     if stats.overdue:
         lines.append(f"{stats.overdue} frames were shown older than --max-staleness allows")
     lines += notes_of(stats)
-    lines += [f"lost: {loss}" for loss in stats.losses]
+    losses = stats.losses
+    lines += [f"lost: {loss}" for loss in losses[:_LOSSES_TOLD]]
+    if len(losses) > _LOSSES_TOLD:
+        lines.append(f"and {len(losses) - _LOSSES_TOLD} more losses, which --report lists")
     return "\n".join(lines)
 
 
 def notes_of(stats: JobStats) -> list[str]:
-    """What the outputs did not do as asked, one sentence each."""
-    return [note for sink in stats.sinks for note in sink.notes]
+    """What source and outputs did not do as asked, one sentence each."""
+    return [*stats.source.notes, *(note for sink in stats.sinks for note in sink.notes)]
 
 
 def check_json_target(path: Path, kept: Iterable[Kept] = ()) -> None:

@@ -97,9 +97,9 @@ class JobStats:
     """Counters and latencies of one job, for progress, report and metrics.
 
     Any thread may read. Each field has one writer: the source's thread (`frames_skipped`, `frames_in`,
-    `dropped_by_source`), the engine's threads in turn (`dropped_stale`), the first sink's thread (`frames_out`,
-    `overdue`, `age_ms`, `age_curve`). Every thread adds to the histogram of its own stage in `latencies`; these have
-    locks. Slates are not counted.
+    `dropped_by_source`), the engine's threads in turn (`dropped_stale`, `refused`: images that the engine cannot
+    take), the first sink's thread (`frames_out`, `overdue`, `age_ms`, `age_curve`). Every thread adds to the
+    histogram of its own stage in `latencies`; these have locks. Slates are not counted.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class JobStats:
         self.dropped_stale = 0
         self.frames_out = 0
         self.overdue = 0
+        self.refused: list[str] = []
         self.age_ms = 0.0
         self.age_curve = Curve()
         self.latencies = {
@@ -178,7 +179,7 @@ class JobStats:
     @property
     def losses(self) -> Sequence[str]:
         """What of a damaged input could not be translated, one sentence each."""
-        return self.source.losses
+        return [*self.source.losses, *self.refused]
 
     @property
     def fps(self) -> float:

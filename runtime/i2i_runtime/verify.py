@@ -20,7 +20,7 @@ from i2i_runtime.errors import SourceError
 from i2i_runtime.files import reason_of
 from i2i_runtime.media.alpha import alpha_of_frame
 from i2i_runtime.media.colour import is_rgb
-from i2i_runtime.media.decode import decoder_of, disable_generated_pts, film_of, pts_of_frame
+from i2i_runtime.media.decode import decoder_of, disable_generated_pts, film_of, open_clip, pts_of_frame
 from i2i_runtime.media.framing import payload_of
 from i2i_runtime.media.timecode import is_timecode, timecode_of
 
@@ -115,11 +115,11 @@ def compare_files(source: Path, output: Path) -> list[Check]:
 
 def _read(path: Path) -> _Contents:
     try:
-        with av.open(path) as container:
+        with open_clip(path) as container:
             if film_of(container) is None:
                 raise SourceError(f"{path} has no video stream, so it cannot be verified: give a video file.")
             return _contents(container)
-    except (av.error.FFmpegError, OSError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:
         raise SourceError(
             f"{path} cannot be read as a video ({reason_of(error)}): "
             "give the video that was translated and the output."

@@ -43,6 +43,18 @@ CLIP_SUFFIXES = frozenset(
         ".flv",
         ".ogv",
         ".3gp",
+        ".mts",
+        ".m2v",
+        ".vob",
+        ".mxf",
+        ".asf",
+        ".dv",
+        ".y4m",
+        ".h264",
+        ".264",
+        ".h265",
+        ".265",
+        ".hevc",
     )
 )
 LARGEST_ASPECT = 16.0

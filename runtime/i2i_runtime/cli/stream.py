@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from importlib.metadata import version
@@ -38,4 +39,6 @@ def stream(options: StreamOptions) -> int:
         with closing(translation.engine):
             outcome = run_batch(translation, batch, progress)
         progress.say(outcome.sentence)
+    if options.quiet and outcome.exit_code != 0:
+        print(f"i2i-stream: {outcome.failure}", file=sys.stderr)
     return outcome.exit_code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 from typing import TypeVar, cast
 
 import av
@@ -16,13 +17,32 @@ from i2i_runtime.media.pixels import Alpha, Image
 
 _Rotated = TypeVar("_Rotated", Image, Alpha)
 
+# Formats that name other files, and the ending under which they are read.
+_LISTS = {"concat": "", "concatf": "", "imf": "", "hls": ".m3u8", "dash": ".mpd"}
 # Degrees counter-clockwise of the display matrix -> what turns a stored image upright.
 _UPRIGHT = {90: cv2.ROTATE_90_COUNTERCLOCKWISE, -90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180}
+
+
+def open_clip(path: Path) -> av.container.InputContainer:
+    """Opens a file as a clip. Raises FFmpegError, and ValueError for a list of other files that pretends to be one.
+
+    Playlists are read only under the ending that says what they are.
+    """
+    allowed = av.formats_available - _LISTS.keys()
+    allowed |= {name for name, ending in _LISTS.items() if path.suffix.lower() == ending}
+    return av.open(path, "r", container_options={"format_whitelist": ",".join(sorted(allowed))})
 
 
 def film_of(container: av.container.InputContainer) -> av.VideoStream | None:
     """The first video stream; None if there is none but cover images."""
     return next((stream for stream in container.streams.video if not is_cover(stream)), None)
+
+
+def is_grey_alpha_targa(path: Path) -> bool:
+    """Whether a TGA has 8 bits of grey and 8 of alpha (Truevision TGA 2.0, image type 3): FFmpeg takes it for RGB."""
+    with path.open("rb") as file:
+        header = file.read(18)
+    return len(header) == 18 and header[2] in (3, 11) and header[16] == 16
 
 
 def is_cover(stream: av.stream.Stream) -> bool:

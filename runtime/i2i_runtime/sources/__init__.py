@@ -30,9 +30,14 @@ def open_source(text: str | Uri, options: SourceOptions | None = None) -> Source
 
 
 def _open_path(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.media.animation import is_animated
     from i2i_runtime.media.images import names_images
     from i2i_runtime.sources.images import ImageSource
 
+    if is_animated(uri.path):
+        from i2i_runtime.sources.animation import AnimationSource
+
+        return AnimationSource(uri.path, options)
     if names_images(uri.location):
         return ImageSource(uri.location, options)
     return _open_video(uri, options)

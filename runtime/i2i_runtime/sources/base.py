@@ -15,8 +15,8 @@ class Source(ABC):
     Set `name`, `live` and `frame_count` as attributes. `live` sources go on whether or not they are read, so a job
     drops stale frames; others wait. `frame_count` is the expected number of frames, None if it is not known.
     `replayable` says that a live source delivers the same frames again when it is opened again, so that a resumed job
-    continues where it was interrupted. To report `losses`, `outages` or `recoveries`, override the property, with a
-    property or a class attribute.
+    continues where it was interrupted. To report `losses`, `notes`, `outages` or `recoveries`, override the property,
+    with a property or a class attribute.
 
     Threads: `skip_one` and `read` are called by one thread, which is not the one that made the source. `close` is
     called once or more from other threads, also while `read` blocks.
@@ -47,6 +47,11 @@ class Source(ABC):
     @property
     def losses(self) -> Sequence[str]:
         """One sentence for each part of a damaged input that could not be read. A job with losses exits with 1."""
+        return ()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was done to the frames unasked, or should be known about them, one sentence each."""
         return ()
 
     @property
@@ -82,6 +87,10 @@ class SourceWrapper(Source):
     @property
     def losses(self) -> Sequence[str]:
         return self._source.losses
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._source.notes
 
     @property
     def outages(self) -> int:

@@ -23,10 +23,13 @@ from i2i_runtime.media.decode import (
     decoder_of,
     disable_generated_pts,
     film_of,
+    is_grey_alpha_targa,
+    open_clip,
     pts_of_frame,
     upright_from_stored,
 )
 from i2i_runtime.media.hdr import ToneMapper
+from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.media.origin import FULL, LIMITED, Clip, Colour
 from i2i_runtime.sources.base import Source, SourceOptions
 
@@ -50,7 +53,7 @@ class VideoSource(Source):
                 what = "is a pipe or device, and a video is read more than once"
             raise SourceError(f"{path} {what}: give a video file, a folder of images, a camera or a URI.")
         try:
-            self._container = av.open(path)
+            self._container = open_clip(path)
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(
                 f"{path} cannot be read as a video ({reason_of(error)}): "
@@ -61,12 +64,19 @@ class VideoSource(Source):
             only = "only a cover image" if self._container.streams.video else "no video stream"
             self._container.close()
             raise SourceError(f"{path} has {only}, so there is nothing to translate.")
+        if film.codec_context.name == "targa" and is_grey_alpha_targa(path):
+            self._container.close()
+            raise SourceError(
+                f"{path} is a grey TGA with transparency, which is not supported: save it as PNG."
+            )
         disable_generated_pts(self._container)
         self._stream = film
         self._decoder = decoder_of(self._stream)
         self._decoder.thread_type = "AUTO"
         self.frame_count = self._stream.frames or None
         self._losses: list[str] = []
+        self._notes: list[str] = []
+        self._size: tuple[int, int] | None = None
         self._decoded = self._decode()
         self._index = 0
         self._last_pts: int | None = None
@@ -94,6 +104,17 @@ class VideoSource(Source):
     def losses(self) -> list[str]:
         return self._losses
 
+    @property
+    def notes(self) -> list[str]:
+        return self._notes
+
+    def _note_size(self, frame: av.VideoFrame) -> None:
+        if not any("letterboxed" in note for note in self._notes):
+            self._notes.append(
+                f"the images change to {frame.width}x{frame.height} at {_seconds(frame)} s; from there on they are "
+                f"letterboxed to {self.clip.width}x{self.clip.height}"
+            )
+
     def skip_one(self) -> bool:
         with self._reading:
             return self._index < self._skip and self._next() is not None
@@ -110,8 +131,14 @@ class VideoSource(Source):
             return None
         decoded, pts = timed
         alpha = alpha_of_frame(decoded)
+        pixels = upright_from_stored(self._converter.rgb_from_frame(decoded), self.clip.rotation)
+        self._size = self._size or (pixels.shape[0], pixels.shape[1])
+        if pixels.shape[:2] != self._size:
+            # The output has one size, and so has what a live source delivers.
+            self._note_size(decoded)
+            pixels, alpha = letterboxed(pixels, *self._size), None
         return Frame(
-            pixels=upright_from_stored(self._converter.rgb_from_frame(decoded), self.clip.rotation),
+            pixels=pixels,
             index=self._index - 1,
             pts=pts,
             time_base=self.clip.time_base,
