@@ -44,6 +44,15 @@ def test_back_ends_are_named_by_what_is_installed(findings: list[Finding]) -> No
     assert found["tensorrt"].works == (Path("/proc/driver/nvidia/version").exists() and "tensorrt" in found)
 
 
+def test_what_computes_besides_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("i2i_runtime.engines.openvino.openvino_devices", lambda: ["CPU", "GPU", "NPU"])
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    found = {finding.name: finding.detail for finding in doctor._back_ends()}
+    assert found["openvino"].endswith("; also on GPU, NPU")
+    assert found["onnxruntime"].endswith("; also on CUDA")
+
+
 def test_an_encoder_counts_only_after_a_frame(findings: list[Finding]) -> None:
     found = {finding.name: finding.works for finding in findings if finding.topic == "encoder"}
     assert set(found) == set(ENCODERS)

@@ -107,7 +107,21 @@ def _back_ends() -> Iterator[Finding]:
         if importlib.util.find_spec(module) is None:
             yield Finding("back end", module, False, f"not installed ({why})", f"pip install {package}")
         else:
-            yield Finding("back end", module, True, f"{version(package)}, {why}")
+            yield Finding("back end", module, True, f"{version(package)}, {why}{_computes_on(module)}")
+
+
+def _computes_on(module: str) -> str:
+    """What a library can use besides the processor, as `--device` names it; empty if nothing."""
+    if module == "openvino":
+        from i2i_runtime.engines.openvino import openvino_devices
+
+        others = [device for device in openvino_devices() if device != "CPU"]
+    else:
+        import onnxruntime
+
+        names = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+        others = [name for name in names if name in ("CUDA", "CoreML")]
+    return f"; also on {', '.join(others)}" if others else ""
 
 
 def _cameras() -> Iterator[Finding]:

@@ -115,8 +115,10 @@ def _opened(candidate: Candidate, wish: Wish, reason: str) -> Engine:
     # The portable back end is the measure itself, and a back end that the user names is not second-guessed.
     if candidate.title == "ONNX Runtime" or wish.backend is not None:
         return engine
+    # The reason of a plan names the GPU; a plan of another size is another plan.
+    hardware = f"{candidate.title}, {engine.reason}, {engine.metadata.size}"
     try:
-        loaded_in_time(wish.path, lambda: require_parity(engine, wish.path, candidate.title))
+        loaded_in_time(wish.path, lambda: require_parity(engine, wish.path, hardware))
     except BaseException:
         engine.close()
         raise
