@@ -128,6 +128,35 @@ def test_a_style_encoder_follows_its_engine(tmp_path: Path, tell: Tell, painter_
 
 
 @pytest.mark.parametrize(
+    ("flags", "half"), [([], True), (["--precision", "fp32"], False)], ids=["any precision", "float32"]
+)
+def test_a_plan_alone_is_built_beside_its_engine(
+    flags: list[str],
+    half: bool,
+    tmp_path: Path,
+    tell: Tell,
+    plain_engine: EngineFile,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[Path, Path | None, object]] = []
+
+    def build(engine: Path, out: Path | None, **options: object) -> Path:
+        asked.append((engine, out, options["half"]))
+        raise ExportError("no plan is built here.")
+
+    monkeypatch.setattr(candidates, "plan_from_onnx", build)
+    engine = tmp_path / "engines" / "master.onnx"
+    write_engine(plain_engine, engine)
+    before, here = engine.read_bytes(), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert tell([str(engine), "--plan", *flags])[0] == 1
+    assert asked == [(engine, None, half)]
+    assert not list(here.iterdir()), "no copy of the engine"
+    assert engine.read_bytes() == before
+
+
+@pytest.mark.parametrize(
     ("given", "wanted"), [("mynight", "mynight.plan"), ("my.night", "my.night.plan"), ("a.plan", "a.plan")]
 )
 def test_the_plan_s_name_needs_no_suffix(

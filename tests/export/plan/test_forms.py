@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ import pytest
 from onnx import numpy_helper
 
 from i2i_export import parity
+from i2i_export.enginefile import read_engine
 from i2i_export.errors import ExportError
 from i2i_export.parity import OnnxTranslator, ParityError
-from i2i_export.plan import candidates, examine, forms, selection
+from i2i_export.plan import candidates, child, examine, forms, selection
 from i2i_export.plan.builder import BuildBar, FrameProfile, PlanBuilder
 from i2i_export.plan.candidates import plan_from_onnx, plan_summary
 from i2i_export.plan.child import PluginBuild
@@ -470,6 +472,20 @@ def test_a_failed_build_leaves_nothing(engine_file: Path, fake: FakeBuilderTenso
     with pytest.raises(ExportError, match="was parsed, but TensorRT could not build a plan"):
         plan_from_onnx(engine_file, plugins="off")
     assert [entry.name for entry in engine_file.parent.iterdir()] == ["night.onnx"]
+
+
+def test_a_plan_that_never_answers_is_given_up(engine_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_SILENCE_S", 1e-3)
+    metadata = read_engine(engine_file).metadata
+    with pytest.raises(ExportError, match="its process did not respond for"):
+        child.translate_in_child("tensorrt", b"vtrt", metadata, [np.zeros((96, 96, 3), np.uint8)])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_what_a_child_process_says_is_the_reason(engine_file: Path) -> None:
+    metadata = read_engine(engine_file).metadata
+    with pytest.raises(ExportError, match="TensorRT is not installed here"):
+        child.translate_in_child("tensorrt", b"vtrt", metadata, [np.zeros((96, 96, 3), np.uint8)])
 
 
 class Stopwatch:
