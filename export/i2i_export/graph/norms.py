@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from i2i_export.graph.match import Array, constant, is_standard
-from i2i_export.graph.statistics import Centred, Flat, InverseRoot, Root, Statistics, fits, image_of
+from i2i_export.graph.moments import Centred, Flat, InverseRoot, Root
+from i2i_export.graph.statistics import Statistics, fits, image_of
 
 _ONE, _NONE = np.ones(1, np.float32), np.zeros(1, np.float32)
 
