@@ -72,6 +72,7 @@ class _Contents:
     rotation: int
     sample_aspect: Fraction
     depth: int
+    fields: str
     colour: dict[str, int]
     others: tuple[_Stream, ...]
     attachments: tuple[str, ...]
@@ -93,6 +94,7 @@ def compare_files(source: Path, output: Path) -> list[Check]:
         _same("rotation", before.rotation, after.rotation),
         _same("shape of pixels", before.sample_aspect, after.sample_aspect),
         _same("bits per sample", before.depth, after.depth),
+        _same("fields", before.fields, after.fields),
         _same("transparency", before.transparent, after.transparent),
     ]
     both = [name for name in before.colour if name in after.colour]
@@ -136,7 +138,7 @@ def _contents(container: av.container.InputContainer) -> _Contents:
     pace = (images.average_rate or images.guessed_rate or Fraction(30)) * tick
     pts: list[int] = []
     rotation = damage = 0
-    transparent = False
+    transparent = interlaced = False
     frame_colour = (2, 0)
     # Attachments have no packets, and timecode is a track in one container and a tag in another.
     others = [s for s in container.streams if s.type != "attachment" and not is_timecode(s)]
@@ -152,6 +154,7 @@ def _contents(container: av.container.InputContainer) -> _Contents:
                 continue
             for frame in frames:
                 pts.append(pts_of_frame(frame, pts[-1] if pts else None, pace))
+                interlaced |= bool(frame.interlaced_frame)
                 rotation, frame_colour = frame.rotation, (frame.colorspace, frame.color_range)
                 if not transparent and (alpha := alpha_of_frame(frame)) is not None:
                     # Lossy codecs change an opaque channel a little, too.
@@ -171,6 +174,7 @@ def _contents(container: av.container.InputContainer) -> _Contents:
         depth=max((c.bits for c in context.format.components), default=8)
         if context.format is not None
         else 8,
+        fields="interlaced" if interlaced else "progressive",
         colour={
             # RGB came from no matrix and has no other range.
             **({} if rgb else {"matrix": int(frame_colour[0]), "full range": int(full)}),

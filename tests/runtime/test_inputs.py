@@ -21,6 +21,7 @@ from i2i_runtime.errors import EngineError, I2IError, SourceError
 from i2i_runtime.media.animation import is_animated
 from i2i_runtime.media.images import read_image
 from i2i_runtime.sources import SourceOptions, open_source
+from i2i_runtime.verify import compare_files
 
 PTS = [512 * index for index in range(12)]
 
@@ -210,3 +211,56 @@ def test_many_losses_are_summed_up(engines: Any, tmp_path: Path, capsys: pytest.
     assert told.count("lost: ") == 10
     assert "and 14 more losses, which --report lists" in told
     assert len(json.loads(report.read_text())["losses"]) == 24
+
+
+def interlaced_clip(make_clip: Callable[..., Path], order: str) -> Path:
+    """Images whose even and odd lines show a bar at two moments."""
+
+    def fields(index: int) -> av.VideoFrame:
+        image = np.full((64, 96, 3), 40, np.uint8)
+        for moment in (0, 1):
+            left = 4 + 6 * index + 3 * moment
+            image[moment if order == "tff" else 1 - moment :: 2, left : left + 12] = 220
+        return av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p")
+
+    return make_clip(
+        f"{order}.mp4", pts=PTS, frame_at=fields, options={"x264-params": f"{order}=1", "crf": "5"}
+    )
+
+
+def combing(path: Path) -> float:
+    """How much neighbouring lines differ, in the mean over all frames."""
+    with av.open(path) as container:
+        lines = [f.to_ndarray(format="gray").astype(int) for f in container.decode(video=0)]
+    return float(np.mean([np.abs(np.diff(image, axis=0)).mean() for image in lines]))
+
+
+@pytest.mark.parametrize("order", ["tff", "bff"])
+def test_interlaced_material_is_named_marked_or_deinterlaced(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path, order: str
+) -> None:
+    clip, report = interlaced_clip(make_clip, order), tmp_path / "r.json"
+    assert run(engines.identity, clip, tmp_path / "marked.mp4", report=report) == 0
+    notes = json.loads(report.read_text())["notes"]
+    first = "top" if order == "tff" else "bottom"
+    assert any(f"is interlaced ({first} field first)" in note for note in notes)
+    assert [c for c in compare_files(clip, tmp_path / "marked.mp4") if not c.agrees] == []
+    assert run(engines.identity, clip, tmp_path / "plain.mp4", codec="libx265", report=report) == 0
+    assert "plain.mp4 is not marked as interlaced" in " ".join(json.loads(report.read_text())["notes"])
+    assert [c.name for c in compare_files(clip, tmp_path / "plain.mp4") if not c.agrees] == ["fields"]
+    assert run(engines.identity, clip, tmp_path / "progressive.mp4", deinterlace=True, report=report) == 0
+    assert "made one progressive frame" in json.loads(report.read_text())["notes"][0]
+    assert [c.name for c in compare_files(clip, tmp_path / "progressive.mp4") if not c.agrees] == ["fields"]
+    assert combing(tmp_path / "progressive.mp4") < combing(tmp_path / "marked.mp4") / 2
+
+
+def test_deinterlacing_leaves_progressive_clips_alone(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    clip = make_clip("progressive.mp4", pts=PTS)
+    for name, deinterlace in (("a.mkv", False), ("b.mkv", True)):
+        assert run(engines.identity, clip, tmp_path / name, codec="ffv1", deinterlace=deinterlace) == 0
+    with av.open(tmp_path / "a.mkv") as one, av.open(tmp_path / "b.mkv") as other:
+        for before, after in zip(one.decode(video=0), other.decode(video=0), strict=True):
+            assert before.pts == after.pts
+            np.testing.assert_array_equal(before.to_ndarray(), after.to_ndarray())

@@ -30,7 +30,11 @@ def job_from_options(options: StreamOptions) -> Job:
         input=text,
         outputs=tuple(map(parse_uri, options.output or ["display://0"])),
         source=SourceOptions(
-            parse_size(options.size), options.rate, tonemap=options.tonemap, tls_insecure=options.tls_insecure
+            parse_size(options.size),
+            options.rate,
+            tonemap=options.tonemap,
+            deinterlace=options.deinterlace,
+            tls_insecure=options.tls_insecure,
         ),
         sink=SinkOptions(
             codec=options.codec,

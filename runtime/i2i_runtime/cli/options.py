@@ -23,6 +23,7 @@ _IDENTITY = (
     "encoder_option",
     "limit",
     "tonemap",
+    "deinterlace",
     "rate",
 )
 
@@ -77,6 +78,8 @@ class StreamOptions:
     """Less flicker: reduces noise in the source and blends each translated frame along the motion."""
     tonemap: bool = False
     """Converts high dynamic range to BT.709 instead of refusing it."""
+    deinterlace: bool = False
+    """Makes progressive frames of the fields of an interlaced file."""
     codec: str | None = None
     """Video encoder; by default libx264 (libvpx-vp9 for WebM)."""
     crf: int | None = None

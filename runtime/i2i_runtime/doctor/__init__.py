@@ -48,6 +48,7 @@ def examine() -> list[Finding]:
         ("back end", _back_ends),
         ("camera", _cameras),
         ("encoder", _encoders),
+        ("filter", _filters),
         ("screen", _screens),
         ("extra", _extras),
         ("virtual camera", _virtual_camera),
@@ -152,6 +153,17 @@ def _cameras() -> Iterator[Finding]:
             detail,
             "pip uninstall opencv-python; pip install 'numpy<2', in an environment made with --system-site-packages",
         )
+
+
+def _filters() -> Iterator[Finding]:
+    import av.filter
+
+    from i2i_runtime.media.interlace import FILTER
+
+    if FILTER in av.filter.filters_available:
+        yield Finding("filter", FILTER, True, "--deinterlace makes progressive frames of interlaced files")
+    else:
+        yield Finding("filter", FILTER, False, "this FFmpeg cannot deinterlace", "pip install --upgrade av")
 
 
 def _encoders() -> Iterator[Finding]:

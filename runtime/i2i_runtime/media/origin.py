@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from i2i_runtime.media.interlace import FieldOrder
+
 UNSPECIFIED = 2
 LIMITED, FULL = 1, 2
 _HDR_TRANSFERS = {16: "PQ (SMPTE ST 2084)", 18: "HLG (ARIB STD-B67)"}
@@ -34,6 +36,7 @@ class Clip:
     `width` and `height` are those of the stored images, before `rotation`: degrees counter-clockwise that a player
     rotates them by, as in the display matrix of ISO/IEC 14496-12. `rate` is the average, used by an encoder for its
     rate control and never for timing. `sample_aspect` is width to height of one pixel, None if it is not stated.
+    `fields` is which field of an interlaced image comes first, None if images are progressive.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Clip:
     colour: Colour
     rotation: int = 0
     sample_aspect: Fraction | None = None
+    fields: FieldOrder | None = None
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,9 @@ def choose_encoding(
         # resumed job would not equal one that was never stopped.
         settings["x264-params"] = ":".join(filter(None, ["asm=avx2", settings.get("x264-params")]))
     clip = source.clip
+    if codec == "libx264" and clip is not None and keeps_fields(clip, translated):
+        field_first = {"top": "tff=1", "bottom": "bff=1", None: ""}[clip.fields]
+        settings["x264-params"] = ":".join(filter(None, [settings.get("x264-params"), field_first]))
     rotation = 0 if clip is None else clip.rotation
     width, height = _stored_size(translated.pixels, rotation)
     source_format = "yuv420p" if clip is None else clip.pixel_format
@@ -155,6 +158,11 @@ def choose_encoding(
         sample_aspect=None if clip is None else _sample_aspect(clip, _stored_size(source.pixels, rotation)),
         rotation=rotation,
     )
+
+
+def keeps_fields(clip: Clip, translated: Frame) -> bool:
+    """Whether the lines of a translated frame are still those of the fields of an interlaced clip."""
+    return clip.fields is not None and clip.rotation == 0 and translated.pixels.shape[0] == clip.height
 
 
 def _rate(options: SinkOptions, clip: Clip | None) -> Fraction:

@@ -16,7 +16,7 @@ from i2i_runtime.files import reason_of, refusal_of_target, same_file, sync_fold
 from i2i_runtime.frame import Frame
 from i2i_runtime.sinks.base import Sink, SinkOptions
 from i2i_runtime.sinks.copies import choose_copies
-from i2i_runtime.sinks.encoder import CONTAINERS, choose_codec, choose_encoding, choose_segments
+from i2i_runtime.sinks.encoder import CONTAINERS, choose_codec, choose_encoding, choose_segments, keeps_fields
 from i2i_runtime.sinks.journal import Journal, is_unfinished
 from i2i_runtime.sinks.lock import OutputLock
 from i2i_runtime.sinks.remux import Assembly
@@ -139,6 +139,9 @@ class VideoSink(Sink):
         encoding = choose_encoding(self._codec, self._options, translated, source)
         shift = self._gap(translated)
         time_base = str(encoding.time_base) if clip is None else ""
+        marked = clip is not None and self._codec == "libx264" and keeps_fields(clip, translated)
+        if clip is not None and clip.fields is not None and not marked:
+            self._notes.append(f"{self._path.name} is not marked as interlaced, though its source is")
         segments, container = choose_segments(self._codec), CONTAINERS[self._path.suffix.lower()]
         try:
             copies = None if clip is None else choose_copies(clip, container)

@@ -105,15 +105,17 @@ class SourceWrapper(Source):
 class SourceOptions:
     """What a user may say about any input.
 
-    `size` asks cameras, screens and synthetic scenes for (width, height); files keep their own. `rate` is the desired
-    number of frames per second. `timeout_s` limits the wait for a frame. `tonemap` converts high dynamic range to
-    BT.709. `skip` is the number of frames that an earlier run of a resumed job has done. `tls_insecure` takes streams
-    from servers whose certificate cannot be checked.
+    `size` asks cameras, screens and synthetic scenes for (width, height); files keep their own. `rate` is the
+    desired number of frames per second. `timeout_s` limits the wait for a frame. `tonemap` converts high dynamic
+    range to BT.709. `deinterlace` makes progressive frames of the fields of files. `skip` is the number of frames
+    that an earlier run of a resumed job has done. `tls_insecure` takes streams from servers whose certificate
+    cannot be checked.
     """
 
     size: tuple[int, int] | None = None
     rate: int | None = None
     timeout_s: float = 10.0
     tonemap: bool = False
+    deinterlace: bool = False
     skip: int = 0
     tls_insecure: bool = False

@@ -29,6 +29,7 @@ from i2i_runtime.media.decode import (
     upright_from_stored,
 )
 from i2i_runtime.media.hdr import ToneMapper
+from i2i_runtime.media.interlace import FILTER, deinterlaced, field_order_of
 from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.media.origin import FULL, LIMITED, Clip, Colour
 from i2i_runtime.sources.base import Source, SourceOptions
@@ -77,7 +78,8 @@ class VideoSource(Source):
         self._losses: list[str] = []
         self._notes: list[str] = []
         self._size: tuple[int, int] | None = None
-        self._decoded = self._decode()
+        decoded = self._decode()
+        self._decoded = deinterlaced(decoded, film) if options.deinterlace else decoded
         self._index = 0
         self._last_pts: int | None = None
         self._closed = False
@@ -85,6 +87,17 @@ class VideoSource(Source):
         first = self._decode_first(path)
         self._first: av.VideoFrame | None = first
         self.clip = self._describe(path, first)
+        if self.clip.fields is not None:
+            if options.deinterlace:
+                self._notes.append(
+                    f"the clip is interlaced; {FILTER} made one progressive frame of each two fields"
+                )
+                self.clip = replace(self.clip, fields=None)
+            else:
+                self._notes.append(
+                    f"the clip is interlaced ({self.clip.fields} field first) and the engine saw both fields in one "
+                    "image: --deinterlace makes progressive frames"
+                )
         hdr = self.clip.colour.hdr
         if hdr is not None and not options.tonemap:
             self.close()
@@ -225,6 +238,7 @@ class VideoSource(Source):
             ),
             rotation=int(frame.rotation) if frame.rotation != -180 else 180,
             sample_aspect=self._stream.sample_aspect_ratio or None,
+            fields=field_order_of(self._stream, frame),
         )
 
     def _due(self, frame: av.VideoFrame) -> int:
