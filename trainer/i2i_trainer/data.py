@@ -55,7 +55,7 @@ def tensor_from_bytes(pixels: Tensor, device: torch.device) -> Tensor:
 
 
 class Shelf:
-    """The images of one domain: reads, keeps what fits in memory, and passes over what cannot be read.
+    """The images of one domain: reads, keeps what fits in memory, and skips what cannot be read.
 
     An unreadable image is named once, counted in `unreadable`, and replaced by the next one of the order.
     """

@@ -303,7 +303,7 @@ def _class_distances(
 
 
 def _truth(material: Material, translated: Tensor) -> dict[str, Any]:
-    """Errors to the true counterpart: of the translation, of the source itself, and of somebody else's truth."""
+    """Errors to the true counterpart: of the translation, of the source itself, and of another image's truth."""
     shuffled = material.b.roll(len(material.b) // 2, dims=0)
     compared = {"": translated, OF_SOURCE: material.a, OF_SHUFFLED: shuffled}
     measured: dict[str, Any] = {}

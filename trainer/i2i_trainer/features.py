@@ -1,4 +1,4 @@
-"""Networks that metrics look through, passed in as files, and the stand-in if there is none.
+"""Feature networks of the metrics, passed in as files, and a stand-in without one.
 
 No weights are downloaded. A file is ONNX or TorchScript, which hold no Python: programs saved by `torch.export` hold
 pickles and expressions that are evaluated when they are loaded, so a `.pt2` from a stranger could run any command.
@@ -25,7 +25,7 @@ Network = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """Images `[N, 3, H, W]` in [-1, 1] -> features `[N, D] float32`, through a network that somebody else trained.
+    """Images `[N, 3, H, W]` in [-1, 1] -> features `[N, D] float32`, through a network trained elsewhere.
 
     The network gets `[N, 3, side, side]`, resized with antialiasing, in its own range; uint8 if it asks for that.
     """
@@ -76,7 +76,7 @@ class RandomPatches(nn.Module):
 
 
 def load_features(path: Path, side: int, value_range: Range) -> FeatureNetwork:
-    """The feature network of a file. Raises DataError in one sentence if it is none."""
+    """The feature network of a file. Raises DataError in one sentence if it is not a network."""
     network, as_bytes = load_network(path)
     return FeatureNetwork(path.name, network, side, value_range, as_bytes)
 

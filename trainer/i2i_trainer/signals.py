@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Whether somebody asked the training to stop."""
+    """Whether a signal asked the training to stop."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -170,7 +170,7 @@ def doubling(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class ConcatDecoder(nn.Module):
-    """Content and attribute -> image; the attribute stands beside the input of every stage."""
+    """Content and attribute -> image; the attribute is concatenated to the input of every stage."""
 
     def __init__(self, width: int, size: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 Liu, Breuel, Kautz: Unsupervised Image-to-Image Translation Networks, NIPS 2017. Two networks go by the name:
 the `paper` one shares the blocks around the code between the domains, the `current` one (that of MUNIT's code)
-shares nothing. The digits networks of the paper stand in `unit_digits.py`.
+shares nothing. The digits networks of the paper are in `unit_digits.py`.
 """
 
 from __future__ import annotations
