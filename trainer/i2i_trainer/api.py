@@ -45,7 +45,7 @@ def evaluate(run: str | Path, *, data: str | Path | None = None, **options: Any)
 
     `options` are the flags of `i2i-eval` in Python's spelling (`direction="b2a"`, `limit=100`). Under "metrics" are
     numbers by name: distances to the target images (lower is better), errors to the truth where counterparts exist
-    (`l1`, `rmse` in grey levels of 255, `psnr` in dB, `ssim`), diversity, accuracies between 0 and 1. Writes
+    (`l1`, `rmse` in grey levels of 255, `psnr_db`, `ssim`), diversity, accuracies between 0 and 1. Writes
     `metrics.json` and `metrics.png` into the run folder. Raises TrainError subclasses in one sentence.
     """
     known = {field.name for field in fields(evaluation.Options)}
