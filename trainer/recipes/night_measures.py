@@ -35,7 +35,7 @@ import numpy as np
 import torch
 import tyro
 from night_material import place_of
-from night_photo import night_of, place_of_day
+from night_photo import darkness_of, night_of, place_of_day
 from sky import Floats, sky_of
 
 from i2i_runtime.engines import engine_path, open_engine
@@ -52,8 +52,6 @@ CLIP_FRAMES, STILLS = 60, 5
 BLACK, LIT = 8, 96
 GAMMA_POWER = 2.6
 """Of the curve that is measured for comparison; it meets the mean level of the training nights."""
-RENDERED_AT = 0.5
-"""Darkness of the rendered night."""
 NEAR_EDGE, STRONG_EDGE, FLAT = 16, 60.0, 6.0
 """Pixels that a halo spans, and Sobel lengths of a strong edge and of flat ground."""
 
@@ -129,7 +127,8 @@ def translator(engine: str, style: str = "") -> Translate:
         table = np.round(255 * (np.arange(256) / 255) ** GAMMA_POWER).astype(np.uint8)
         return lambda image: table[image]
     if engine == "rendered":
-        return lambda image: night_of(place_of_day(image), RENDERED_AT)
+        darkness = darkness_of(style or "night")
+        return lambda image: night_of(place_of_day(image), darkness)
     opened = open_engine(engine, "onnxruntime")
     code = style_from_text(style, opened.metadata, engine_path(engine)) if style else None
     return lambda image: opened.infer(np.ascontiguousarray(image), code)

@@ -111,6 +111,12 @@ def night_of(place: Place, darkness: float) -> Pixels:
     return np.round(255 * np.clip(_shoulder(mixed), 0, 1) ** (1 / GAMMA)).astype(np.uint8)
 
 
+def darkness_of(style: str) -> float:
+    """The darkness that a style names: dusk, night, deep, or a number in [0, 1]."""
+    names = list(STEPS)
+    return names.index(style) / (len(names) - 1) if style in names else float(style)
+
+
 def between(darkness: float) -> Darkness:
     """The values at a darkness in [0, 1], on a line between the two nearest."""
     at = min(max(darkness, 0.0), 1.0) * (len(STEPS) - 1)
