@@ -135,18 +135,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in sorted(
         rows, key=lambda row: (int(row["size"].split("x")[0]), row["backend"].split()[0] != "openvino")
     ):
-        gain = likeness = worst = ""
+        gain = psnr = worst = ""
         if row["engine"] != row["original"]:
             gain = f"{row['gain']:.2f}"
             if "guided" not in row["notes"]:  # is meant to look different
-                likeness, worst = f"{row['psnr_db']:.1f}", f"{row['worst_ssim']:.3f}"
+                psnr, worst = f"{row['psnr_db']:.1f}", f"{row['worst_ssim']:.3f}"
         cells = (
             row["size"],
             row["engine"],
             row["backend"],
             f"{row['best_quarter_ms']:.1f}",
             gain,
-            likeness,
+            psnr,
             worst,
         )
         lines.append(f"| {' | '.join(cells)} |")

@@ -4,7 +4,7 @@
 
 Trains a student per width with `i2i-train distill`, exports it, and measures it on this machine's fastest back end at
 1280x720, all students in turn so that they meet the same noise. Students that FOLDER holds already are not trained
-again, so that a second call measures alone, on a machine that does nothing else. Quality is the likeness to the teacher
+again, so that a second call measures alone, on a machine that does nothing else. Quality is the PSNR to the teacher
 on images of the test split that neither has seen. Rows go to student_front.jsonl beside this file, the image to
 student_front.png; the chosen widths are those no other student beats in both.
 """
@@ -84,14 +84,14 @@ def main() -> None:
     rows = []
     for shape, (run, engine), times in zip(WIDTHS, students, durations, strict=True):
         student = load_method(run).inference()
-        likeness = [psnr_db(translate(student, p), w) for p, w in zip(images, wanted, strict=True)]
+        psnrs = [psnr_db(translate(student, p), w) for p, w in zip(images, wanted, strict=True)]
         rows.append(
             Row(
                 *shape,
                 parameters=sum(p.numel() for p in student.parameters()),
                 latency_ms=round(statistics.median(times), 3),
                 latency_range_ms=(round(min(times), 3), round(max(times), 3)),
-                psnr_to_teacher_db=round(statistics.mean(likeness), 2),
+                psnr_to_teacher_db=round(statistics.mean(psnrs), 2),
                 steps=options.steps,
                 threads=options.threads,
                 backend=open_engine(engine).backend,
@@ -164,7 +164,7 @@ def measure(engines: list[Path], threads: int, rounds: int = 15) -> list[list[fl
 
 
 def front(rows: list[Row]) -> list[Row]:
-    """Students that no other beats in both latency and likeness."""
+    """Students that no other beats in both latency and PSNR."""
     return [
         row
         for row in rows
@@ -190,7 +190,7 @@ def draw(rows: list[Row]) -> None:
         )
     axes.set_xlim(0, 1.3 * max(r.latency_ms for r in rows))
     axes.set_xlabel(f"latency at 1280x720, ms ({rows[0].backend}, {rows[0].threads} threads)")
-    axes.set_ylabel("likeness to the teacher on held-back images, dB PSNR")
+    axes.set_ylabel("PSNR to the teacher on held-out images, dB")
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(CHART, dpi=110)

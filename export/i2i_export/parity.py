@@ -124,7 +124,7 @@ class Report:
         }
 
     def to_table(self) -> Table:
-        table = Table(title=f"{self.title} ({self.bound}: {'kept' if self.passed else 'BROKEN'})")
+        table = Table(title=f"{self.title} ({self.bound}: {'passed' if self.passed else 'FAILED'})")
         for heading in (
             FRAME,
             "max |error|",
