@@ -89,7 +89,9 @@ def test_visitors_leave_descriptors_to_the_job(server: WebServer, caplog: Any) -
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     try:
         script = (
-            "import socket, sys, time\n"
+            "import resource, socket, sys, time\n"
+            # The crowd is not held to this process's limit, which it inherits.
+            f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
             f"kept = [socket.create_connection(('127.0.0.1', {server.port}), 10) for _ in range(200)]\n"
             "print('there', flush=True)\n"
             "sys.stdin.read()\n"
