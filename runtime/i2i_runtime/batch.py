@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +12,14 @@ from i2i_runtime.errors import I2IError, UsageError
 from i2i_runtime.files import CLIP_ENDINGS, IMAGE_ENDINGS, folded, is_sidecar, same_file
 from i2i_runtime.job import Job, Outcome, Translation, files_read, files_written
 from i2i_runtime.media.animation import is_animated
-from i2i_runtime.media.images import names_images
+from i2i_runtime.media.images import image_paths
 from i2i_runtime.progress import ProgressLine
 from i2i_runtime.report import check_json_target, write_json
 from i2i_runtime.run import run_job, stamp_of_job
 from i2i_runtime.sinks.encoder import CONTAINERS
 from i2i_runtime.sinks.images import takes_images
 from i2i_runtime.sinks.video import is_complete
+from i2i_runtime.terminal import printable
 from i2i_runtime.uri import Uri
 
 
@@ -41,17 +43,20 @@ def batch_from_job(job: Job) -> Batch:
     remark = f"neither videos nor images, so not translated: {', '.join(passed)}" if passed else ""
     if not clips:
         return Batch(job, remark=remark)
-    has_images = names_images(source.location)
+    has_images = bool(image_paths(source.location))
+    if len(clips) == 1 and not has_images and not source.path.is_dir():
+        return Batch(replace(job, input=Uri.of_path(clips[0])))
     folder = job.target
     if folder is None or folder.suffix:
         if not has_images:
-            raise UsageError(f"{source.path} is a folder of clips: give one folder as --output.")
+            what = "is a folder of clips" if source.path.is_dir() else "names several clips"
+            raise UsageError(f"{source.path} {what}: give one folder as --output.")
         names = ", ".join(clip.name for clip in clips)
         remark = (
             f"only the images in {source.path} are translated: its clips ({names}) need a folder as --output"
         )
         return Batch(job, remark=remark)
-    if same_file(source.path, folder):
+    if any(same_file(clip.parent, folder) for clip in clips):
         raise UsageError(f"{folder} contains the clips themselves: choose another folder as --output.")
     parts = [
         replace(job, input=Uri.of_path(clip), outputs=(Uri.of_path(target),), report=None)
@@ -89,7 +94,7 @@ def _run_parts(translation: Translation, batch: Batch, progress: ProgressLine) -
     reports: list[dict[str, Any]] = []
     for number, part in enumerate(batch.parts, 1):
         path = part.input.path
-        title = f"{number}/{len(batch.parts)} {path.name}"
+        title = f"{number}/{len(batch.parts)} {printable(path.name)}"
         if _is_done(translation, part):
             progress.say(f"{title}: already complete")
             continue
@@ -108,7 +113,7 @@ def _run_parts(translation: Translation, batch: Batch, progress: ProgressLine) -
     if batch.job.report is not None:
         write_json(batch.job.report, report)
     finished = f"{len(batch.parts) - len(failures)} of {len(batch.parts)} items finished"
-    sentence = "\n".join([finished, *(f"failed: {text}" for text in failures)])
+    sentence = "\n".join([finished, *(f"failed: {printable(text)}" for text in failures)])
     return Outcome(1 if failures else 0, sentence, report)
 
 
@@ -120,11 +125,15 @@ def _is_done(translation: Translation, job: Job) -> bool:
     return is_complete(target, stamp_of_job(translation, job))
 
 
-def clips_of(folder: Path) -> list[Path]:
-    """The video files of a folder, in the order of their names; none if it is not a folder."""
-    if not folder.is_dir():
+def clips_of(place: Path) -> list[Path]:
+    """The video files of a folder or glob, in the order of their names; none if it is neither."""
+    if place.is_dir():
+        found = list(place.iterdir())
+    elif not place.exists() and glob.has_magic(str(place)):
+        found = [Path(name) for name in glob.glob(str(place), recursive=True)]
+    else:
         return []
-    return sorted(path for path in folder.iterdir() if _is_clip(path))
+    return sorted(path for path in found if _is_clip(path))
 
 
 def _is_clip(path: Path) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from i2i_runtime.console import SafeConsole
 from i2i_runtime.stats import Progress as Standing
 
 
@@ -15,7 +15,7 @@ class ProgressLine:
     """A live line on standard error for one job after another; silent if that is not a terminal."""
 
     def __init__(self, *, silent: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = SafeConsole(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),

@@ -19,6 +19,7 @@ from i2i_runtime.files import (
 )
 from i2i_runtime.job import Job, Translation
 from i2i_runtime.stats import JobStats
+from i2i_runtime.terminal import printable
 
 REPORT_VERSION = 1
 _LOSSES_TOLD = 10
@@ -71,15 +72,15 @@ def describe(translation: Translation, job: Job, stats: JobStats, outcome: str) 
 
 def summary(job: Job, stats: JobStats) -> str:
     """What a person reads at the end: frames, rate, drops, and one line for everything that was lost."""
-    where = ", ".join(str(uri.path) if uri.scheme == "file" else uri.shown for uri in job.outputs)
+    where = ", ".join(printable(str(uri.path) if uri.scheme == "file" else uri.shown) for uri in job.outputs)
     count = "1 frame" if stats.frames_out == 1 else f"{stats.frames_out} frames"
     pace = f" ({stats.fps:.1f} new frames per second)" if stats.fps else ""
     lines = [f"{count} in {stats.elapsed_s:.1f} s{pace}, {stats.dropped} dropped, written to {where}"]
     if stats.overdue:
         lines.append(f"{stats.overdue} frames were shown older than --max-staleness allows")
-    lines += notes_of(stats)
+    lines += map(printable, notes_of(stats))
     losses = stats.losses
-    lines += [f"lost: {loss}" for loss in losses[:_LOSSES_TOLD]]
+    lines += [f"lost: {printable(loss)}" for loss in losses[:_LOSSES_TOLD]]
     if len(losses) > _LOSSES_TOLD:
         lines.append(f"and {len(losses) - _LOSSES_TOLD} more losses, which --report lists")
     return "\n".join(lines)

@@ -36,8 +36,10 @@ def run_job(translation: Translation, job: Job, progress: ProgressLine) -> Outco
     if job.report is not None:
         check_json_target(job.report, [*kept, *files_written(job)])
     identity, stamp = _identity(translation, job), stamp_of_job(translation, job)
-    sinks = open_sinks(job.outputs, replace(job.sink, job=identity, stamp=stamp, kept=kept))
-    source = _source(translation, job, sinks)
+    options = replace(job.sink, job=identity, stamp=stamp, kept=kept)
+    source, sinks = _opened(job, options)
+    if translation.steady:
+        source = HeldSource(source)
     pipeline = Pipeline(
         source,
         engine,
@@ -120,15 +122,25 @@ def stamp_of_job(translation: Translation, job: Job) -> bytes:
     return digest_of_job({**job.sink.job, "engine": translation.engine_sha256, "content": content})
 
 
-def _source(translation: Translation, job: Job, sinks: Sequence[Sink]) -> Source:
-    """The opened input, which starts after the frames that an earlier run has done; closes the sinks on failure."""
+def _opened(job: Job, options: SinkOptions) -> tuple[Source, list[Sink]]:
+    """Input and outputs of a job, or none of them.
+
+    A wrong input is told before a missing screen. Only a job that is resumed asks its output first, for how many
+    frames are done.
+    """
+    if job.sink.resume:
+        sinks = open_sinks(job.outputs, options)
+        try:
+            return open_source(job.input, replace(job.source, skip=_done(sinks, job.sink))), sinks
+        except BaseException:
+            _close_all(sinks)
+            raise
+    source = open_source(job.input, job.source)
     try:
-        options = replace(job.source, skip=_done(sinks, job.sink))
-        source = open_source(job.input, options)
+        return source, open_sinks(job.outputs, options)
     except BaseException:
-        _close_all(sinks)
+        source.close()
         raise
-    return HeldSource(source) if translation.steady else source
 
 
 def _done(sinks: Sequence[Sink], options: SinkOptions) -> int:

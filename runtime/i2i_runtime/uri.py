@@ -14,11 +14,16 @@ from pathlib import Path
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(//)?(.*)$", re.DOTALL)
 # A password may hold spaces, slashes and more @, so all before the last @ is taken for it.
 _CREDENTIALS = (re.compile(r"(?<=//)[^\s/@:]+:[^/\n]*@"), re.compile(r"(?<=//)[^\s@]\S*@"))
+# Streaming services take the last part of the path as the key of the channel.
+_STREAM_KEY = re.compile(r"(?i)(\brtmps?://[^\s/?]+/[^\s?]*/)[^\s/?]+")
+# Any value of a query may be a ticket to the stream, whatever its name.
+_QUERY = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s?]*\?)(\S+)")
+_VALUE = re.compile(r"(^|[&;])([^=&;]*=)?[^&;#]+")
 # Recorders write /user=NAME_password=SECRET_channel=1.sdp, so an underscore ends a word here and not a value.
 _SECRET_PARAMETER = re.compile(
     r"(?i)(?<![a-z])((?:api|auth|stream)?key|token|password|passphrase|passwd|pass|pwd|secret|auth|signature|sig)=[^&#\s]*"
 )
-_DEVICE = re.compile(r"^/dev/video[0-9]+$")
+_DEVICE = re.compile(r"^/dev/(?:video[0-9]+|v4l/by-(?:path|id)/[^/]+)$")
 _BARE_WORDS = {"screen", "virtualcam"}
 
 
@@ -38,8 +43,8 @@ class Uri:
     @property
     def path(self) -> Path:
         """The location as a path; absolute if FFmpeg would read the beginning of its name as a protocol."""
-        path = Path(self.location)
-        return path.absolute() if ":" in self.location.partition("/")[0] else path
+        path = Path(self.location)  # which makes `a:b.mp4` of `./a:b.mp4`
+        return path.absolute() if path.parts and ":" in path.parts[0] else path
 
     @property
     def shown(self) -> str:
@@ -74,7 +79,9 @@ def parse_uri(text: str) -> Uri:
 
 
 def redact(text: str) -> str:
-    """`text` with credentials of any URI in it replaced by `***`."""
+    """`text` with the secrets of any URI in it replaced by `***`: credentials, stream keys, values of queries."""
     for credentials in _CREDENTIALS:
         text = credentials.sub("***@", text)
+    text = _STREAM_KEY.sub(r"\1***", text)
+    text = _QUERY.sub(lambda m: m.group(1) + _VALUE.sub(r"\1\2***", m.group(2)), text)
     return _SECRET_PARAMETER.sub(lambda m: f"{m.group(1)}=***", text)

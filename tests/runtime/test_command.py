@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from i2i_runtime.cli.options import StreamOptions
-from i2i_runtime.cli.stream import stream
+from i2i_runtime.cli.options import StreamOptions, refuse_strays
+from i2i_runtime.cli.stream import main, stream
 from i2i_runtime.errors import SinkError, SourceError, UsageError
 from i2i_runtime.report import write_json
 from i2i_runtime.sources import open_source
@@ -47,6 +47,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         ({"input": "-"}, "from a pipe must be saved"),
         ({"output": [""]}, "--output '' is not an output"),
         ({"output": ["-"]}, "pipes are not supported"),
+        ({"output": ["/dev/null"]}, "--output /dev/null is a device: write null:"),
+        ({"crf": 999}, "--crf 999 is out of range: give 0 (best) to 51"),
+        ({"crf": -1}, "--crf -1 is out of range"),
+        ({"crf": 52, "codec": "libx265"}, "to 51"),
+        ({"crf": 64, "output": ["o.webm"]}, "to 63"),
+        ({"crf": 64, "codec": "libsvtav1"}, "to 63"),
         ({"output": ["o.mp4", "./o.mp4"]}, "--output ./o.mp4 is given twice"),
         ({"output": ["mjpeg://@:1", "mjpeg://@:1"]}, "mjpeg://@:1 is given twice"),
     ],
@@ -180,3 +186,76 @@ def test_every_command_ends_errors_in_the_same_way(name: str, raised: str, code:
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (code, f"i2i-{name}: {said.format(name)}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["day2night", "clip.mp4"],
+            "day2night and clip.mp4 follow no option: write --engine day2night --input clip.mp4 --output FILE.",
+        ),
+        (["-m", "day2night", "-i", "a.mp4", "b.mp4", "-o", "out"], "b.mp4 is another: quote the pattern"),
+        (["--engine=day2night", "--input", "a.mp4", "b.mp4", "c.mp4"], "b.mp4 is another: quote the pattern"),
+        (
+            ["-m", "day2night", "-i", "a.mp4", "--quiet", "o.mp4"],
+            "o.mp4 follows no option: write for example",
+        ),
+        (["clip.mp4"], "clip.mp4 follows no option"),
+    ],
+)
+def test_words_without_an_option_are_told_the_right_form(words: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        main(words)
+    assert said in str(refused.value)
+
+
+def test_words_with_an_option_are_not_strays() -> None:
+    refuse_strays(
+        ["-mday2night", "-i", "x", "--limit", "-3", "--json", "-o", "a", "--quiet", "-o=b", "--help"]
+    )
+
+
+def test_a_missing_input_is_told_before_a_missing_screen(
+    engines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for missing in (str(tmp_path / "no.mp4"), f"replay:{tmp_path / 'no.mp4'}"):
+        with pytest.raises(SourceError, match=r"no\.mp4 does not exist"):
+            stream(StreamOptions(str(engines.identity), input=missing, quiet=True))
+    with pytest.raises(SourceError, match="Camera 99"):
+        stream(StreamOptions(str(engines.identity), camera=99, quiet=True))
+
+
+def test_a_name_that_looks_like_a_protocol_is_a_name(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a:b.mp4").write_bytes(make_clip("colon.mp4", pts=[0, 512, 1024]).read_bytes())
+    job = StreamOptions(str(engines.identity), input="./a:b.mp4", output=["./c:d.mp4"], quiet=True)
+    assert stream(job) == 0
+    assert Path("c:d.mp4").is_file()
+
+
+def test_a_quoted_glob_of_clips_is_translated_clip_by_clip(
+    engines: Any, make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    clip = make_clip("one.mp4", pts=[0, 512, 1024]).read_bytes()
+    for name in ("c1.mp4", "c2.mp4", "other.mp4"):
+        (tmp_path / name).write_bytes(clip)
+
+    def translated(pattern: str, output: Path) -> list[str]:
+        source = str(tmp_path / pattern)
+        assert (
+            stream(StreamOptions(str(engines.identity), input=source, output=[str(output)], quiet=True)) == 0
+        )
+        return sorted(path.name for path in output.iterdir()) if output.is_dir() else [output.name]
+
+    assert translated("c*.mp4", tmp_path / "out") == ["c1.mp4", "c2.mp4"]
+    assert translated("oth*.mp4", tmp_path / "one.mkv") == ["one.mkv"]
+    with pytest.raises(UsageError, match="contains the clips themselves"):
+        translated("c*.mp4", tmp_path)
+    with pytest.raises(UsageError, match="several clips: give one folder"):
+        translated("c*.mp4", tmp_path / "both.mp4")
+    assert (tmp_path / "c1.mp4").read_bytes() == clip

@@ -30,7 +30,7 @@ def test_files_of_the_current_folder_are_not_imported(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert json.loads(worker.stdout)["state"] == "failed"
+    assert json.loads(worker.stdout)["state"] == "finished", "it ran, and got no image"
     loaded = subprocess.run(
         script_command("import cv2, sys; print(cv2.__version__, sys.argv)"),
         cwd=tmp_path,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from i2i_runtime.bench.compare import Verdict
+from i2i_runtime.console import SafeConsole
 
 _PERCENTILES = ("p50_ms", "p95_ms", "p99_ms")
 _STAGES = {
@@ -24,7 +24,7 @@ _STAGES = {
 
 def print_record(record: dict[str, Any]) -> None:
     """Prints a record of `i2i-bench`."""
-    console = _console()
+    console = SafeConsole()
     console.print(_engine(record), soft_wrap=True)
     console.print(_machine(record["machine"]), soft_wrap=True)
     console.print(_conditions(record), soft_wrap=True)
@@ -46,12 +46,7 @@ def print_verdicts(verdicts: Sequence[Verdict]) -> None:
     for verdict in verdicts:
         rates = f"{verdict.old_fps:.1f}", f"{verdict.new_fps:.1f}", f"{verdict.ratio:.3f}"
         table.add_row(verdict.level, *rates, f"±{verdict.noise:.1%}", verdict.word)
-    _console().print(table)
-
-
-def _console() -> Console:
-    """Names of files are not markup, whatever brackets and colons they contain."""
-    return Console(highlight=False, markup=False, emoji=False)
+    SafeConsole().print(table)
 
 
 def _engine(record: dict[str, Any]) -> str:

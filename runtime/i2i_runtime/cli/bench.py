@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from i2i_runtime.errors import UsageError
+from i2i_runtime.terminal import printable
 from i2i_runtime.uri import redact
 
 if TYPE_CHECKING:
@@ -138,9 +139,9 @@ def compare(options: CompareOptions) -> int:
     told = {verdict.level for verdict in verdicts}
     for level in new["levels"]:
         if level["name"] not in told:
-            print(f"no verdict on {level['name']}: one of the records has no rate for it")
+            print(f"no verdict on {printable(level['name'])}: one of the records has no rate for it")
     for line in differences(old, new):
-        print(f"changed as well: {line}")
+        print(f"changed as well: {printable(line)}")
     return int(any(verdict.word == "slower" for verdict in verdicts))
 
 

@@ -50,10 +50,20 @@ def _check_numbers(options: StreamOptions) -> None:
     ):
         if value is not None and value < least:
             raise UsageError(f"--{name} {value} is too small: give {least} or more, or omit it.")
+    if options.crf is not None:
+        most = _most_crf(options)
+        if not 0 <= options.crf <= most:
+            raise UsageError(f"--crf {options.crf} is out of range: give 0 (best) to {most} (smallest file).")
     for name, seconds in (("max-staleness", options.max_staleness), ("stall", options.stall)):
         # Not-a-number fails every comparison.
         if seconds is not None and not seconds > 0:
             raise UsageError(f"--{name} {seconds:g} must be greater than 0 (seconds).")
+
+
+def _most_crf(options: StreamOptions) -> int:
+    """H.264 and H.265 go to 51, VP9 and AV1 to 63."""
+    codec = options.codec or ("vp9" if any(text.endswith(".webm") for text in options.output) else "h264")
+    return 63 if any(name in codec.lower() for name in ("vp8", "vpx", "vp9", "av1")) else 51
 
 
 def _is_empty(text: str) -> bool:
@@ -74,6 +84,10 @@ def _check_outputs(outputs: list[str]) -> None:
                 f"--output {text} lacks its colon: write {text}:, or ./{text} for a folder of that name."
             )
         uri = parse_uri(text)
+        if uri.scheme == "file" and uri.path.is_char_device():
+            raise UsageError(
+                f"--output {text} is a device: write null: for no output, virtualcam:DEVICE for a camera."
+            )
         place = str(uri.path.absolute().resolve()) if uri.scheme == "file" else text
         if place in seen and uri.scheme != "null":
             raise UsageError(f"--output {uri} is given twice: leave one of them out.")

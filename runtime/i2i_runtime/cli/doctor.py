@@ -42,19 +42,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print_table(findings: list[Finding]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
+
+    from i2i_runtime.console import SafeConsole
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for _ in range(4):
         table.add_column(overflow="fold")
     topic = ""
     for finding in findings:
-        mark = "[green]yes[/]" if finding.works else "[yellow]no[/]"
-        text = escape(finding.detail)
+        mark = Text("yes", "green") if finding.works else Text("no", "yellow")
+        text = Text(finding.detail)
         if finding.fix:
-            text += f"\n[bold]fix:[/] {escape(finding.fix)}"
-        table.add_row("" if finding.topic == topic else finding.topic, mark, escape(finding.name), text)
+            text.append("\nfix:", "bold").append(f" {finding.fix}")
+        table.add_row("" if finding.topic == topic else finding.topic, mark, finding.name, text)
         topic = finding.topic
-    Console().print(table)
+    SafeConsole().print(table)

@@ -94,6 +94,7 @@ def _exit_code(name: str, command: Callable[[Sequence[str]], int]) -> int:
         )
     except Exception as error:
         from i2i_runtime.opencv import sentence_of_import_error
+        from i2i_runtime.uri import redact
 
         # A library that is interrupted while it is imported raises an error of its own.
         if interrupts:
@@ -101,7 +102,7 @@ def _exit_code(name: str, command: Callable[[Sequence[str]], int]) -> int:
         elif isinstance(error, ImportError) and (told := sentence_of_import_error(error)):
             sentence, code = told, 1
         else:
-            what = f"{type(error).__name__}: {reason_of(error)}"
+            what = redact(f"{type(error).__name__}: {reason_of(error)}")
             sentence, code = f"This is a bug in {name} ({what}): please report it.", 1
     print(f"{name}: {printable_lines(sentence)}", file=sys.stderr)
     return code

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
+from i2i_runtime.errors import UsageError
 from i2i_runtime.uri import redact
 
 # An interrupted job is only resumed with the same values of these.
@@ -126,3 +128,37 @@ class StreamOptions:
     def identity(self) -> dict[str, str]:
         """The options that change what is written: an unfinished output is resumed only if they are the same."""
         return {name: str(getattr(self, name)) for name in _IDENTITY}
+
+
+def refuse_strays(arguments: Sequence[str]) -> None:
+    """Raises UsageError for words that follow no option, with the form that was probably meant."""
+    switches = {name for name, kind in get_type_hints(StreamOptions).items() if kind is bool}
+    strays, takes_value, last = [], False, ""
+    for word in arguments:
+        is_option = word.startswith("-") and len(word) > 1
+        if is_option and not takes_value:
+            last = word
+            is_attached = "=" in word or (word[1] != "-" and len(word) > 2)  # --input=x, -ix
+            takes_value = not is_attached and word.lstrip("-").replace("-", "_") not in switches | {
+                "help",
+                "h",
+            }
+        elif takes_value:
+            takes_value = False
+        else:
+            strays.append((word, last))
+    if not strays:
+        return
+    words = [word for word, _ in strays]
+    if any(option in ("-i", "--input") for _, option in strays):
+        raise UsageError(
+            f"--input takes one input, and {words[0]} is another: quote the pattern (--input '*.mp4'), or give the "
+            "folder."
+        )
+    if len(words) == 2 and not {"-m", "--engine", "-i", "--input"} & set(arguments):
+        raise UsageError(
+            f"{words[0]} and {words[1]} follow no option: write --engine {words[0]} --input {words[1]} --output FILE."
+        )
+    raise UsageError(
+        f"{words[0]} follows no option: write for example --engine NAME --input CLIP --output FILE."
+    )

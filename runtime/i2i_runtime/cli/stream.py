@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import tyro
 
-from i2i_runtime.cli.options import StreamOptions
+from i2i_runtime.cli.options import StreamOptions, refuse_strays
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str]) -> int:
         from i2i_runtime.cli.verify import main as verify
 
         return verify(arguments[1:])
+    refuse_strays(arguments)
     return stream(
         tyro.cli(StreamOptions, prog="i2i-stream", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
     )

@@ -27,9 +27,9 @@ class VerifyOptions:
 def main(arguments: Sequence[str]) -> int:
     """The sub-command; returns 0 if the files agree, else 1. Raises SourceError and SinkError."""
     options = tyro.cli(VerifyOptions, prog="i2i-stream verify", args=arguments)
-    from rich.console import Console
     from rich.table import Table
 
+    from i2i_runtime.console import SafeConsole
     from i2i_runtime.report import write_json
     from i2i_runtime.verify import compare_files
 
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     table = Table("", "what", "source", "output", title=f"{options.output} {verdict}")
     for check in checks:
         table.add_row("ok" if check.agrees else "NO", check.name, check.source, check.output)
-    # Names of files and tags are not markup, whatever brackets and colons they contain.
-    Console(markup=False, emoji=False).print(table)
+    SafeConsole().print(table)
     if options.report is not None:
         write_json(options.report, {"whole": complete, "checks": [asdict(check) for check in checks]})
     return 0 if complete else 1

@@ -17,6 +17,10 @@ def open_sink(text: str | Uri, options: SinkOptions | None = None) -> Sink:
     """Opens an output by its URI. Raises SinkError, or UsageError for an unknown scheme."""
     uri = text if isinstance(text, Uri) else parse_uri(text)
     opener = _OPENERS.get(uri.scheme)
+    if uri.scheme == "v4l2":
+        raise UsageError(
+            f"{uri} is a camera, from which images are read: write virtualcam:{uri.location} for a virtual one."
+        )
     if opener is None:
         raise UsageError(
             f"Unknown output scheme {uri.scheme!r}; supported: {', '.join(sorted(_OPENERS))}; "
