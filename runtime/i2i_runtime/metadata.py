@@ -7,12 +7,17 @@ Unknown keys are ignored, so that an old runtime runs newer engines; a higher sc
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from i2i_runtime.errors import EngineError
 
 SCHEMA_VERSION = 1
+# What reading a value of a wrong type or size raises; JSON knows Infinity and nests as deep as somebody likes.
+_WRONG = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+_MOST_VALUES = 1 << 24
+"""Numbers in one extra input: 64 MB, far more than any code or mask that an engine has beside its frame."""
 METADATA_KEY = "i2i"
 
 FRAME = "frame"
@@ -119,7 +124,7 @@ class EngineMetadata:
             if not isinstance(raw, dict):
                 raise TypeError("not an object")
             version = int(raw["schema_version"])
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except _WRONG as error:
             raise EngineError(
                 f"{origin} carries metadata that cannot be read ({error}): export it again with i2i-export."
             ) from error
@@ -130,7 +135,7 @@ class EngineMetadata:
             )
         try:
             return _metadata_from_dict(raw)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except _WRONG as error:
             raise EngineError(
                 f"{origin} carries metadata with a missing or wrong field ({error}): "
                 "export it again with i2i-export."
@@ -171,10 +176,7 @@ def _metadata_from_dict(raw: dict[str, Any]) -> EngineMetadata:
         size=size,
         precision=str(raw.get("precision", "fp32")),
         style=style,
-        extra_inputs=tuple(
-            ExtraInput(str(e["name"]), tuple(int(n) for n in e["shape"]), _floats(e["default"]))
-            for e in raw.get("extra_inputs", ())
-        ),
+        extra_inputs=tuple(_extra_input(entry) for entry in raw.get("extra_inputs", ())),
         macs=int(raw.get("macs", 0)),
         macs_per_pixel=float(raw.get("macs_per_pixel", 0.0)),
         provenance=_provenance(raw.get("provenance", {})),
@@ -183,6 +185,20 @@ def _metadata_from_dict(raw: dict[str, Any]) -> EngineMetadata:
         notes={str(k): str(v) for k, v in dict(raw.get("notes", {})).items()},
         schema_version=int(raw["schema_version"]),
     )
+
+
+def _extra_input(raw: dict[str, Any]) -> ExtraInput:
+    extra = ExtraInput(
+        str(raw["name"]), tuple(int(length) for length in raw["shape"]), _floats(raw["default"])
+    )
+    count = math.prod(extra.shape)
+    if len(extra.shape) > 8 or min(extra.shape, default=1) < 1 or count > _MOST_VALUES:
+        raise ValueError(f"the input {extra.name!r} has the impossible shape {extra.shape}")
+    if len(extra.default) not in (1, count):
+        raise ValueError(
+            f"the input {extra.name!r} takes {extra.shape} but its default has {len(extra.default)} values"
+        )
+    return extra
 
 
 def _provenance(raw: dict[str, Any]) -> Provenance:

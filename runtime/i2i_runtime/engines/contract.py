@@ -50,17 +50,12 @@ def check_interface(
 
 
 def default_inputs(metadata: EngineMetadata) -> dict[str, NDArray[np.float32]]:
-    """The default values of all inputs except `frame`. Raises EngineError."""
+    """The default values of all inputs except `frame`."""
     feeds: dict[str, NDArray[np.float32]] = {}
     if metadata.style is not None:
         feeds[STYLE] = np.asarray([metadata.style.default], np.float32)
     for extra in metadata.extra_inputs:
         values = np.asarray(extra.default, np.float32)
-        if values.size not in (1, int(np.prod(extra.shape))):
-            raise EngineError(
-                f"The engine's input {extra.name!r} takes {extra.shape} but its default has {values.size} values: "
-                "export it again with i2i-export."
-            )
         feeds[extra.name] = (
             np.full(extra.shape, values[0], np.float32) if values.size == 1 else values.reshape(extra.shape)
         )
