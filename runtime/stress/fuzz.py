@@ -1,7 +1,7 @@
 """Damaged and hostile inputs for everything that reads what it did not write: engines, metadata, URIs, names,
-requests.
+requests, journals, run folders, and pairs of container and codec (the last three in fuzz_files.py).
 
-    python runtime/stress/fuzz.py                 # 105,000 inputs; adds a row to fuzz.jsonl beside this file
+    python runtime/stress/fuzz.py                 # 120,500 inputs; adds a row to fuzz.jsonl beside this file
     python runtime/stress/fuzz.py --scale 0.01    # a short run; adds nothing
 
 Every input follows from the seed, the target's name and its number alone. Each target runs in a process of
@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import tyro
+from fuzz_files import fuzz_journal, fuzz_pair, fuzz_run_folder
 
 from i2i_runtime.engines.onnxruntime import OnnxRuntimeEngine
 from i2i_runtime.engines.tensorrt.manifest import read_manifest, sidecar_path
@@ -410,6 +411,9 @@ TARGETS: dict[str, tuple[Callable[[], Check], int]] = {
     "gatekeeper": (lambda: fuzz_gatekeeper, 20_000),
     "http": (HttpTarget, 10_000),
     "log": (lambda: fuzz_log, 5_000),
+    "journal": (lambda: fuzz_journal, 12_000),
+    "run": (lambda: fuzz_run_folder, 3_000),
+    "pair": (lambda: fuzz_pair, 500),
 }
 
 

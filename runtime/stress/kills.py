@@ -1,5 +1,8 @@
 """A job killed again and again at random moments, resumed, and compared with one that was left alone, byte for byte.
 
+Beside every other job a second one is started on the same output, plainly, with --resume or with --restart: it must be
+refused and leave no trace.
+
     python runtime/stress/kills.py CLIP --engine day2night --kills 100
 
 Adds one row per kill and a summary to kills.jsonl beside this file.
@@ -59,8 +62,10 @@ def main() -> None:
         for number in range(options.kills):
             output.unlink(missing_ok=True)
             killed_s = dice.uniform(0.05, 1.0) * whole_s
-            job = _start(options, output)
-            time.sleep(killed_s)
+            job, began = _start(options, output), time.monotonic()
+            asks = dice.choice([None, None, None, "", "--resume", "--restart"])
+            refused = None if asks is None else _second_is_refused(options, output, job, asks)
+            time.sleep(max(0.0, began + killed_s - time.monotonic()))
             os.kill(job, signal.SIGKILL)
             killed = _end(job) == -signal.SIGKILL
             kept = _kept(output)
@@ -70,6 +75,7 @@ def main() -> None:
                 check.agrees for check in compare_files(options.clip, output) if check.name != "size"
             )
             same = same and output.read_bytes() == its_bytes
+            same = same and refused is not False
             equal += same
             append_row(
                 ROWS,
@@ -78,9 +84,11 @@ def main() -> None:
                     "at_s": round(killed_s, 3),
                     "killed": killed,
                     "frames_kept": kept,
+                    "second_refused": refused,
                     "equal": same,
                 },
             )
+            output.with_name(f".{output.name}.lock").unlink(missing_ok=True)
             shutil.rmtree(output.with_name(f".{output.name}.unfinished"), ignore_errors=True)
     summary = {
         "clip": options.clip.name,
@@ -105,6 +113,18 @@ def _start(options: Kills, output: Path, *more: str) -> int:
         except SystemExit as end:
             os._exit(int(end.code or 0))
     return child
+
+
+def _second_is_refused(options: Kills, output: Path, first: int, asks: str) -> bool | None:
+    """Whether a second job on the same output ends as a usage error; None if the first had ended before it."""
+    while not output.with_name(f".{output.name}.unfinished").exists():
+        if os.waitid(os.P_PID, first, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return None
+        time.sleep(0.005)
+    code = _end(_start(options, output, *filter(None, [asks])))
+    if os.waitid(os.P_PID, first, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+        return None
+    return code == 2
 
 
 def _end(child: int) -> int:

@@ -89,13 +89,15 @@ def read_config_file(path: Path) -> tuple[str, TrainConfig]:
         version, method, values = record["version"], record["method"], dict(record["config"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist: name the config.json of a run.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): take it from a copy of the run.") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({_line(error)}): take it from a copy of the run."
+        ) from error
     if version != VERSION:
         raise CheckpointError(
             f"{path} has version {version}, this program reads {VERSION}: use the program that wrote it."
         )
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise CheckpointError(
             f"{path} names the method {method!r}, which this program does not have: update it."
         )
@@ -103,6 +105,16 @@ def read_config_file(path: Path) -> tuple[str, TrainConfig]:
         return method, changed_options(method, METHODS[method].config(), values)
     except OptionError as error:
         raise CheckpointError(f"{path} does not fit this program ({error}): update it.") from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        # The checks of a config count on values of the right kind.
+        raise CheckpointError(
+            f"{path} holds a value of another kind ({_line(error)}): take it from a copy of the run."
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's message, short enough for a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def checkpoint_file(run: Path, step: int | str | None = None) -> str:
@@ -170,11 +182,18 @@ def read_state(run: Path, file: str = CHECKPOINT) -> dict[str, Any]:
         raise CheckpointError(f"{run} has no {file} yet: train until the first checkpoint is written.")
     try:
         with safe_open(path, framework="pt") as opened:
-            state: dict[str, Any] = json.loads(opened.metadata()["state"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            return _state_from_text(opened.metadata()["state"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a checkpoint ({error}): take it from a copy of the run."
+            f"{path} is damaged or not a checkpoint ({_line(error)}): take it from a copy of the run."
         ) from error
+
+
+def _state_from_text(text: str) -> dict[str, Any]:
+    """The plain state of a checkpoint. Raises ValueError."""
+    state = json.loads(text)
+    if not isinstance(state, dict):
+        raise ValueError("its state is not an object")
     return state
 
 
@@ -187,10 +206,10 @@ def read_checkpoint(run: Path, method: str, file: str = CHECKPOINT) -> tuple[Ten
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
             tensors = {_renamed(name, method): opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        version, state = metadata["version"], json.loads(metadata["state"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        version, state = metadata["version"], _state_from_text(metadata["state"])
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged or not a checkpoint ({error}): take it from a copy of the run."
+            f"{path} is damaged or not a checkpoint ({_line(error)}): take it from a copy of the run."
         ) from error
     if version != str(VERSION):
         raise CheckpointError(

@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[3] / "runtime" / "stress" / "fuzz.py"
 
 @pytest.mark.parametrize(
     "target",
-    ["engine", "metadata", "sidecar", "names", "uri", "gatekeeper", "http", "log"],
+    ["engine", "metadata", "sidecar", "names", "uri", "gatekeeper", "http", "log", "journal", "run", "pair"],
 )
 def test_damaged_inputs(target: str) -> None:
     pytest.importorskip("starlette", reason="the serve extra is not installed")
