@@ -290,16 +290,20 @@ def test_pixels_are_shuffled_last_in_either_order(mode: str, network: Any) -> No
     assert np.array_equal(translate(leaner, frame), translate(model, frame))
 
 
-@pytest.mark.parametrize(("convolutions", "launches", "megabytes"), [(False, 54, 337), (True, 54, 296)])
+@pytest.mark.parametrize(
+    ("ways", "launches", "megabytes"),
+    [({}, 54, 337), ({"wide": True}, 96, 391), ({"convolutions": True}, 54, 296)],
+    ids=["plugins", "wide plugins", "convolution plugins"],
+)
 def test_the_plugin_forms_stay_in_their_budgets(
-    convolutions: bool,
+    ways: dict[str, bool],
     launches: int,
     megabytes: int,
     network: Any,
     bodies: Any,
     build: Callable[..., bytes],
 ) -> None:
-    found = network_with_plugins(network().engine(bodies["resnet"](), 256, 256), convolutions=convolutions)
+    found = network_with_plugins(network().engine(bodies["resnet"](), 256, 256), **ways)
     assert found is not None
     counted = structure_with_plugins(
         found, lambda model: structure_from_plan(build(model, channels_last=True))
@@ -308,7 +312,7 @@ def test_the_plugin_forms_stay_in_their_budgets(
     assert counted.launch_count <= launches
     assert round(counted.megabytes) <= megabytes
     kinds = counted.kinds()
-    assert kinds["convolution"] == (6 if convolutions else 24)
+    assert kinds["convolution"] == (6 if ways.get("convolutions") else 24)
     assert not any("Inor" in name or name == "__myl_Tran" for name in kinds), (
         "no norm and no transpose is left"
     )
