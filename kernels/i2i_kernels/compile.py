@@ -77,7 +77,7 @@ class CompiledKernel:
 def pack_entry(op: Op, variant: Variant, arch: int, pack: Path | None = None) -> CompiledKernel:
     """The kernel for `sm_<arch>`: out of the folder `pack`, or built on the spot where `pack` is None.
 
-    Raises PackError where the pack lacks it, or where building needs something that is missing.
+    Raises PackError if the pack lacks it, or if building needs something that is missing.
     """
     if pack is not None:
         return read_entry(pack, op, variant, arch)
@@ -87,7 +87,7 @@ def pack_entry(op: Op, variant: Variant, arch: int, pack: Path | None = None) ->
 
 
 def read_entry(pack: Path, op: Op, variant: Variant, arch: int) -> CompiledKernel:
-    """The kernel out of a pack's folder; needs no torch and no triton. Raises PackError where it is not there."""
+    """The kernel out of a pack's folder; needs no torch and no triton. Raises PackError if it is not there."""
     plan = recipe(op, variant)
     path = pack / f"sm_{arch}" / f"{variant.file_stem(op)}.json"
     try:
@@ -146,7 +146,7 @@ def table(pack: Path, archs: Sequence[int]) -> str:
 def build_pack(out: Path, entries: Sequence[tuple[Op, Variant]], archs: Sequence[int]) -> None:
     """Builds what is missing of `entries` for each architecture, in a child process.
 
-    Raises PackError where triton is not installed, an architecture is unknown or a kernel does not compile.
+    Raises PackError if triton is not installed, an architecture is unknown or a kernel does not compile.
     """
     if importlib.util.find_spec("triton") is None:
         raise PackError("building kernels needs triton, which is not installed: pip install triton")

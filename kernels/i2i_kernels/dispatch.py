@@ -14,13 +14,13 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def kernels_fit(x: Tensor) -> bool:
-    """True where `impl=None` should take a kernel for the image `[N, C, H, W]`."""
+    """True if `impl=None` should take a kernel for the image `[N, C, H, W]`."""
     fits = x.is_cuda and HAS_TRITON and x.dtype in DTYPES
     return fits and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def require_kernels(x: Tensor, impl: str) -> None:
-    """Raises RuntimeError where `impl` cannot run on x's device."""
+    """Raises RuntimeError if `impl` cannot run on x's device."""
     if not HAS_TRITON:
         raise RuntimeError(
             f"impl={impl!r} needs triton, which is missing: pip install triton, or pass impl='reference'"
@@ -37,7 +37,7 @@ def require_kernels(x: Tensor, impl: str) -> None:
 
 
 def require_kernel_input(image: Tensor, name: str, impl: str) -> None:
-    """Raises RuntimeError, TypeError or ValueError where a kernel cannot read the image `[N, C, H, W]`."""
+    """Raises RuntimeError, TypeError or ValueError if a kernel cannot read the image `[N, C, H, W]`."""
     require_kernels(image, impl)
     if image.dtype not in DTYPES:
         raise TypeError(f"the {impl} kernels take float16, bfloat16 or float32, {name} is {image.dtype}")

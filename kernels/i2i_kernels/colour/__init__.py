@@ -37,7 +37,7 @@ Impl = Literal["reference", "triton"]
 def image_from_rgb(frame: Tensor, *, dtype: torch.dtype = torch.float16, impl: Impl | None = None) -> Tensor:
     """`[N, H, W, 3] uint8` RGB, full range, contiguous -> `[N, 3, H, W]` of `dtype` in [-1, 1]: `byte / 127.5 - 1`.
 
-    Raises ValueError or TypeError where the frame does not fit.
+    Raises ValueError or TypeError if the frame does not fit.
     """
     _check_frame(frame, dtype)
     if frame.dim() != 4 or frame.shape[3] != 3:
@@ -53,7 +53,7 @@ def image_from_rgb(frame: Tensor, *, dtype: torch.dtype = torch.float16, impl: I
 def rgb_from_image(image: Tensor, *, impl: Impl | None = None) -> Tensor:
     """`[N, 3, H, W]` in [-1, 1] -> `[N, H, W, 3] uint8` RGB, full range; clamped, rounded to the nearest.
 
-    Raises ValueError or TypeError where the image does not fit.
+    Raises ValueError or TypeError if the image does not fit.
     """
     _check_image(image)
     if _picked(image, impl) == "reference":
@@ -78,7 +78,7 @@ def image_from_nv12(
     frame: `[N, 3H/2, pitch] uint8`, H rows of luma, then H/2 rows of Cb Cr pairs, `width` bytes of each row used; H and
     width even. coding: BT.709 limited unless given. Each pair colours its four pixels alike.
 
-    Raises ValueError or TypeError where frame and width do not fit.
+    Raises ValueError or TypeError if frame and width do not fit.
     """
     _check_frame(frame, dtype)
     if frame.dim() != 3 or frame.shape[1] % 3:
@@ -103,7 +103,7 @@ def nv12_from_image(
 
     pitch: bytes per row, even, W unless given. Chroma is that of the mean of its four pixels.
 
-    Raises ValueError or TypeError where image and pitch do not fit.
+    Raises ValueError or TypeError if image and pitch do not fit.
     """
     _check_image(image)
     h, w = image.shape[2:]

@@ -30,7 +30,7 @@ def conv_norm(
     biased, eps inside, no residual, no padding of its own. Returns `[N, O, H, W]` and `[N, S', 2, O] float32`.
 
     impl: None is `reference`, plain torch, on every device: this is an experiment, taken only by asking for `triton`.
-    Raises ValueError or TypeError where the arguments do not fit, RuntimeError where `triton` cannot be served.
+    Raises ValueError or TypeError if the arguments do not fit, RuntimeError if `triton` cannot be served.
     """
     if kind != Kind(eps=kind.eps, activation=kind.activation, slope=kind.slope):
         raise ValueError(

@@ -78,7 +78,7 @@ def _write_whole(path: Path, content: bytes) -> None:
 def without_hidden_parameters(ptx: str, wanted: int) -> str:
     """The PTX with Triton's trailing scratch pointers removed from the entry, and its debug sections dropped.
 
-    Raises ValueError where the entry has not `wanted + 2` parameters or the body reads a hidden one.
+    Raises ValueError if the entry has not `wanted + 2` parameters or the body reads a hidden one.
     """
     entry = re.search(r"(\.visible \.entry \w+\()(.*?)(\n?\))", ptx, re.DOTALL)
     if entry is None:
@@ -105,7 +105,7 @@ def without_debug_sections(ptx: str) -> str:
 
 
 def assembled(ptx: str, ptxas: str, folder: Path) -> tuple[bytes, str]:
-    """Cubin of the PTX and what ptxas said about its resources. Raises RuntimeError where ptxas refuses."""
+    """Cubin of the PTX and what ptxas said about its resources. Raises RuntimeError if ptxas refuses."""
     target = re.search(r"(?m)^\.target (\w+)", ptx)
     if target is None:
         raise ValueError("the PTX names no target")

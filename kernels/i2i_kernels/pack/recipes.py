@@ -155,7 +155,7 @@ def _cdiv(a: Any, b: Any) -> Any:
 def recipe(op: Op, variant: Variant) -> Recipe:
     """Raises ValueError if the op does not exist or cannot be what the variant asks."""
     if op not in _RECIPES:
-        raise ValueError(f"there is no kernel {op!r} in the pack, there are {', '.join(_RECIPES)}")
+        raise ValueError(f"the pack has no kernel {op!r}, it has {', '.join(_RECIPES)}")
     return _RECIPES[op](variant)
 
 

@@ -21,7 +21,7 @@ def down(x: Tensor, *, impl: Impl | None = None) -> Tensor:
     kernel on a CUDA device where triton is installed and x is channels-last float16, bfloat16 or float32, plain
     torch elsewhere. Any order of gradient.
 
-    Raises ValueError or TypeError where x does not fit, RuntimeError where an explicit `impl` cannot be served.
+    Raises ValueError or TypeError if x does not fit, RuntimeError if an explicit `impl` cannot be served.
     """
     _check("down", x, least=3)
     if _picked(x, impl) == "reference":
