@@ -48,7 +48,7 @@ BUDGETS = {
     "cyclegan": (42, 4.98),
     "realtime": (12, 0.41),
     "distill": (12, 0.41),
-    "graded": (12, 0.41),
+    "graded": (14, 0.41),
 }
 """Launches and megabytes per frame at 64x64 (or the method's own size), half precision. Lower one that has become
 too large; raise one only with the reason in the commit."""
