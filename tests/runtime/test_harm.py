@@ -110,7 +110,7 @@ def test_outputs_replace_neither_pipes_nor_devices_nor_what_is_read(
         run(engines.identity, clip, target, limit=1)
     target.unlink()
     target.symlink_to("/dev/null")
-    with pytest.raises(UsageError, match="is a device, not a file"):
+    with pytest.raises(UsageError, match="is a device"):
         run(engines.identity, clip, target, limit=1)
     target.unlink()
     os.link(engines.identity, target)
@@ -202,3 +202,12 @@ def test_no_error_is_lost_when_an_output_is_refused(engines: Any, clip: Path, tm
     with pytest.raises(I2IError):
         run(engines.identity, clip, tmp_path / "good.mp4", clip)
     assert sorted(os.listdir(tmp_path)) == ["clip.mp4"]
+
+
+def test_a_pipe_without_an_ending_is_named_as_one(engines: Any, clip: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("x")
+    for name, kind in (("pipe", "is a pipe, not a file"), ("file", "is a file")):
+        with pytest.raises(UsageError, match=f"{name} {kind}: choose a folder"):
+            run(engines.identity, clip, tmp_path / name)
+    assert (tmp_path / "file").read_text() == "x"

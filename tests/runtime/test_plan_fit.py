@@ -158,3 +158,13 @@ def test_the_sidecar_survives_the_round_trip_and_unknown_keys(plan: Path) -> Non
     assert engine == before[0]
     assert manifest.candidates[0].form == "plain"
     assert replace(manifest, candidates=()) == before[1]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "--plan-file=x.onnx", "-o", "../a.onnx", ".hidden.onnx"])
+def test_the_engine_of_a_plan_is_a_plain_name(
+    write_tensorrt_plan: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    """It becomes an argument of the command that builds the plan again."""
+    plan = write_tensorrt_plan(tmp_path / "night.plan", onnx_file=name)
+    with pytest.raises(EngineError, match="onnx_file must be a bare file name"):
+        read_manifest(plan)

@@ -18,7 +18,11 @@ from i2i_runtime.media.timecode import is_timecode
 WITH_EDIT_LISTS = frozenset({"mov", "mp4"})
 """The containers that hide what lies before 0 by an edit list; Matroska needs to be told how much to skip."""
 
-_LOOK_AHEAD_PACKETS = 20_000
+# Matroska could hold nearly anything.
+_NOT_WRITTEN = (
+    "PyAV does not write it to Matroska: add it with ffmpeg -i OUT -i IN -map 0 -map 1:a -c copy NEW.mkv"
+)
+_LOOK_AHEAD_PACKETS = 2_000
 # How much a decoder must hear before what it plays is right: RFC 7845 for Opus, the bit reservoir for MP3.
 _PRE_ROLL_S = {"opus": Fraction(8, 100), "mp3": Fraction(8, 100), "vorbis": Fraction(8, 100)}
 _TRACK_UID, _CODEC_DELAY = b"\x73\xc5\x88", b"\x56\xaa\x88"
@@ -67,9 +71,9 @@ def choose_copies(clip: Clip, container: str) -> Copies:
             begin = beginnings[stream.index]
             plan = _plan(stream, begin, container, notes)
             if refuses(container, stream, begin.first, plan):
+                why = _NOT_WRITTEN if container == "matroska" else f"{container} cannot hold it"
                 notes.append(
-                    f"the {_kind(stream)} stream {stream.index} ({_codec(stream)}) was dropped, because {container} "
-                    "cannot hold it"
+                    f"the {_kind(stream)} stream {stream.index} ({_codec(stream)}) was dropped, because {why}"
                 )
             else:
                 copied.append(plan)

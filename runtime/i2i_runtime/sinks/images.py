@@ -44,6 +44,11 @@ class ImageSink(Sink):
         self._checked = False
         if self._single is not None and (refusal := refusal_of_target(path, options.kept)) is not None:
             raise UsageError(f"{path} {refusal}: choose another --output.")
+        if self._single is None and path.exists() and not path.is_dir():
+            kind = refusal_of_target(path) or "is a file"
+            raise UsageError(
+                f"{path} {kind}: choose a folder, or a name with the ending of an image or video."
+            )
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -228,10 +228,12 @@ def _other_packets(
     output.set_chapters(source.chapters())
     streams = {}
     for plan in copies.streams:
-        with av.open(copies.clip.path) as again:
-            stream = again.streams[plan.index]
-            first = next((packet for packet in again.demux(stream) if packet.size), None)
-            streams[plan] = add_copy(output, source.streams[plan.index], plan, first)
+        first = None
+        if plan.padding_s:
+            with av.open(copies.clip.path) as again:
+                packets = again.demux(again.streams[plan.index])
+                first = next((packet for packet in packets if packet.size), None)
+        streams[plan] = add_copy(output, source.streams[plan.index], plan, first)
     for stream in source.streams:
         if isinstance(stream, av.stream.AttachmentStream) and output.format.name == "matroska":
             output.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data)

@@ -118,7 +118,8 @@ def read_manifest(plan: Path) -> tuple[EngineMetadata, PlanManifest]:
 
 def _manifest_from_dict(raw: dict[str, Any]) -> PlanManifest:
     onnx_file = str(raw["onnx_file"])
-    if any(part in onnx_file for part in ("/", "\\", "\0")):
+    # The name becomes an argument of a command.
+    if any(part in onnx_file for part in ("/", "\\", "\0")) or onnx_file[:1] in ("", ".", "-"):
         raise ValueError("onnx_file must be a bare file name")
     if raw["flavour"] not in FLAVOURS:
         raise ValueError(f"flavour {raw['flavour']!r} is none of {', '.join(FLAVOURS)}")
