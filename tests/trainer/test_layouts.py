@@ -14,10 +14,11 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from i2i_trainer import images
 from i2i_trainer.config import TrainConfig
-from i2i_trainer.digits import read_digits
+from i2i_trainer.digits import holds_digits, read_digits
 from i2i_trainer.errors import DataError
 from i2i_trainer.images import frames_of_clip
 from i2i_trainer.layouts import Domains, find_domains, has_split
@@ -27,6 +28,31 @@ def image(path: Path, grey: int = 100, size: tuple[int, int] = (24, 20)) -> Path
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (grey, grey, grey)).save(path)
     return path
+
+
+def test_svhns_matlab_file_is_read(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 4), np.uint8)
+    savemat(tmp_path / "train_32x32.mat", {"X": pixels, "y": np.array([[1], [10], [9], [2]], np.uint8)})
+    digits = read_digits(tmp_path)
+    np.testing.assert_array_equal(digits.images[1], pixels[..., 1])
+    assert digits.labels.tolist() == [1, 0, 9, 2]
+    assert holds_digits(tmp_path)
+    with pytest.raises(DataError, match="no digits of the test split"):
+        read_digits(tmp_path, "test")
+
+
+def test_a_damaged_svhn_file_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "train_32x32.mat"
+    savemat(path, {"X": np.zeros((32, 32, 3, 40), np.uint8), "y": np.ones((40, 1), np.uint8)})
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match="again"):
+        read_digits(tmp_path)
+    path.write_bytes(b"nothing of the sort, but long enough to be looked at" * 9)
+    with pytest.raises(DataError, match="again"):
+        read_digits(tmp_path)
+    savemat(path, {"X": np.zeros((32, 32, 4), np.uint8), "y": np.ones((4, 1), np.uint8)})
+    with pytest.raises(DataError, match="no colour images"):
+        read_digits(tmp_path)
 
 
 def clip(path: Path, frames: int = 8) -> Path:

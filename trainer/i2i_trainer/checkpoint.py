@@ -102,7 +102,8 @@ def read_config_file(path: Path) -> tuple[str, TrainConfig]:
             f"{path} names the method {method!r}, which this program does not have: update it."
         )
     try:
-        return method, changed_options(method, METHODS[method].config(), values)
+        kind = METHODS[method].config
+        return method, changed_options(method, kind(), {**kind.formerly, **values})
     except OptionError as error:
         raise CheckpointError(f"{path} does not fit this program ({error}): update it.") from error
     except (TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -26,6 +26,9 @@ class TrainConfig:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named sets of values over the defaults, for `--preset`: `{"small": {"width": 16, "image_size": 64}}`."""
 
+    formerly: ClassVar[Mapping[str, Any]] = {}
+    """Options that older runs do not record, and what these runs did."""
+
     data: Path = Path("data")
     """Folder of images, in one of the layouts of the trainer's README."""
     out: Path = Path("runs/run")

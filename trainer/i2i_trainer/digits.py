@@ -1,4 +1,4 @@
-"""Digits as their publishers store them: IDX files, USPS text, and a tar of PNGs with a list of labels."""
+"""Digits as their publishers store them: IDX, USPS text, SVHN's MATLAB file, a tar of PNGs with a list of labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Digits(NamedTuple):
 
 
 def read_digits(folder: Path, split: str = "train") -> Digits:
-    """Digits of a folder: `*images-idx3-ubyte[.gz]`, `zip.train.gz`, or `*.tar` of PNGs (or the PNGs) with labels.
+    """Digits of a folder: `*images-idx3-ubyte[.gz]`, `zip.train.gz`, `train_32x32.mat`, PNGs (or a `*.tar` of them).
 
     Raises DataError if the folder holds none of them for this split, or damaged ones.
     """
@@ -54,19 +54,22 @@ def _found(folder: Path, split: str) -> Digits:
         return Digits(_rgb(_idx(images, dimensions=3)), _idx(labels, dimensions=1).astype(np.int64))
     for text in sorted(folder.glob(f"zip.{split}*")):
         return _usps(text)
+    for matlab in sorted(folder.glob(f"{split}_32x32.mat")):
+        return _svhn(matlab)
     for archive in sorted(folder.glob(f"*{split}*.tar")):
         return _labelled_tar(archive)
     for listing in sorted(folder.glob(f"*{split}*labels.txt")):
         return _labelled_folder(listing)
     raise DataError(
         f"{folder} holds no digits of the {split} split: put an IDX pair ({prefix}-images-idx3-ubyte.gz, "
-        f"{prefix}-labels-idx1-ubyte.gz), USPS text (zip.{split}.gz) or a tar of PNGs with a labels.txt there."
+        f"{prefix}-labels-idx1-ubyte.gz), USPS text (zip.{split}.gz), SVHN ({split}_32x32.mat) or a tar of PNGs with a "
+        "labels.txt there."
     )
 
 
 def holds_digits(folder: Path) -> bool:
     """Whether a folder holds digits in one of the forms that `read_digits` knows."""
-    patterns = ("*-idx3-ubyte*", "zip.*.gz", "*.tar", "*labels.txt")
+    patterns = ("*-idx3-ubyte*", "zip.*.gz", "*_32x32.mat", "*.tar", "*labels.txt")
     return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
 
 
@@ -109,6 +112,23 @@ def _usps(path: Path) -> Digits:
         raise DataError(f"{path} is not a USPS text of 257 numbers a line: download it again.")
     grey = ((table[:, 1:] + 1.0) * 127.5).round().astype(np.uint8).reshape(-1, 16, 16)
     return Digits(_rgb(grey), table[:, 0].astype(np.int64))
+
+
+def _svhn(path: Path) -> Digits:
+    """SVHN's cropped digits: `X [32, 32, 3, N] uint8` and `y [N, 1]`, in which 10 stands for the digit 0."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        stored = loadmat(path, variable_names=["X", "y"])
+    except (MatReadError, NotImplementedError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as SVHN's MATLAB file ({error}): fetch it again.") from error
+    pixels, labels = np.asarray(stored["X"]), np.asarray(stored["y"])
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[2] != 3:
+        raise DataError(
+            f"{path} holds no colour images of bytes under X: fetch SVHN's train_32x32.mat again."
+        )
+    return Digits(np.ascontiguousarray(pixels.transpose(3, 0, 1, 2)), labels.ravel().astype(np.int64) % 10)
 
 
 def _labelled_tar(path: Path) -> Digits:

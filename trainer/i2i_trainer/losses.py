@@ -94,6 +94,11 @@ def sum_of_squares(u: Tensor, v: Tensor) -> Tensor:
     return (u.float() - v.float()).square().flatten(1).sum(dim=1).mean()
 
 
+def sum_of_absolutes(u: Tensor, v: Tensor) -> Tensor:
+    """Sum of absolute differences per sample, mean over the batch."""
+    return (u.float() - v.float()).abs().flatten(1).sum(dim=1).mean()
+
+
 def mode_seeking(x1: Tensor, x2: Tensor, z1: Tensor, z2: Tensor, eps: float = 1e-5) -> Tensor:
     """`1 / (mean|x1 - x2| / mean|z1 - z2| + eps)`: large where unlike codes make alike images (DRIT++)."""
     ratio = (x1.float() - x2.float()).abs().mean() / (z1.float() - z2.float()).abs().mean()

@@ -107,6 +107,32 @@ def test_each_half_alone(record: Record, batch: MakeBatch) -> None:
         assert ("kl" in losses, "latent" in losses) == (objective == "cvae", objective == "clr")
 
 
+def test_the_baseline_draws_codes_that_no_loss_reads(record: Record, batch: MakeBatch) -> None:
+    method = make(objective="noise", batch=1)
+    update = record(method)
+    images = batch(1, 64)
+    losses = method.step(images, update)
+    assert update.networks(update.moved) == [{"generator"}, {"disc_random"}]
+    assert set(losses) == {"gan random", "l1", "disc random"}
+    expected = losses["gan random"] + 10 * losses["l1"]
+    assert update.losses[0] == pytest.approx(expected.item(), rel=1e-5)
+    assert method.style_encoder() is None
+    assert "a in b's style" not in method.preview(images)
+
+
+def test_the_plain_encoder_learns_as_the_residual_one(cost: Cost, record: Record, batch: MakeBatch) -> None:
+    encoder = Encoder(64, 4, 8, "cnn")
+    layers = [layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in layers] == [64, 128, 256, 256, 256]
+    assert {layer.stride for layer in layers} == {(2, 2)}
+    features = encoder.body[:-2](torch.zeros(1, 3, 256, 256))
+    assert features.shape == (1, 256, 8, 8)
+    method = make(encoder="cnn")
+    update = record(method)
+    method.step(batch(2, 64), update)
+    assert update.networks(update.moved)[0] == {"generator", "encoder"}
+
+
 def test_losses_by_hand(monkeypatch: pytest.MonkeyPatch, listen: Listener, answer: MakeAnswer) -> None:
     # Drawn numbers are 1. mean 0.5, log variance 0: z = 1.5, encoded B = 0.2 + 0.15; drawn z = 1: random B = 0.3.
     method = make(style_size=2)

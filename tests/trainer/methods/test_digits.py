@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from math import log
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from i2i_trainer.checkpoint import read_config, write_config
 from i2i_trainer.errors import DataError, OptionError
+from i2i_trainer.images import ImageFile
+from i2i_trainer.layouts import Domains
 from i2i_trainer.method import Batch
 from i2i_trainer.methods.cogan import CoGAN, CoGANConfig, grey, shown
 from i2i_trainer.methods.unit_digits import (
@@ -145,11 +151,17 @@ def test_cogan_losses_by_hand(monkeypatch: pytest.MonkeyPatch, answer: MakeAnswe
     assert listen.losses == pytest.approx([disc, log(2)])
 
 
+@pytest.mark.parametrize(("distance", "apart"), [("l1", 0.5), ("squared", 0.25)])
 def test_unit_digits_losses_by_hand(
-    monkeypatch: pytest.MonkeyPatch, answer: MakeAnswer, listen: Listener
+    monkeypatch: pytest.MonkeyPatch,
+    answer: MakeAnswer,
+    listen: Listener,
+    distance: Literal["l1", "squared"],
+    apart: float,
 ) -> None:
     """Both decoders add 0.5 in the target's rendering; the code is 1 with a deviation of 2."""
-    method = UNITDigits(replace(TINY_UNIT, channels=(1, 1), invert_target=False))
+    config = replace(TINY_UNIT, channels=(1, 1), invert_target=False, feature_distance=distance)
+    method = UNITDigits(config)
     monkeypatch.setattr(method, "disc", Silent())
     batch = digits(32)
     a, b = (x.mean(dim=1, keepdim=True) for x in (batch.a, batch.b))
@@ -183,7 +195,7 @@ def test_unit_digits_losses_by_hand(
     expected = {
         "disc": log(2) + 0.5 * 2 * log(2),
         "class": log(10),
-        "feature": 2 * 0.25 * pixels,
+        "feature": 2 * apart * pixels,
         "gen": 2 * log(2),
         "kl": divergence,
         "reconstruction": 0.25 * pixels,
@@ -194,6 +206,31 @@ def test_unit_digits_losses_by_hand(
     assert listen.order == ["disc", "gen"]
     assert listen.losses == pytest.approx([disc, gen], rel=1e-5)
     assert a.shape == b.shape
+
+
+def test_a_run_from_before_the_option_goes_on_with_squared_differences(tmp_path: Path) -> None:
+    write_config(tmp_path, "unit-digits", TINY_UNIT)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["config"].pop("feature_distance") == "l1"
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    _, config = read_config(tmp_path)
+    assert isinstance(config, UNITDigitsConfig)
+    assert config.feature_distance == "squared"
+
+
+def test_grey_digits_with_three_channels_are_told(tmp_path: Path) -> None:
+    for name, colour in (("a", (200, 40, 40)), ("b", (90, 90, 90))):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32), colour).save(tmp_path / name / "0.png")
+    red, grey = ([ImageFile(tmp_path / name / "0.png")] for name in "ab")
+    domains = Domains("digits", ("red", "grey"), red, grey, False, (), None, None)
+
+    def told(channels: tuple[int, int]) -> list[str]:
+        return UNITDigits(replace(TINY_UNIT, channels=channels)).check_data(domains)
+
+    assert told((3, 1)) == []
+    (sentence,) = told((3, 3))
+    assert sentence.startswith("The digits of grey are grey")
 
 
 def test_divergence_of_the_code_counts_both_domains_and_twice() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import torch
@@ -69,6 +70,60 @@ def test_encoders_learn_with_the_discriminators_alone(
     encoder = {name for name, _ in method.named_parameters() if "discriminator_a.encoder" in name}
     assert encoder <= update.moved[2]
     assert all(parameter.requires_grad for parameter in method.parameters())
+
+
+def test_coupled_training_moves_the_encoders_twice(record: Record, batch: MakeBatch) -> None:
+    method = NICEGAN(replace(TINY, training="coupled"))
+    update = record(method)
+    for _ in range(2):  # the attention starts switched off
+        method.step(batch(1, 64), update)
+    assert update.order == ["discriminators", "generators"] * 2
+    by_generators = {name for name in update.moved[3] if "discriminator" in name}
+    assert by_generators
+    assert all(".encoder." in name and "classifier" not in name for name in by_generators)
+    assert {"discriminator_a.encoder.mix.weight", "discriminator_b.encoder.strength"} <= by_generators
+    assert all(parameter.requires_grad for parameter in method.parameters())
+
+
+def test_encoders_of_their_own_learn_with_the_generators_alone(record: Record, batch: MakeBatch) -> None:
+    method = NICEGAN(replace(TINY, reuse=False))
+    update = record(method)
+    method.step(batch(1, 64), update)
+    own = {"own_encoder_a", "own_encoder_b", "generator_ab", "generator_ba"}
+    assert update.networks(update.moved) == [{"discriminator_a", "discriminator_b"}, own]
+    method.eval()
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = method.generator_ab(method.own_encoder_a(image)[0])
+    torch.testing.assert_close(method.inference()(image), expected, atol=2e-5, rtol=0)
+    with pytest.raises(OptionError, match="--no-reuse"):
+        replace(TINY, reuse=False, training="coupled")
+
+
+def test_attention_can_be_left_off(record: Record, batch: MakeBatch) -> None:
+    method = NICEGAN(replace(TINY, attention=False))
+    update = record(method)
+    for _ in range(2):
+        method.step(batch(1, 64), update)
+    assert method.discriminator_a.encoder.strength.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("left_out", "loss"), [("attention", 2 * 1.125), ("local", 2 * 5.625), ("overall", 2 * 5.5)]
+)
+def test_a_classifier_can_be_left_out(
+    answer: MakeAnswer, flat_batch: FlatBatch, left_out: Literal["attention", "local", "overall"], loss: float
+) -> None:
+    # Every discriminator says 0.5, 0.25 and 2: real to 1 and fake to 0 cost 0.5, 0.625 and 5.
+    method = NICEGAN(replace(TINY, left_out=left_out))
+
+    def discriminate(image: torch.Tensor) -> tuple[Logits, torch.Tensor]:
+        half = image.mean() * 0
+        return Logits(half + 0.5, half + 0.25, half + 2.0), image
+
+    method.discriminator_a, method.discriminator_b = answer(discriminate), answer(discriminate)
+    method.generator_ab = method.generator_ba = answer(lambda code: code)
+    assert method.discriminator_loss(flat_batch(0.5, -0.25)).item() == pytest.approx(loss)
 
 
 def test_gradients_reach_a_generator_through_the_frozen_encoder(method: NICEGAN, batch: MakeBatch) -> None:

@@ -223,6 +223,34 @@ def test_slow_copy_follows_by_a_thousandth(record: Record, batch: MakeBatch) -> 
     assert not torch.equal(own, ahead)
 
 
+def test_the_slow_copy_follows_at_the_end_of_a_joint_step(record: Record, batch: MakeBatch) -> None:
+    method = make(separated_steps=0, lr=0.1)
+    slow = {name: value.clone() for name, value in method.slow_guide.named_parameters()}
+    method.step(batch(2, 32), record(method))
+    fast = dict(method.guide.named_parameters())
+    for name, value in method.slow_guide.named_parameters():
+        torch.testing.assert_close(value, 0.999 * slow[name] + 0.001 * fast[name])
+
+
+def test_styles_of_a_step_are_no_negatives_of_its_translations(
+    record: Record, batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = make(separated_steps=0)
+    update = record(method)
+    seen: list[int] = []
+    whole = method.generator_losses
+
+    def watched(images: Images, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(len(method.queue))
+        return whole(images, labels)
+
+    monkeypatch.setattr(method, "generator_losses", watched)
+    for _ in range(3):
+        method.step(batch(2, 32), update)
+    assert seen == [0, 4, 8]
+    assert len(method.queue) == 12
+
+
 def test_queue_keeps_the_newest_and_survives_a_restart(record: Record, batch: MakeBatch) -> None:
     method = make(queue=6, separated_steps=9)
     update = record(method)

@@ -50,7 +50,7 @@ def test_the_current_network_has_the_published_size(cost: Cost) -> None:
 
 
 def test_the_papers_discriminators_have_the_published_size(cost: Cost) -> None:
-    single = on_meta().disc_a
+    single = on_meta(**UNITConfig.presets["released"]).disc_a
     parameters, macs = cost(single, (1, 3, 256, 256))
     assert (round(parameters / 1e6, 2), round(macs / 1e9, 2)) == (25.15, 1.54)
     assert single(torch.empty(1, 3, 256, 256, device="meta")).shape == (1, 1, 4, 4)
@@ -60,13 +60,25 @@ def test_the_papers_discriminators_have_the_published_size(cost: Cost) -> None:
         (15, 20),
         (8, 10),
     ]
-    shared = on_meta(discriminator="shared")
+    shared = on_meta(discriminator="shared", **UNITConfig.presets["released"])
     private, trunk = (
         [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)]
         for network in (shared.disc_a, shared.disc_shared)
     )
     assert private == [64, 128]
     assert trunk[:4] == [256, 512, 1024, 2048]
+
+
+def test_the_papers_discriminator_has_five_layers() -> None:
+    assert on_meta().disc_a(torch.empty(1, 3, 256, 256, device="meta")).shape == (1, 1, 8, 8)
+    private_and_common = on_meta(discriminator="shared")
+    layers = [
+        layer
+        for network in (private_and_common.disc_a, private_and_common.disc_shared)
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    assert len(layers) == 5 + 1  # and the one that makes the logits
 
 
 @pytest.mark.parametrize("share", [0, 1, 2])
@@ -120,6 +132,22 @@ def by_hand(config: UNITConfig, answer: MakeAnswer) -> UNIT:
     return method
 
 
+def test_both_passes_have_a_divergence_weight_of_their_own(
+    answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener
+) -> None:
+    def generator_loss(**options: Any) -> float:
+        by_hand(replace(TINY, **options), answer).step(flat_batch(0.4, 0.8), listen)
+        return listen.losses[-1]
+
+    both, first, second = (
+        generator_loss(kl_weight=0.1),
+        generator_loss(kl_weight=0.1, cycle_kl_weight=0.0),
+        generator_loss(kl_weight=0.0, cycle_kl_weight=0.1),
+    )
+    assert both - first == pytest.approx(0.1 * (0.6**2 + 2.4**2), rel=1e-4)
+    assert both - second == pytest.approx(0.1 * (0.8**2 + 2.4**2), rel=1e-4)
+
+
 def test_losses_by_hand(answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener) -> None:
     # a 0.4 has the code 0.8, b 0.8 the code 2.4: a is rendered 0.4 and 0.2, b is rendered 1.2 and 0.6.
     # Back again: 0.2 has the code 0.6 and becomes 0.3; 1.2 has the code 2.4 and becomes 0.6.
@@ -131,13 +159,14 @@ def test_losses_by_hand(answer: MakeAnswer, flat_batch: FlatBatch, listen: Liste
         "gen": softplus(-1.2) + softplus(-0.2),
         "reconstruction": 0.0 + 0.2,
         "cycle": 0.1 + 0.2,
-        "kl": 0.8**2 + 2.4**2 + 0.6**2 + 2.4**2,
+        "kl": 0.8**2 + 2.4**2,
+        "kl cycle": 0.6**2 + 2.4**2,
     }
     assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected)
     assert listen.order == ["disc", "gen"]
     assert listen.losses[0] == pytest.approx(10 * (expected["disc_a"] + expected["disc_b"]))
     assert listen.losses[1] == pytest.approx(
-        10 * expected["gen"] + 100 * 0.2 + 100 * 0.3 + 0.1 * expected["kl"]
+        10 * expected["gen"] + 100 * 0.2 + 100 * 0.3 + 0.1 * (expected["kl"] + expected["kl cycle"])
     )
 
 
@@ -148,8 +177,9 @@ def test_losses_of_the_current_network_by_hand(
     losses = method.step(flat_batch(0.4, 0.8), listen)
     disc = (0.4 - 1) ** 2 + 1.2**2 + (0.8 - 1) ** 2 + 0.2**2
     gen = (1.2 - 1) ** 2 + (0.2 - 1) ** 2
+    kl = losses["kl"].item() + losses["kl cycle"].item()
     assert losses["gen"].item() == pytest.approx(gen)
-    assert listen.losses == pytest.approx([disc, gen + 10 * 0.2 + 10 * 0.3 + 0.01 * losses["kl"].item()])
+    assert listen.losses == pytest.approx([disc, gen + 10 * 0.2 + 10 * 0.3 + 0.01 * kl])
 
 
 def test_the_perceptual_distance_is_between_an_image_and_its_translation(
@@ -174,9 +204,9 @@ def test_cycle_and_kl_can_be_left_out(answer: MakeAnswer, flat_batch: FlatBatch,
 def test_the_paper_measures_the_noised_code_and_the_current_network_the_features(
     answer: MakeAnswer, flat_batch: FlatBatch, listen: Listener
 ) -> None:
-    """Features are 0: their noise alone has a mean square of about 1, in each of the four codes."""
+    """Features are 0: their noise alone has a mean square of about 1, in each of the two codes of a pass."""
     torch.manual_seed(0)
-    for config, expected in ((TINY, 4.0), (TINY_CURRENT, 0.0)):
+    for config, expected in ((TINY, 2.0), (TINY_CURRENT, 0.0)):
         method = by_hand(config, answer).train()
         for name in ("enc_a", "enc_b"):
             setattr(method, name, answer(lambda x: torch.zeros(1, 64, 32, 32)))
@@ -184,6 +214,7 @@ def test_the_paper_measures_the_noised_code_and_the_current_network_the_features
             setattr(method, name, answer(lambda x: x[:, :3, :4, :4]))
         losses = method.step(flat_batch(0.0, 0.0), listen)
         assert losses["kl"].item() == pytest.approx(expected, abs=0.1)
+        assert losses["kl cycle"].item() == pytest.approx(expected, abs=0.1)
 
 
 def test_initialisation() -> None:

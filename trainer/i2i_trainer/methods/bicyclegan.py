@@ -58,8 +58,10 @@ class BicycleGANConfig(TrainConfig):
     schedule: Schedule = "linear"
     decay_from: int = 40_000
 
-    objective: Literal["bicycle", "cvae", "clr"] = "bicycle"
-    """cVAE-GAN and cLR-GAN together, or one of them alone."""
+    objective: Literal["bicycle", "cvae", "clr", "noise"] = "bicycle"
+    """cVAE-GAN and cLR-GAN together, one of them alone, or pix2pix with drawn codes that no loss reads."""
+    encoder: Literal["resnet", "cnn"] = "resnet"
+    """The paper's two encoders: residual blocks, the better one, or plain convolutions."""
     style_size: int = 8
     """Numbers in the code: 2, 8 or 256 in the paper."""
     style_place: Literal["all", "input"] = "all"
@@ -96,27 +98,37 @@ class BicycleGANConfig(TrainConfig):
 
 
 class Encoder(nn.Module):
-    """E_ResNet: image `[N, 3, S, S]` -> mean and log variance of its code, `[N, style_size]` each.
+    """Image `[N, 3, S, S]` -> mean and log variance of its code, `[N, style_size]` each.
 
-    Halves until 8 positions are left at the size it was made for (`halvings` blocks after the first layer).
+    E_ResNet or E_CNN. Halves until 8 positions are left at the size it was made for (`halvings` stages after the
+    first layer).
     """
 
-    def __init__(self, width: int, halvings: int, style_size: int) -> None:
+    def __init__(
+        self, width: int, halvings: int, style_size: int, kind: Literal["resnet", "cnn"] = "resnet"
+    ) -> None:
         super().__init__()
-        widths = [width * min(stage, 4) for stage in range(1, halvings + 2)]
-        self.body = nn.Sequential(
-            conv(3, width, 4, stride=2, pad=1, padding="zeros"),
-            *(BasicBlock(before, after) for before, after in pairwise(widths)),
-            nn.LeakyReLU(0.2),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-        )
+        first = conv(3, width, 4, stride=2, pad=1, padding="zeros")
+        stages: list[nn.Module]
+        if kind == "resnet":
+            widths = [width * min(stage, 4) for stage in range(1, halvings + 2)]
+            stages = [BasicBlock(before, after) for before, after in pairwise(widths)]
+        else:
+            widths = [width * min(2**stage, 4) for stage in range(halvings + 1)]
+            stages = [plain_stage(before, after) for before, after in pairwise(widths)]
+        self.body = nn.Sequential(first, *stages, nn.LeakyReLU(0.2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.mean = nn.Linear(widths[-1], style_size)
         self.log_variance = nn.Linear(widths[-1], style_size)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         features = self.body(image)
         return self.mean(features), self.log_variance(features)
+
+
+def plain_stage(inputs: int, outputs: int) -> nn.Sequential:
+    """LeakyReLU(0.2), 4x4 convolution of stride 2, instance norm."""
+    layer = conv(inputs, outputs, 4, stride=2, pad=1, padding="zeros")
+    return nn.Sequential(nn.LeakyReLU(0.2), layer, InstanceNorm(outputs))
 
 
 class Discriminator(nn.Module):
@@ -157,7 +169,7 @@ class BicycleGAN(Method):
             code_place=config.style_place,
             upsampling=config.upsampling,
         )
-        self.encoder = Encoder(config.encoder_width, config.downs - 4, config.style_size)
+        self.encoder = Encoder(config.encoder_width, config.downs - 4, config.style_size, config.encoder)
         channels = 6 if config.conditional else 3
         self.disc_encoded = Discriminator(channels, config.disc_width, config.disc_layers)
         self.disc_random = Discriminator(channels, config.disc_width, config.disc_layers)
@@ -172,7 +184,12 @@ class BicycleGAN(Method):
         }
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        updates = {"bicycle": self._update_both, "cvae": self._update_encoded, "clr": self._update_random}
+        updates = {
+            "bicycle": self._update_both,
+            "cvae": self._update_encoded,
+            "clr": self._update_random,
+            "noise": self._update_noise,
+        }
         return detached(updates[self.config.objective](batch, update))
 
     def _update_both(self, batch: Batch, update: Update) -> Losses:
@@ -218,6 +235,20 @@ class BicycleGAN(Method):
             update("gen", weighted_sum(terms, self.weights()))
         terms["disc random"] = self._update_discriminator(
             self.disc_random, "disc_random", (batch.a, batch.b), (batch.a, random), update
+        )
+        return terms
+
+    def _update_noise(self, batch: Batch, update: Update) -> Losses:
+        """Pix2pix with a drawn code: nothing asks the generator to use it, nothing teaches the encoder."""
+        with frozen(self.disc_random):
+            made = self.generator(batch.a, self.draw_style(batch.a))
+            terms = {
+                "gan random": lsgan(self.logits(self.disc_random, batch.a, made), 1),
+                "l1": F.l1_loss(made, batch.b),
+            }
+            update("gen", weighted_sum(terms, self.weights()))
+        terms["disc random"] = self._update_discriminator(
+            self.disc_random, "disc_random", (batch.a, batch.b), (batch.a, made), update
         )
         return terms
 
@@ -274,10 +305,11 @@ class BicycleGAN(Method):
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         a, b = batch.a, batch.b
         translate = self.inference()
+        encoder = self.style_encoder()
         return {
             "a": a,
             "b": b,
-            "a in b's style": translate(a, self.encoder(b)[0]),
+            **({} if encoder is None else {"a in b's style": translate(a, encoder(b))}),
             "a to b": translate(a, self.draw_style(a)),
             "a to b, another style": translate(a, self.draw_style(a)),
         }
@@ -289,8 +321,8 @@ class BicycleGAN(Method):
         inference.notes = {"dropout": "off", "style": f"enters {config.style_place}"}
         return inference
 
-    def style_encoder(self, direction: str = "a2b") -> nn.Module:
-        return FirstOutput(self.encoder)
+    def style_encoder(self, direction: str = "a2b") -> nn.Module | None:
+        return None if self.config.objective == "noise" else FirstOutput(self.encoder)
 
     def ema_modules(self) -> dict[str, nn.Module]:
         return {"generator": self.generator, "encoder": self.encoder}

@@ -58,6 +58,14 @@ class NICEGANConfig(TrainConfig):
     """`full` takes scale and shift from every position, which ties the network to --image-size."""
     depth: int = 7
     """Layers of the discriminator, 5 or more; fewer suit small images and small memories."""
+    training: Literal["decoupled", "coupled"] = "decoupled"
+    """`decoupled`: the discriminators' loss alone teaches the encoders; `coupled`: the generators' loss does, too."""
+    reuse: bool = True
+    """Encode with the discriminators' first layers; off: with encoders of their own that learn with the generators."""
+    attention: bool = True
+    """Weigh the encoders' channels by the classifier of averages and largest values."""
+    left_out: Literal["none", "attention", "local", "overall"] = "none"
+    """A classifier that no loss counts: that of the attention, of patches, or of nearly all of the image."""
     gan_weight: float = 1.0
     cycle_weight: float = 10.0
     reconstruction_weight: float = 10.0
@@ -68,6 +76,10 @@ class NICEGANConfig(TrainConfig):
         if self.depth < 5:
             raise OptionError(
                 f"--depth is {self.depth} but NICE-GAN's discriminator needs at least 5 layers."
+            )
+        if self.training == "coupled" and not self.reuse:
+            raise OptionError(
+                "--training coupled teaches the encoders that --no-reuse does without: give one of the two."
             )
         self.check_image_size(4, 3 * 2 ** (self.depth - 2), f"--depth {self.depth}")
 
@@ -84,10 +96,10 @@ class Encoder(nn.Module):
     """The discriminator's trunk: image `[N, 3, H, W]` -> code `[N, 2 width, H/4, W/4]`, logit `[N, 1]`.
 
     One classifier sees averages and largest values side by side; its weight before spectral norm weighs the
-    channels. `strength` starts at 0: the attention is off at first.
+    channels. `strength` starts at 0, so the attention is off at first; without `attention` it stays there.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, attention: bool = True) -> None:
         super().__init__()
         channels = 2 * width
         self.trunk = nn.Sequential(
@@ -98,7 +110,7 @@ class Encoder(nn.Module):
         )
         self.classifier = spectral(nn.Linear(2 * channels, 1, bias=False))
         self.mix = nn.Conv2d(2 * channels, channels, 1)
-        self.strength = nn.Parameter(torch.zeros(1))
+        self.strength = nn.Parameter(torch.zeros(1), requires_grad=attention)
 
     def channel_weights(self) -> tuple[Tensor, Tensor]:
         """The classifier's learned weight for averages and for largest values, `[1, 2 width]` each."""
@@ -128,9 +140,9 @@ class Encoder(nn.Module):
 class Discriminator(nn.Module):
     """The encoder of its domain and two heads: at depth 7 they see 70 (local) and 286 pixels (overall)."""
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, *, attention: bool = True) -> None:
         super().__init__()
-        self.encoder = Encoder(width)
+        self.encoder = Encoder(width, attention=attention)
         self.middle = discriminator_layer(2 * width, 4 * width, stride=2)
         self.local = nn.Sequential(
             discriminator_layer(4 * width, 8 * width, stride=1), logit_layer(8 * width)
@@ -145,6 +157,10 @@ class Discriminator(nn.Module):
         code, logit = self.encoder(image)
         middle = self.middle(code)
         return Logits(self.local(middle), self.overall(middle), logit), code
+
+    def heads(self) -> tuple[nn.Module, ...]:
+        """All that discriminates and does not encode."""
+        return self.encoder.classifier, self.middle, self.local, self.overall
 
 
 class Upsampling(nn.Sequential):
@@ -194,7 +210,7 @@ class NICEGAN(Method):
     """Both directions of NICE-GAN.
 
     The discriminators' step teaches trunk, attention and heads; the generators' step moves the generators
-    alone, its gradient passing through frozen encoders and heads.
+    alone, its gradient passing through frozen encoders and heads. Coupled, it moves the encoders, too.
     """
 
     summary = "Unpaired, both directions; the discriminator's trunk is the encoder, so the model is small."
@@ -206,8 +222,11 @@ class NICEGAN(Method):
         side = config.image_size // 4 if config.variant == "full" else None
         self.generator_ab = Generator(config.width, config.blocks, side)
         self.generator_ba = Generator(config.width, config.blocks, side)
-        self.discriminator_a = Discriminator(config.width, config.depth)
-        self.discriminator_b = Discriminator(config.width, config.depth)
+        self.discriminator_a = Discriminator(config.width, config.depth, attention=config.attention)
+        self.discriminator_b = Discriminator(config.width, config.depth, attention=config.attention)
+        if not config.reuse:
+            self.own_encoder_a = Encoder(config.width, attention=config.attention)
+            self.own_encoder_b = Encoder(config.width, attention=config.attention)
 
     def generators(self) -> tuple[Generator, Generator]:
         return self.generator_ab, self.generator_ba
@@ -215,44 +234,70 @@ class NICEGAN(Method):
     def discriminators(self) -> tuple[Discriminator, Discriminator]:
         return self.discriminator_a, self.discriminator_b
 
+    def encoders(self) -> tuple[Encoder, Encoder]:
+        """What encodes images of a, and of b."""
+        if not self.config.reuse:
+            return self.own_encoder_a, self.own_encoder_b
+        return self.discriminator_a.encoder, self.discriminator_b.encoder
+
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        decoupled = self.config.reuse and self.config.training == "decoupled"
+        encoders = () if decoupled else self.encoders()
         return {
-            "generators": adam(self.config, *self.generators()),
+            "generators": adam(self.config, *self.generators(), *encoders),
             "discriminators": adam(self.config, *self.discriminators()),
         }
 
     def step(self, batch: Batch, update: Update) -> Losses:
         disc = self.discriminator_loss(batch)
         update("discriminators", disc)
-        with frozen(*self.discriminators()):
+        coupled = self.config.training == "coupled"
+        heads = (*self.discriminator_a.heads(), *self.discriminator_b.heads()) if coupled else ()
+        with frozen(*(heads or self.discriminators())):
             terms = self.generator_losses(batch)
             update("generators", weighted_sum(terms, self.weights()))
         return detached({"discriminators": disc, **terms})
 
     def discriminator_loss(self, batch: Batch) -> Tensor:
         """Real to 1 and translated to 0, over both domains; also what teaches the encoders."""
-        real_a, code_a = self.discriminator_a(batch.a)
-        real_b, code_b = self.discriminator_b(batch.b)
+        (real_a, code_a), (real_b, code_b) = self._read_a(batch.a), self._read_b(batch.b)
         with torch.no_grad():
             image_ab, image_ba = self.generator_ab(code_a), self.generator_ba(code_b)
         fake_a, _ = self.discriminator_a(image_ba)
         fake_b, _ = self.discriminator_b(image_ab)
-        loss = lsgan(real_a, 1) + lsgan(fake_a, 0) + lsgan(real_b, 1) + lsgan(fake_b, 0)
-        return self.config.gan_weight * loss
+        real, fake = self._adversarial(real_a, real_b, target=1), self._adversarial(fake_a, fake_b, target=0)
+        return self.config.gan_weight * (real + fake)
 
     def generator_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Unweighted losses of the generators by name."""
-        code_a, _ = self.discriminator_a.encoder(batch.a)
-        code_b, _ = self.discriminator_b.encoder(batch.b)
-        fake_a, code_ba = self.discriminator_a(self.generator_ba(code_b))
-        fake_b, code_ab = self.discriminator_b(self.generator_ab(code_a))
+        encoder_a, encoder_b = self.encoders()
+        code_a, code_b = encoder_a(batch.a)[0], encoder_b(batch.b)[0]
+        fake_a, code_ba = self._read_a(self.generator_ba(code_b))
+        fake_b, code_ab = self._read_b(self.generator_ab(code_a))
         image_aba, image_bab = self.generator_ba(code_ab), self.generator_ab(code_ba)
         image_aa, image_bb = self.generator_ba(code_a), self.generator_ab(code_b)
         return {
-            "gan": lsgan(fake_a, 1) + lsgan(fake_b, 1),
+            "gan": self._adversarial(fake_a, fake_b, target=1),
             "cycle": F.l1_loss(image_aba, batch.a) + F.l1_loss(image_bab, batch.b),
             "reconstruction": F.l1_loss(image_aa, batch.a) + F.l1_loss(image_bb, batch.b),
         }
+
+    def _read_a(self, image: Tensor) -> tuple[Logits, Tensor]:
+        """What the discriminator says of an image of a, and the code that the generators get."""
+        logits, code = self.discriminator_a(image)
+        return logits, code if self.config.reuse else self.own_encoder_a(image)[0]
+
+    def _read_b(self, image: Tensor) -> tuple[Logits, Tensor]:
+        logits, code = self.discriminator_b(image)
+        return logits, code if self.config.reuse else self.own_encoder_b(image)[0]
+
+    def _adversarial(self, *verdicts: Logits, target: float) -> Tensor:
+        """Least squares over the classifiers that count."""
+        left_out = self.config.left_out
+        counted = [
+            logits for verdict in verdicts for name, logits in verdict._asdict().items() if name != left_out
+        ]
+        return lsgan(counted, target)
 
     def weights(self) -> dict[str, float]:
         """Weight of every term of the generators' loss."""
@@ -280,18 +325,20 @@ class NICEGAN(Method):
 
     def inference(self, direction: str = "a2b") -> Inference:
         forth = direction == "a2b"
-        source = self.discriminator_a if forth else self.discriminator_b
+        encoder_a, encoder_b = self.encoders()
+        source = encoder_a if forth else encoder_b
         generator = self.generator_ab if forth else self.generator_ba
         side = self.config.image_size if self.config.variant == "full" else None
-        return NICEGANInference(source.encoder.folded(), deepcopy(generator), side)
+        return NICEGANInference(source.folded(), deepcopy(generator), side)
 
     def ema_modules(self) -> dict[str, nn.Module]:
+        encoder_a, encoder_b = self.encoders()
         # The encoders too: a generator that lags behind would be given codes that it never learned to read.
         return {
             "generator_ab": self.generator_ab,
             "generator_ba": self.generator_ba,
-            "encoder_a": self.discriminator_a.encoder,
-            "encoder_b": self.discriminator_b.encoder,
+            "encoder_a": encoder_a,
+            "encoder_b": encoder_b,
         }
 
 

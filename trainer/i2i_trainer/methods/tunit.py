@@ -256,7 +256,8 @@ class TUNIT(Method):
     """One network for every direction: the content of one image in the style of another.
 
     First the guiding network learns alone. Then, per step: its own losses, the discriminator, and the generator,
-    whose loss teaches the guiding network too (joint); or the guiding network stays as it is (separate).
+    whose loss teaches the guiding network too (joint); or the guiding network stays as it is (separate). The slow
+    copy and the queue of styles follow at the end of the step.
     """
 
     summary = "One set of images without labels: finds K domains, translates into a reference's style."
@@ -315,13 +316,19 @@ class TUNIT(Method):
         stage = self.stage(update.step).name
         images = self.pooled(batch)
         losses: Losses = {}
+        keys: Tensor | None = None
         if stage != "separate":
             factor = 1.0 if stage == "guide" else self.config.joint_guide_weight
-            losses |= self._update_guide(images, update, factor)
+            keys, losses = self._update_guide(images, update, factor)
         if stage != "guide":
             self._average_styles(images)
             with nullcontext() if stage == "joint" else at_rest(self.guide):
                 losses |= self._update_translation(images, update)
+        if keys is not None:
+            # Last: in the queue earlier, this step's own styles would be negatives of its translations.
+            if update.last_micro_batch:
+                self._follow_guide()
+            self.queue = torch.cat([keys, self.queue.to(keys.device)])[: self.config.queue]
         return detached(losses)
 
     def pooled(self, batch: Batch) -> Images:
@@ -332,8 +339,8 @@ class TUNIT(Method):
             labels = torch.cat([batch.labels_a, batch.labels_b])
         return Images(images, torch.randperm(len(images)).to(images.device), labels)
 
-    def _update_guide(self, batch: Images, update: Update, factor: float) -> Losses:
-        """The guiding network's own losses; its slow copy and the queue follow."""
+    def _update_guide(self, batch: Images, update: Update, factor: float) -> tuple[Tensor, Losses]:
+        """The guiding network's own losses; also the styles `[N, style_size]` that the queue gets after the step."""
         config = self.config
         changed = self.augment(batch.images)
         style, logits = self.guide(batch.images)
@@ -348,10 +355,7 @@ class TUNIT(Method):
         if config.semi_supervised:
             terms["classes"] = class_loss(logits, batch.labels)
         update("gen", factor * weighted_sum(terms, weights))
-        if update.last_micro_batch:
-            self._follow_guide()
-        self.queue = torch.cat([keys, self.queue.to(keys.device)])[: config.queue]
-        return terms
+        return keys, terms
 
     @torch.no_grad()
     def _follow_guide(self) -> None:

@@ -58,6 +58,7 @@ class UNITConfig(TrainConfig):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "current": CURRENT,
+        "released": {"disc_layers": 6},
         "small": SMALL,
         "small-current": CURRENT | SMALL,
     }
@@ -82,8 +83,9 @@ class UNITConfig(TrainConfig):
     discriminator: Literal["single", "multi", "shared"] = "single"
     """The paper's discriminators: one chain, one per scale, or deep layers common to both domains."""
     disc_width: int = 64
-    disc_layers: int = 6
-    """Halving layers of the `single` and `shared` discriminators; `multi` and `current` have 4."""
+    disc_layers: int = 5
+    """Halving layers of the `single` and `shared` discriminators: 5 in the paper, 6 in the code that its authors
+    released (`--preset released`); `multi` and `current` have 4."""
     disc_scales: int = 3
     """Scales of the `multi` and the `current` discriminator."""
     gan: Literal["nsgan", "lsgan"] = "nsgan"
@@ -93,7 +95,9 @@ class UNITConfig(TrainConfig):
     cycle_weight: float = 100.0
     """Weight of the L1 distance after going there and back; 0 leaves the cycle out."""
     kl_weight: float = 0.1
-    """Weight of the code's mean square; 0 leaves it out."""
+    """Weight of the mean square of an image's code (the paper's lambda 1); 0 leaves it out."""
+    cycle_kl_weight: float | None = None
+    """The same of the translation's code on the way back (lambda 3); `kl_weight` if not given."""
     perceptual_weight: float = 0.0
     """Weight of the VGG16 distance between an image and its translation; 1 for street scenes (`current`)."""
     perceptual_weights: Path | None = None
@@ -322,12 +326,13 @@ class UNIT(Method):
             losses["cycle"] = F.l1_loss(self.decode(self.dec_a, again_a), a) + F.l1_loss(
                 self.decode(self.dec_b, again_b), b
             )
-            losses["kl"] = losses["kl"] + self._kl(again_a) + self._kl(again_b)
+            losses["kl cycle"] = self._kl(again_a) + self._kl(again_b)
         weights = {
             "gen": config.gan_weight,
             "reconstruction": config.reconstruction_weight,
             "cycle": config.cycle_weight,
             "kl": config.kl_weight,
+            "kl cycle": config.kl_weight if config.cycle_kl_weight is None else config.cycle_kl_weight,
             "perceptual": config.perceptual_weight,
         }
         if self.perceptual is not None:

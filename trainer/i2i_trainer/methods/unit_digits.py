@@ -6,11 +6,11 @@ Liu, Breuel, Kautz: Unsupervised Image-to-Image Translation Networks, NIPS 2017,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from i2i_trainer.blocks import init_normal, init_xavier_uniform
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import DataError, OptionError
+from i2i_trainer.images import TrainingImage
 from i2i_trainer.layouts import Domains
-from i2i_trainer.losses import softmax_gan, sum_of_squares
+from i2i_trainer.losses import softmax_gan, sum_of_absolutes, sum_of_squares
 from i2i_trainer.method import Batch, Inference, Losses, Method, Update
 from i2i_trainer.norms import BatchNormBias
 from i2i_trainer.steps import adam, detached, frozen, weighted_sum
@@ -37,6 +38,8 @@ class UNITDigitsConfig(TrainConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "small": {"width": 16, "disc_width": 16, "batch": 32, "steps": 4000, "log_every": 20},
     }
+
+    formerly: ClassVar[Mapping[str, Any]] = {"feature_distance": "squared"}
 
     load_size: int = SIDE
     image_size: int = SIDE
@@ -59,7 +62,9 @@ class UNITDigitsConfig(TrainConfig):
     """Weight of the squared distance between a digit and its reconstruction, both domains."""
     kl_weight: float = 1e-4
     feature_weight: float = 1e-4
-    """Weight of the squared distance between the features of one digit rendered in both domains."""
+    """Weight of the distance between the features of one digit rendered in both domains."""
+    feature_distance: Literal["l1", "squared"] = "l1"
+    """Absolute differences as in the paper, or squared ones as in the code that its authors released."""
     class_weight: float = 10.0
     """Weight of the digits' cross entropy on the labelled domain."""
 
@@ -71,6 +76,12 @@ class UNITDigitsConfig(TrainConfig):
             )
         if set(self.channels) - {1, 3}:
             raise OptionError(f"--channels is {self.channels} but a domain has 1 or 3 of them.")
+
+
+def are_grey(images: Sequence[TrainingImage]) -> bool:
+    """Whether about twenty of the images, spread over all, have no colour."""
+    some = (image.read(SIDE) for image in images[:: max(1, len(images) // 20)])
+    return all(int((pixels.max(2) - pixels.min(2)).max()) < 8 for pixels in some)
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:
@@ -221,13 +232,12 @@ class UNITDigits(Method):
         self.disc = Discriminator(config.disc_width, config.channels)
 
     def check_data(self, domains: Domains) -> list[str]:
-        some = [image.read(SIDE) for image in domains.a[:: max(1, len(domains.a) // 20)]]
-        is_grey = all(int((pixels.max(2) - pixels.min(2)).max()) < 8 for pixels in some)
-        if not is_grey or self.config.channels[0] == 1:
-            return []
+        both = zip(domains.names, (domains.a, domains.b), self.config.channels, strict=True)
+        grey = [name for name, images, channels in both if channels == 3 and are_grey(images)]
         return [
-            f"The digits of {domains.names[0]} are grey: the defaults are those of SVHN to MNIST, for two grey sets "
-            "add --channels 1 1 --no-invert-target."
+            f"The digits of {name} are grey and --channels gives them 3: the defaults are those of SVHN to MNIST, for "
+            "two grey sets add --channels 1 1 --no-invert-target."
+            for name in grey
         ]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
@@ -265,11 +275,11 @@ class UNITDigits(Method):
         ]
         in_a = disc.features(disc.start_a(torch.cat([made.aa, made.ba])))
         in_b = disc.features(disc.start_b(torch.cat([made.ab, made.bb])))
+        distance = sum_of_absolutes if config.feature_distance == "l1" else sum_of_squares
         losses = {
             "disc": softmax_gan(disc.discriminate(a, b), real=True) + 0.5 * (fakes[0] + fakes[1]),
             "class": F.cross_entropy(disc.classify(disc.start_a(a)).float(), labels),
-            "feature": sum_of_squares(in_b[: len(a)], in_a[: len(a)])
-            + sum_of_squares(in_a[len(a) :], in_b[len(a) :]),
+            "feature": distance(in_b[: len(a)], in_a[: len(a)]) + distance(in_a[len(a) :], in_b[len(a) :]),
         }
         weights = {
             "disc": config.gan_weight,
