@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, power mode, versions."""
+"""What a measurement was made on: processor, power mode, versions; on a Jetson also the state of the board."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from i2i_runtime.board import model_of, read_board
+
+_ROOT = Path("/")
 _LIBRARIES = (
     "i2i-stream",
     "numpy",
@@ -19,18 +22,29 @@ _LIBRARIES = (
 _FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd")
 
 
-def describe_machine() -> dict[str, object]:
-    """Processor, cores this process may use, power mode if the system reports it, and library versions."""
-    info = _cpuinfo()
-    return {
+def describe_machine(root: Path = _ROOT) -> dict[str, object]:
+    """Processor, cores this process may use, power mode if the system reports it, and library versions.
+
+    `power_mode` is nvpmodel's on a Jetson, elsewhere the frequency governor of the first core. A Jetson adds `board`.
+    """
+    info = _cpuinfo(root)
+    board = read_board(root)
+    governor = _governor(root)
+    described: dict[str, object] = {
         "system": platform.platform(),
-        "processor": info.get("model name", platform.processor() or platform.machine()),
-        "features": [name for name in _FEATURES if name in info.get("flags", "").split()],
+        "processor": info.get("model name") or model_of(root) or platform.processor() or platform.machine(),
+        # ARM's list is called Features.
+        "features": [
+            name for name in _FEATURES if name in (info.get("flags") or info.get("Features", "")).split()
+        ],
         "cores": usable_cores(),
-        "power_mode": _power_mode(),
+        "power_mode": governor if board is None else board.power_mode,
         "python": platform.python_version(),
         "versions": {name: found for name in _LIBRARIES if (found := _version(name))},
     }
+    if board is not None:
+        described |= {"governor": governor, "board": board.to_dict()}
+    return described
 
 
 def usable_cores() -> int:
@@ -38,9 +52,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _cpuinfo() -> dict[str, str]:
+def _cpuinfo(root: Path) -> dict[str, str]:
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
     first = text.split("\n\n", 1)[0]
@@ -49,12 +63,10 @@ def _cpuinfo() -> dict[str, str]:
     }
 
 
-def _power_mode() -> str:
-    """The frequency governor of the first core, or the Jetson power model; empty if neither is reported."""
-    files = ("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "/var/lib/nvpmodel/status")
-    return next(
-        (Path(file).read_text(encoding="utf-8").strip() for file in files if Path(file).is_file()), ""
-    )
+def _governor(root: Path) -> str:
+    """The frequency governor of the first core; empty if it is not reported."""
+    file = root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def _version(name: str) -> str:

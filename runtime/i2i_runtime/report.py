@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from i2i_runtime.board import read_board
 from i2i_runtime.errors import SinkError, UsageError
 from i2i_runtime.files import (
     CLIP_ENDINGS,
@@ -66,8 +67,15 @@ def describe(translation: Translation, job: Job, stats: JobStats, outcome: str) 
             "system": platform.platform(),
             "processor": platform.machine(),
             "python": platform.python_version(),
+            **_board(),
         },
     }
+
+
+def _board() -> dict[str, Any]:
+    """The state of a Jetson after the job: clocks, heat and throttling explain its rate."""
+    board = read_board()
+    return {} if board is None else {"board": board.to_dict()}
 
 
 def summary(job: Job, stats: JobStats) -> str:

@@ -27,6 +27,8 @@ def print_record(record: dict[str, Any]) -> None:
     console = SafeConsole()
     console.print(_engine(record), soft_wrap=True)
     console.print(_machine(record["machine"]), soft_wrap=True)
+    if "board" in record["machine"]:
+        console.print(_board(record["machine"]["board"]), soft_wrap=True)
     console.print(_conditions(record), soft_wrap=True)
     console.print(_levels(record["levels"]))
     console.print(_stages(record["levels"][-1]["stages"]))
@@ -63,6 +65,18 @@ def _machine(machine: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {' '.join(machine['features'])}, "
         f"power mode {machine['power_mode'] or 'unknown'}; Python {machine['python']}, {versions}"
     )
+
+
+def _board(board: dict[str, Any]) -> str:
+    """The state of a Jetson, or why its speeds cannot be compared."""
+    if board["unknown"]:
+        unknown = " and ".join(board["unknown"])
+        return f"{board['model']}: {unknown} cannot be read, so this measurement is not comparable to others."
+    clocks = ", ".join(f"{clock['unit']} {clock['current_mhz']:.0f} MHz" for clock in board["clocks"])
+    hottest = max(board["temperatures_c"].values(), default=None)
+    heat = "temperature unknown" if hottest is None else f"{hottest:.0f} degrees"
+    slowed = f", slowed down by {', '.join(board['throttling'])}" if board["throttling"] else ""
+    return f"{board['model']}, JetPack {board['jetpack']}: {clocks}; {heat}{slowed}"
 
 
 def _conditions(record: dict[str, Any]) -> str:

@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from i2i_runtime import opencv
+from i2i_runtime.board import read_board
 from i2i_runtime.doctor.finding import Finding
-from i2i_runtime.doctor.nvidia import System, nvidia_findings
+from i2i_runtime.doctor.jetson import jetson_findings
+from i2i_runtime.doctor.nvidia import nvidia_findings
 from i2i_runtime.engines import MODELS
 from i2i_runtime.extras import EXTRAS, install_command, missing_of
 from i2i_runtime.machine import describe_machine
@@ -38,12 +40,17 @@ _HARDWARE = {
     "v4l2m2m": ("an ARM board with a video encoder", ""),
 }
 
+# OpenVINO is a dependency on x86 alone.
+_X86 = ("x86_64", "AMD64")
+_OPENVINO = [("openvino", "openvino", "fastest on x86 processors")] if platform.machine() in _X86 else []
+
 
 def examine() -> list[Finding]:
     """All findings, in the order they are shown. Takes a few seconds, mostly for the encoders; never raises."""
     parts: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("processor", _processor),
         ("OpenCV", _opencv),
+        ("Jetson", lambda: jetson_findings(read_board())),
         ("GPU", nvidia_findings),
         ("back end", _back_ends),
         ("camera", _cameras),
@@ -77,7 +84,7 @@ def _processor() -> Iterator[Finding]:
     )
     yield Finding("processor", str(machine["processor"]), True, f"{machine['cores']} cores; {known}")
     fast = isinstance(features, list) and {"amx_bf16", "avx512_bf16"} & set(features)
-    if platform.machine() in ("x86_64", "AMD64"):
+    if platform.machine() in _X86:
         detail = (
             "OpenVINO computes in bf16"
             if fast
@@ -102,7 +109,7 @@ def _opencv() -> Iterator[Finding]:
 
 def _back_ends() -> Iterator[Finding]:
     for module, package, why in (
-        ("openvino", "openvino", "fastest on x86 processors"),
+        *_OPENVINO,
         ("onnxruntime", "onnxruntime", "runs on every processor"),
     ):
         if importlib.util.find_spec(module) is None:
@@ -142,17 +149,6 @@ def _cameras() -> Iterator[Finding]:
             yield Finding(
                 "camera", str(device), False, f"{name}; no permission", "sudo usermod -aG video $USER"
             )
-    from i2i_runtime.sources.jetson import opencv_has_gstreamer
-
-    if System().is_jetson and not opencv_has_gstreamer():
-        detail = "this OpenCV cannot read GStreamer lines, so csi:// does not work"
-        yield Finding(
-            "camera",
-            "CSI",
-            False,
-            detail,
-            "pip uninstall opencv-python; pip install 'numpy<2', in an environment made with --system-site-packages",
-        )
 
 
 def _filters() -> Iterator[Finding]:

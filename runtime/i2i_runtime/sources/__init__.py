@@ -64,10 +64,32 @@ def _open_camera(uri: Uri, options: SourceOptions) -> Source:
 
 
 def _open_csi(uri: Uri, options: SourceOptions) -> Source:
-    from i2i_runtime.sources.jetson import CsiSource
+    from i2i_runtime.sources.jetson import csi_line, explain_argus
+
+    return _open_gstreamer(uri, csi_line(uri.location, options), options, explain_argus)
+
+
+def _open_nvv4l2(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.jetson import nvv4l2_line
+
+    return _open_gstreamer(uri, nvv4l2_line(uri.location, options), options)
+
+
+def _open_line(uri: Uri, options: SourceOptions) -> Source:
+    from i2i_runtime.sources.gstreamer import with_appsink
+
+    return _open_gstreamer(uri, with_appsink(uri.location), options)
+
+
+def _open_gstreamer(
+    uri: Uri, line: str, options: SourceOptions, explain: Callable[[str], str | None] | None = None
+) -> Source:
+    from i2i_runtime.sources.gstreamer import GstreamerSource
     from i2i_runtime.sources.reconnect import ReconnectingSource
 
-    return ReconnectingSource(lambda: CsiSource(uri.location, options.size, options.rate))
+    return ReconnectingSource(
+        lambda: GstreamerSource(uri.shown, line, timeout_s=options.timeout_s, explain=explain)
+    )
 
 
 def _open_network(uri: Uri, options: SourceOptions) -> Source:
@@ -95,6 +117,8 @@ _OPENERS: dict[str, Callable[[Uri, SourceOptions], Source]] = {
     "webcam": _open_camera,
     "v4l2": _open_camera,
     "csi": _open_csi,
+    "nvv4l2": _open_nvv4l2,
+    "gst": _open_line,
     "screen": _open_screen,
     **dict.fromkeys(("rtsp", "rtsps", "rtmp", "rtmps", "http", "https"), _open_network),
     "test": _open_scene,

@@ -20,7 +20,6 @@ from i2i_runtime.frame import Frame
 from i2i_runtime.opencv import has_windows
 from i2i_runtime.sinks import virtualcam
 from i2i_runtime.sinks.virtualcam import CAPABILITY, FORMAT, QUERYCAP, S_FMT, YUYV
-from i2i_runtime.sources.jetson import CsiSource, csi_pipeline, opencv_has_gstreamer
 from i2i_runtime.sources.screen import ScreenSource
 
 if TYPE_CHECKING:
@@ -98,27 +97,6 @@ def test_no_virtual_camera_is_one_sentence_with_the_command(tmp_path: Any) -> No
     file.write_bytes(b"")
     with pytest.raises(SinkError, match="is not a virtual camera"):
         virtualcam.VirtualCameraSink(str(file))
-
-
-def test_csi_line() -> None:
-    line = csi_pipeline(1, 1920, 1080, 60, flip=2)
-    elements = [element.strip() for element in line.split(" ! ")]
-    assert elements[0] == "nvarguscamerasrc sensor-id=1"
-    assert "width=(int)1920, height=(int)1080, framerate=(fraction)60/1" in elements[1]
-    assert elements[2] == "nvvidconv flip-method=2"
-    assert elements[-1].startswith("appsink drop=true max-buffers=1")
-    for wrong in ((-1, 1280, 720, 30, 0), (0, 0, 720, 30, 0), (0, 1280, 720, 0, 0), (0, 1280, 720, 30, 8)):
-        with pytest.raises(UsageError):
-            csi_pipeline(*wrong)
-
-
-def test_csi_without_gstreamer_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="write csi://0"):
-        CsiSource("0 ! filesink location=/tmp/x")
-    if opencv_has_gstreamer():
-        pytest.skip("this OpenCV has GStreamer")
-    with pytest.raises(SourceError, match="needs an OpenCV with GStreamer"):
-        CsiSource("0")
 
 
 @pytest.fixture
