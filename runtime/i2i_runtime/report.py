@@ -37,6 +37,7 @@ def describe(translation: Translation, job: Job, stats: JobStats, outcome: str) 
         "report_version": REPORT_VERSION,
         "outcome": outcome,
         "input": job.input.shown,
+        "input_delivers": stats.source.delivers,
         "outputs": [output.shown for output in job.outputs],
         "engine": {
             "file": translation.engine_file,

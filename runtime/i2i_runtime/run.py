@@ -38,6 +38,8 @@ def run_job(translation: Translation, job: Job, progress: ProgressLine) -> Outco
     identity, stamp = _identity(translation, job), stamp_of_job(translation, job)
     options = replace(job.sink, job=identity, stamp=stamp, kept=kept)
     source, sinks = _opened(job, options)
+    if source.delivers:
+        progress.say(f"{source.name} delivers {source.delivers}")
     if translation.steady:
         source = HeldSource(source)
     pipeline = Pipeline(

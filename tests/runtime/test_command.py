@@ -88,7 +88,7 @@ def test_a_camera_that_is_not_there_is_one_line() -> None:
     assert refused.returncode == 1
     lines = refused.stderr.strip().splitlines()
     assert lines == [
-        "i2i-stream: Camera /dev/video99 cannot be opened (it does not exist, or another program uses it): "
+        "i2i-stream: Camera /dev/video99 cannot be opened (it does not exist): "
         "list the cameras of this machine with i2i-doctor."
     ]
 

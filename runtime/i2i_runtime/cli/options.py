@@ -61,7 +61,7 @@ class StreamOptions:
     max_staleness: float | None = None
     """Drops frames that have waited longer than this, in seconds."""
     limit: int | None = None
-    """Stops after this many frames."""
+    """Stops after this many frames of the input. Of a live input, those that are dropped count too."""
     rate: int | None = None
     """Frames per second requested from a camera, or given to images and scenes."""
     backend: Literal["tensorrt", "openvino", "onnxruntime"] | None = None

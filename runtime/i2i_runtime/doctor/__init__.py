@@ -19,6 +19,7 @@ from i2i_runtime.doctor.nvidia import nvidia_findings
 from i2i_runtime.engines import MODELS
 from i2i_runtime.extras import EXTRAS, install_command, missing_of
 from i2i_runtime.machine import describe_machine
+from i2i_runtime.v4l2 import browsers_list_loopback, device_at, refusal_of_camera
 
 __all__ = ["ENCODERS", "Finding", "examine"]
 
@@ -113,6 +114,8 @@ def _back_ends() -> Iterator[Finding]:
         ("onnxruntime", "onnxruntime", "runs on every processor"),
     ):
         if importlib.util.find_spec(module) is None:
+            if module == "openvino" and platform.machine().lower() not in ("x86_64", "amd64"):
+                continue  # left out on purpose
             yield Finding("back end", module, False, f"not installed ({why})", f"pip install {package}")
         else:
             yield Finding("back end", module, True, f"{version(package)}, {why}{_computes_on(module)}")
@@ -141,11 +144,12 @@ def _cameras() -> Iterator[Finding]:
         detail = "there is no /dev/video device: plug one in, or give it to the container"
         yield Finding("camera", "Video4Linux", False, detail, "docker run --device /dev/video0 ...")
     for device in devices:
+        refusal = refusal_of_camera(device)
         label = Path("/sys/class/video4linux") / device.name / "name"
         name = label.read_text().strip() if label.exists() else "unnamed"
-        if os.access(device, os.R_OK | os.W_OK):
+        if refusal is None:
             yield Finding("camera", str(device), True, name)
-        else:
+        elif "usermod" in refusal:
             yield Finding(
                 "camera", str(device), False, f"{name}; no permission", "sudo usermod -aG video $USER"
             )
@@ -226,24 +230,17 @@ def _virtual_camera() -> Iterator[Finding]:
         detail = "no loopback device, so other programs cannot use the output as a camera"
         yield Finding("virtual camera", "v4l2loopback", False, detail, virtualcam.INSTALL)
         return
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        device = virtualcam.device_from_ioctl(virtualcam.ioctl_of(descriptor))
-    finally:
-        os.close(descriptor)
-    if device.browsers_see_it:
+    device = device_at(path)
+    if not device.takes_images and not device.gives_images:
+        refusal = virtualcam.refusal_of_loopback(path, device) or ""
+        yield Finding("virtual camera", str(path), False, f"{device.card} {refusal}", virtualcam.RELOAD)
+    elif browsers_list_loopback():
         yield Finding("virtual camera", str(path), True, device.card)
     else:
         detail = (
             f"{device.card} exists, but browsers do not list it: the module was loaded without exclusive_caps"
         )
-        yield Finding(
-            "virtual camera",
-            str(path),
-            False,
-            detail,
-            f"sudo modprobe -r v4l2loopback && {virtualcam.MODPROBE}",
-        )
+        yield Finding("virtual camera", str(path), False, detail, virtualcam.RELOAD)
 
 
 def _engines() -> Iterator[Finding]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,34 +16,19 @@ from i2i_runtime.errors import SinkError
 from i2i_runtime.frame import Frame
 from i2i_runtime.media.letterbox import letterboxed
 from i2i_runtime.sinks.base import Sink
+from i2i_runtime.v4l2 import Ioctl, VideoDevice, device_at, device_from_ioctl, ioctl_of, used_by, users_of
 
 # Requests and constants of linux/videodev2.h.
-QUERYCAP, G_FMT, S_FMT = 0x80685600, 0xC0D05604, 0xC0D05605
-CAPABILITY = struct.Struct("=16s32s32s3I12x")  # driver, card, bus, version, capabilities, device_caps
+G_FMT, S_FMT, STREAMON = 0xC0D05604, 0xC0D05605, 0x40045612
 FORMAT = struct.Struct("=I4x12I152x")  # type, then struct v4l2_pix_format inside its union
-_VIDEO_CAPTURE, _VIDEO_OUTPUT, _DEVICE_CAPS = 0x1, 0x2, 0x80000000
+BUFFER_TYPE = struct.Struct("=i")
 _OUTPUT, _NO_FIELDS, _PRIVATE = 2, 1, 0xFEEDCAFE
 _SMPTE170M, _BT601, _LIMITED = 1, 1, 2
 YUYV = int.from_bytes(b"YUYV", "little")
 
 MODPROBE = 'sudo modprobe v4l2loopback exclusive_caps=1 card_label="i2i-stream"'
 INSTALL = f"sudo apt install v4l2loopback-dkms && {MODPROBE}"
-
-Ioctl = Callable[[int, bytearray], None]
-
-
-@dataclass(frozen=True)
-class LoopbackDevice:
-    """What a video device reports about itself. `browsers_see_it` needs the module's option exclusive_caps=1."""
-
-    driver: str
-    card: str
-    takes_images: bool
-    browsers_see_it: bool
-
-    @property
-    def is_loopback(self) -> bool:
-        return "loopback" in self.driver.lower()
+RELOAD = f"sudo modprobe -r v4l2loopback && {MODPROBE}"
 
 
 @dataclass(frozen=True)
@@ -54,17 +38,6 @@ class LoopbackFormat:
     width: int
     height: int
     line_bytes: int
-
-
-def device_from_ioctl(ioctl: Ioctl) -> LoopbackDevice:
-    """Asks who the device is. Raises OSError if it is not a video device."""
-    answer = bytearray(CAPABILITY.size)
-    ioctl(QUERYCAP, answer)
-    driver, card, _, _, capabilities, device = CAPABILITY.unpack(answer)
-    able = device if capabilities & _DEVICE_CAPS else capabilities
-    takes = bool(able & _VIDEO_OUTPUT)
-    both = takes and bool(able & _VIDEO_CAPTURE)
-    return LoopbackDevice(_text(driver), _text(card), takes, takes and not both)
 
 
 def negotiate(ioctl: Ioctl, width: int, height: int) -> LoopbackFormat:
@@ -79,11 +52,13 @@ def negotiate(ioctl: Ioctl, width: int, height: int) -> LoopbackFormat:
     ioctl(S_FMT, request)
     _, width, height, pixels, _, line_bytes, *_ = FORMAT.unpack(request)
     if pixels != YUYV or width % 2 or line_bytes < 2 * width or height < 1:
-        name = _text(pixels.to_bytes(4, "little"))
+        name = pixels.to_bytes(4, "little").decode("ascii", "replace")
         raise SinkError(
             f"The virtual camera insists on {name} {width}x{height}, which is not offered: close the programs that "
             f"read it and load the module again ({MODPROBE})."
         )
+    # Without it driver 0.12 forgets at the first image that it takes any, and is of no use to the next job.
+    ioctl(STREAMON, bytearray(BUFFER_TYPE.pack(_OUTPUT)))
     return LoopbackFormat(width, height, line_bytes)
 
 
@@ -108,12 +83,10 @@ class VirtualCameraSink(Sink):
         try:
             found = device_from_ioctl(self._ioctl)
         except OSError:
-            found = LoopbackDevice("", "", False, False)
-        if not found.takes_images:
+            found = VideoDevice("", "", False, False)
+        if (refusal := refusal_of_loopback(path, found)) is not None:
             self.close()
-            raise SinkError(
-                f"{path} is not a virtual camera (it takes no images): load the module with: {MODPROBE}."
-            )
+            raise SinkError(f"{path} {refusal}.")
 
     def write(self, translated: Frame, source: Frame) -> None:
         height, width = translated.pixels.shape[:2]
@@ -134,6 +107,18 @@ class VirtualCameraSink(Sink):
             self._descriptor = -1
 
 
+def refusal_of_loopback(path: Path, device: VideoDevice) -> str | None:
+    """Why a device cannot be written to, as the end of a sentence; None if it can."""
+    if device.takes_images:
+        return None
+    if not device.is_loopback:
+        return f"is not a virtual camera (it takes no images): create one with: {INSTALL}"
+    users = users_of(path)
+    if device.gives_images or users:
+        return f"cannot be written to {used_by(path)}, because a virtual camera takes images from one program at a time"
+    return f"takes no images any more, because a program that wrote to it left it so: load the module again: {RELOAD}"
+
+
 def yuyv_from_frame(frame: Frame, agreed: LoopbackFormat) -> bytes:
     """The image, letterboxed into the agreed size, as YUYV lines of `line_bytes` each."""
     image = letterboxed(frame.pixels, agreed.height, agreed.width)
@@ -151,31 +136,21 @@ def _require_linux() -> None:
 
 
 def find_loopback(folder: Path = Path("/dev")) -> Path:
-    """The first loopback device. Raises SinkError with the command that makes one."""
+    """The first loopback device, one that is free if there is any. Raises SinkError with the command that makes one."""
     _require_linux()
-    for path in sorted(folder.glob("video*")):
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except OSError:
-            continue
-        try:
-            if device_from_ioctl(ioctl_of(descriptor)).is_loopback:
-                return path
-        except OSError:
-            continue
-        finally:
-            os.close(descriptor)
+    found = [
+        (not device.takes_images, path)
+        for path in sorted(folder.glob("video*"))
+        if (device := _loopback_at(path)) is not None
+    ]
+    if found:
+        return min(found)[1]
     raise SinkError(f"This machine has no virtual camera: create one with: {INSTALL}.")
 
 
-def ioctl_of(descriptor: int) -> Ioctl:
-    import fcntl
-
-    def ask(request: int, answer: bytearray) -> None:
-        fcntl.ioctl(descriptor, request, answer, True)
-
-    return ask
-
-
-def _text(data: bytes) -> str:
-    return data.split(b"\0")[0].decode("ascii", "replace")
+def _loopback_at(path: Path) -> VideoDevice | None:
+    try:
+        device = device_at(path)
+    except OSError:
+        return None
+    return device if device.is_loopback else None

@@ -26,6 +26,8 @@ class Source(ABC):
     """
 
     name: str = "source"
+    delivers: str = ""
+    """What a device agreed to deliver, for people: size, format and rate."""
     live: bool = False
     frame_count: int | None = None
     replayable: bool = False
@@ -71,6 +73,7 @@ class SourceWrapper(Source):
     def __init__(self, source: Source) -> None:
         self._source = source
         self.name = source.name
+        self.delivers = source.delivers
         self.live = source.live
         self.frame_count = source.frame_count
         self.replayable = source.replayable

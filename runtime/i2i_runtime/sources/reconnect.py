@@ -77,7 +77,7 @@ class ReconnectingSource(Source):
         self._delivered = 0
         self._last_pts = -1
         inner = self._open()
-        self.name = inner.name
+        self.name, self.delivers = inner.name, inner.delivers
         self._start_s = self._heard_s = time.monotonic()
         first = self._first_image(inner)
         self._size = (first.pixels.shape[0], first.pixels.shape[1])

@@ -4,6 +4,8 @@ real.
 
 from __future__ import annotations
 
+import errno
+import re
 import shutil
 import subprocess
 import sys
@@ -15,12 +17,17 @@ import cv2
 import numpy as np
 import pytest
 
+from i2i_runtime import v4l2
 from i2i_runtime.errors import SinkError, SourceError, UsageError
 from i2i_runtime.frame import Frame
 from i2i_runtime.opencv import has_windows
 from i2i_runtime.sinks import virtualcam
-from i2i_runtime.sinks.virtualcam import CAPABILITY, FORMAT, QUERYCAP, S_FMT, YUYV
+from i2i_runtime.sinks.virtualcam import BUFFER_TYPE, FORMAT, S_FMT, STREAMON, YUYV
+from i2i_runtime.sources import SourceOptions
+from i2i_runtime.sources.camera import CameraSource
 from i2i_runtime.sources.screen import ScreenSource
+from i2i_runtime.uri import parse_uri
+from i2i_runtime.v4l2 import CAPABILITY, QUERYCAP, VideoDevice
 
 if TYPE_CHECKING:
     from tests.runtime.net.conftest import NextFrame
@@ -38,6 +45,7 @@ class FakeLoopback:
     ) -> None:
         self.capabilities, self.fixed, self.pixels = capabilities, fixed, pixels
         self.asked: list[tuple[int, ...]] = []
+        self.streams = False
 
     def ioctl(self, request: int, data: bytearray) -> None:
         if request == QUERYCAP:
@@ -54,29 +62,138 @@ class FakeLoopback:
                 fields[5:7] = 2 * self.fixed[0], 2 * self.fixed[0] * self.fixed[1]
             fields[3] = self.pixels
             data[:] = FORMAT.pack(*fields)
+        elif request == STREAMON:
+            assert self.asked, "the format is agreed on first"
+            self.streams = BUFFER_TYPE.unpack(data) == (2,)
         else:
             raise OSError(25, "Inappropriate ioctl for device")
 
 
 def test_the_structures_have_the_sizes_that_the_request_numbers_carry() -> None:
-    for request, structure in ((QUERYCAP, CAPABILITY), (virtualcam.G_FMT, FORMAT), (S_FMT, FORMAT)):
+    for request, structure in (
+        (QUERYCAP, CAPABILITY),
+        (virtualcam.G_FMT, FORMAT),
+        (S_FMT, FORMAT),
+        (STREAMON, BUFFER_TYPE),
+    ):
         assert request >> 16 & 0x3FFF == structure.size
         assert request >> 8 & 0xFF == ord("V")
 
 
 def test_fake_virtual_camera_takes_the_size_asked_for() -> None:
     fake = FakeLoopback()
-    device = virtualcam.device_from_ioctl(fake.ioctl)
+    device = v4l2.device_from_ioctl(fake.ioctl)
     assert device.is_loopback
     assert device.takes_images
-    assert device.browsers_see_it
+    assert not device.gives_images
     agreed = virtualcam.negotiate(fake.ioctl, 641, 360)
     assert (agreed.width, agreed.height, agreed.line_bytes) == (642, 360, 1284)
     assert fake.asked[0][:4] == (2, 642, 360, YUYV)
+    assert fake.streams, "without STREAMON the driver works for one job alone"
 
 
-def test_fake_virtual_camera_without_exclusive_caps_is_hidden_from_browsers() -> None:
-    assert not virtualcam.device_from_ioctl(FakeLoopback(0x05200003).ioctl).browsers_see_it
+@pytest.mark.parametrize(("written", "listed"), [("Y,N,N\n", True), ("N,N\n", False), (None, False)])
+def test_browsers_list_a_loopback_of_a_module_with_exclusive_caps(
+    tmp_path: Path, written: str | None, listed: bool
+) -> None:
+    parameter = tmp_path / "exclusive_caps"
+    if written is not None:
+        parameter.write_text(written)
+    assert v4l2.browsers_list_loopback(parameter) is listed
+
+
+def test_a_virtual_camera_says_why_it_takes_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "video10"
+    path.write_bytes(b"")
+    camera, loopback = ("uvcvideo", "webcam"), ("v4l2 loopback", "i2i")
+    assert virtualcam.refusal_of_loopback(path, VideoDevice(*loopback, False, True)) is None
+    said = [
+        virtualcam.refusal_of_loopback(path, VideoDevice(*kind, gives, False)) or ""
+        for kind, gives in ((camera, True), (loopback, True), (loopback, False))
+    ]
+    assert "is not a virtual camera (it takes no images)" in said[0]
+    assert "it is in use" in said[1]
+    assert "load the module again: sudo modprobe -r v4l2loopback" in said[2]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"file = open({str(path)!r}); print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        busy = virtualcam.refusal_of_loopback(path, VideoDevice(*loopback, False, False)) or ""
+        assert re.search(rf"it is in use by python\S* \({holder.pid}\)", busy)
+    finally:
+        holder.communicate(b"\n")
+
+
+def test_a_camera_that_does_not_open_says_why(tmp_path: Path) -> None:
+    def refused(number: int) -> str:
+        def find(path: Path) -> VideoDevice:
+            raise OSError(number, "as a driver says it")
+
+        return v4l2.refusal_of_camera(tmp_path, find) or ""
+
+    assert "it does not exist" in refused(errno.ENOENT)
+    assert "sudo usermod -aG video $USER" in refused(errno.EACCES)
+    assert "it is in use" in refused(errno.EBUSY)
+    assert "is not a video device" in refused(errno.ENOTTY)
+    output = VideoDevice("v4l2 loopback", "i2i", False, True)
+    assert "i2i delivers no images on this device" in (
+        v4l2.refusal_of_camera(tmp_path, lambda _: output) or ""
+    )
+    assert v4l2.refusal_of_camera(tmp_path, lambda _: VideoDevice("uvcvideo", "webcam", True, False)) is None
+    for path, said in (("/dev/null", "is not a video device"), (tmp_path / "video9", "does not exist")):
+        with pytest.raises(SourceError, match=said):
+            CameraSource(str(path), SourceOptions())
+
+
+def test_stable_names_of_cameras_are_cameras() -> None:
+    for name in ("by-path/platform-vivid.0-video-index0", "by-id/usb-046d_C920-video-index0"):
+        uri = parse_uri(f"/dev/v4l/{name}")
+        assert (uri.scheme, uri.location) == ("v4l2", f"/dev/v4l/{name}")
+
+
+class FakeCapture:
+    """An open camera of OpenCV that takes any size up to `most` and then states `rates` for each size."""
+
+    def __init__(self, rates: dict[int, float]) -> None:
+        self.rates, self.held = rates, {cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*"MJPG"))}
+
+    def isOpened(self) -> bool:
+        return True
+
+    def set(self, what: int, value: float) -> bool:
+        self.held[what] = value
+        return True
+
+    def get(self, what: int) -> float:
+        width = int(self.held.get(cv2.CAP_PROP_FRAME_WIDTH, 640))
+        return self.rates[width] if what == cv2.CAP_PROP_FPS else self.held.get(what, 0.0)
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("rates", "size", "delivers"),
+    [
+        ({1280: 30.0}, None, "1280x720 MJPG at 30 frames per second"),
+        ({1280: 10.0, 640: 30.0}, None, "640x480 MJPG at 30 frames per second"),
+        ({1280: 0.0}, None, "1280x720 MJPG at 0 frames per second"),
+        ({320: 5.0}, (320, 240), "320x240 MJPG at 5 frames per second"),
+    ],
+)
+def test_a_camera_says_what_it_delivers(
+    monkeypatch: pytest.MonkeyPatch, rates: dict[int, float], size: tuple[int, int] | None, delivers: str
+) -> None:
+    assert {"isOpened", "set", "get", "release"} <= set(dir(cv2.VideoCapture)), "the fake has OpenCV's names"
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *given: FakeCapture(rates))
+    monkeypatch.setattr("i2i_runtime.sources.camera.camera_path", lambda device: None)
+    source = CameraSource("0", SourceOptions(size))
+    assert source.delivers == delivers
+    source.close()
 
 
 def test_fake_virtual_camera_that_insists(paint: Callable[..., Frame]) -> None:
