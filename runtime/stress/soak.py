@@ -4,6 +4,7 @@
     python runtime/stress/soak.py losses --count 200        # a network source that dies and comes back
     python runtime/stress/soak.py added --seconds 60        # what the pipeline adds to the engine's time
     python runtime/stress/soak.py replay CLIP               # i2i-stream --input replay:CLIP --policy freshest
+    python runtime/stress/soak.py visitors --minutes 30     # a recording, and strangers who half-open connections
 
 Each adds one row to soak.jsonl beside this file; `freshest` also draws soak_freshest.png. The engine is a
 stand-in that takes a fixed time and changes nothing: what is measured is the pipeline around it. That of `replay` is a
@@ -12,10 +13,15 @@ real one, held back until it is as slow as asked.
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
+import resource
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -34,7 +40,7 @@ from i2i_runtime.frame import Frame, Image
 from i2i_runtime.machine import describe_machine
 from i2i_runtime.metadata import EngineMetadata, SizePolicy
 from i2i_runtime.pipeline import Pipeline
-from i2i_runtime.sinks import Sink
+from i2i_runtime.sinks import Sink, SinkOptions, open_sink
 from i2i_runtime.sinks.mjpeg import MjpegSink
 from i2i_runtime.sources import Source, open_source
 from i2i_runtime.sources.network import StreamTimeouts, open_network_source
@@ -337,6 +343,68 @@ class Replay:
         }
 
 
+@dataclass(frozen=True)
+class Visitors:
+    """A recording beside a page with a token, while strangers open connections and never finish a request."""
+
+    kind: Annotated[Literal["visitors"], tyro.conf.Suppress] = "visitors"
+    minutes: float = 30.0
+    strangers: int = 300
+    descriptors: int = 256
+    """How many descriptors this process may have open."""
+
+    def run(self) -> dict[str, Any]:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, self.descriptors))
+        token = "0123456789abcdef0123"
+        with tempfile.TemporaryDirectory() as folder:
+            recording = Path(folder) / "recording.mkv"
+            page = MjpegSink(Access("127.0.0.1", 0, token), beside=True)
+            source = StandInCamera(10.0)
+            sinks = [open_sink(str(recording), SinkOptions(preset="ultrafast")), page]
+            pipeline = Pipeline(source, StandInEngine(20.0), sinks, policy="freshest")
+            job = threading.Thread(target=pipeline.run, daemon=True)
+            job.start()
+            strangers = subprocess.Popen(
+                [sys.executable, str(HERE / "strangers.py"), str(page.port), str(self.strangers)]
+            )
+            samples, served, began_s = [], [], time.monotonic()
+            while time.monotonic() - began_s < self.minutes * 60:
+                time.sleep(min(5.0, self.minutes * 6))
+                served.append(_owner_is_served(page.port, token))
+                samples.append(sample(time.monotonic() - began_s, []))
+            strangers.kill()
+            strangers.wait()
+            source.close()
+            job.join(timeout=60.0)
+            with av.open(recording) as container:
+                recorded = sum(1 for _ in container.decode(video=0))
+        third = max(1, len(samples) // 3)
+        first, last = samples[:third], samples[-third:]
+        return {
+            "minutes": self.minutes,
+            "strangers": self.strangers,
+            "frames_delivered": pipeline.stats.frames_out,
+            "frames_recorded": recorded,
+            "owner_asked": len(served),
+            "owner_served": sum(served),
+            "resident_mib_first_third": round(float(np.median([one.resident_mib for one in first])), 1),
+            "resident_mib_last_third": round(float(np.median([one.resident_mib for one in last])), 1),
+            "descriptors_at_most": max(one.descriptors for one in samples),
+            "descriptors_allowed": self.descriptors,
+        }
+
+
+def _owner_is_served(port: int, token: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/figures", headers={"Authorization": f"Bearer {token}"})
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
 def draw(samples: list[Sample], bound_ms: float) -> None:
     """Writes the curve: age (p50, p95, bound), memory and descriptors over time, each in a panel from
     zero.
@@ -376,7 +444,9 @@ def draw(samples: list[Sample], bound_ms: float) -> None:
 
 
 def main() -> None:
-    job: Freshest | Losses | Added | Replay = tyro.cli(Freshest | Losses | Added | Replay)
+    job: Freshest | Losses | Added | Replay | Visitors = tyro.cli(
+        Freshest | Losses | Added | Replay | Visitors
+    )
     began = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     load = os.getloadavg()[0]
     row = {

@@ -19,6 +19,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 PLACES = 64
 HEAD_S = 10.0
+AT_ONCE = 16
+"""How many are accepted before what they say is read: fewer than places, so that who asks at once is heard."""
 # Descriptors that visitors leave to the job: its files, devices and processes.
 _RESERVE = 32
 _FULL = (errno.EMFILE, errno.ENFILE)
@@ -69,6 +71,10 @@ class Door(socket.socket):
         super().__init__(family, socket.SOCK_STREAM, fileno=listener.detach())
         self.visitors: dict[int, _Visitor] = {}
         self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def listen(self, backlog: int = 0) -> None:
+        """Lets more visitors wait than asyncio, which names a `backlog`, accepts before it listens to anybody."""
+        super().listen(2 * PLACES)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next visitor that gets a place. Raises BlockingIOError if nobody is left who does."""

@@ -27,7 +27,7 @@ class WebServer:
         import uvicorn
         from starlette.applications import Starlette
 
-        from i2i_runtime.web.door import PLACES, Door, HeadProtocol
+        from i2i_runtime.web.door import AT_ONCE, Door, HeadProtocol
 
         family = socket.AF_INET6 if ":" in access.host else socket.AF_INET
         try:
@@ -54,7 +54,7 @@ class WebServer:
                 # Another loop would accept past the door.
                 loop="asyncio",
                 http=type("_HeadProtocol", (HeadProtocol,), {"door": self._socket}),
-                backlog=PLACES,
+                backlog=AT_ONCE,
                 h11_max_incomplete_event_size=16384,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=1,
