@@ -15,6 +15,7 @@ from i2i_runtime.files import fingerprint_of_file
 from i2i_runtime.job import Job, Outcome, Translation, files_read, files_written
 from i2i_runtime.logs import event
 from i2i_runtime.media.images import image_paths
+from i2i_runtime.notify import Notifier
 from i2i_runtime.pipeline import Pipeline
 from i2i_runtime.progress import ProgressLine
 from i2i_runtime.report import check_json_target, describe, summary, write_json
@@ -22,7 +23,7 @@ from i2i_runtime.sinks import Sink, SinkOptions, open_sink
 from i2i_runtime.sinks.stamp import digest_of_job
 from i2i_runtime.sources import Source, open_source
 from i2i_runtime.stages.temporal import HeldSource
-from i2i_runtime.stats import JobStats
+from i2i_runtime.stats import JobStats, Progress
 from i2i_runtime.uri import Uri
 from i2i_runtime.web.auth import Access
 
@@ -55,15 +56,22 @@ def run_job(translation: Translation, job: Job, progress: ProgressLine) -> Outco
         stall_s=job.stall_s,
     )
     stats = pipeline.stats
+    notifier = Notifier.from_environment()
+
+    def watch(standing: Progress) -> None:
+        progress.show(standing)
+        notifier.feed(standing)
+
     ended = "failed"
     try:
         with _metrics_served(job.metrics, stats):
-            pipeline.run(progress.show)
+            pipeline.run(watch)
         ended = "damaged" if stats.losses else "done"
     except KeyboardInterrupt:
         ended = "interrupted"
         raise
     finally:
+        notifier.stopping()
         report = describe(translation, job, stats, ended)
         counts = {"frames": stats.frames_out, "dropped": stats.dropped, "losses": len(stats.losses)}
         _log.info("%s: %s", job.input.shown, ended, extra=event("ended", outcome=ended, **counts))

@@ -81,7 +81,7 @@ class Curve:
 class Progress:
     """Where a job stands; `total` is None if the source cannot know.
 
-    `skipped` counts the frames that an earlier run has done.
+    `skipped` counts the frames that an earlier run has done, `written` what all outputs took, slates included.
     """
 
     frames_in: int
@@ -91,6 +91,7 @@ class Progress:
     elapsed_s: float
     age_ms: float
     skipped: int = 0
+    written: int = 0
 
 
 class JobStats:
@@ -193,4 +194,4 @@ class JobStats:
 
     def progress(self, total: int | None) -> Progress:
         counts = (self.frames_in, self.frames_out, self.dropped, total, self.elapsed_s, self.age_ms)
-        return Progress(*counts, self.frames_skipped)
+        return Progress(*counts, self.frames_skipped, self.latencies["write"].count)
