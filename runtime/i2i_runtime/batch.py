@@ -72,7 +72,9 @@ def run_batch(translation: Translation, batch: Batch, progress: ProgressLine) ->
     """Runs all jobs; one that fails does not stop the others. Raises KeyboardInterrupt, I2IError for a single job."""
     engine = translation.engine
     progress.say(
-        f"{engine.metadata.name} ({engine.metadata.direction}) runs on {engine.backend}: {engine.reason}"
+        printable(
+            f"{engine.metadata.name} ({engine.metadata.direction}) runs on {engine.backend}: {engine.reason}"
+        )
     )
     if batch.remark:
         progress.say(batch.remark)

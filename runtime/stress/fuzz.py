@@ -255,10 +255,14 @@ def fuzz_uri(rng: random.Random, folder: Path) -> None:
     )
     if SECRET in parse_uri(with_secret).shown:
         raise Wrong(f"a secret is shown: {parse_uri(with_secret).shown!r}")
-    from i2i_runtime.sources.jetson import CsiSource
+    from i2i_runtime.sources import SourceOptions
+    from i2i_runtime.sources.jetson import csi_line
     from i2i_runtime.sources.screen import ScreenSource
 
-    for use in (lambda: open_access(text, 1, ServerOptions()), lambda: CsiSource(uri.location)):
+    for use in (
+        lambda: open_access(text, 1, ServerOptions()),
+        lambda: csi_line(uri.location, SourceOptions()),
+    ):
         with contextlib.suppress(I2IError):
             use()
     if rng.random() < 0.02:

@@ -26,7 +26,7 @@ from i2i_runtime.metadata import METADATA_KEY, EngineMetadata
 from i2i_runtime.terminal import printable, printable_lines
 from i2i_runtime.uri import parse_uri, redact
 
-EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.\u2066\u2028"
+EVIL = "a\nb\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.\u2066\u2028"
 UNSAFE = set("\x1b\x07\x9b\u202e\u2066\u2028")
 
 
