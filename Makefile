@@ -11,7 +11,7 @@ TENSORRT_RELEASES = tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.9.
 # Processes that share the tests.
 WORKERS ?= 2
 
-.PHONY: demo test check docs bench gpu-proof clean
+.PHONY: demo test check docs bench gpu-proof jetson-proof clean
 
 demo: .venv-demo/installed
 	.venv-demo/bin/python runtime/demo.py --input "$(INPUT)"
@@ -37,6 +37,10 @@ bench: .venv/installed
 gpu-proof:
 	PYTHONPATH=kernels:trainer:export:runtime $(or $(wildcard .venv/bin/python),$(PYTHON)) \
 		export/benchmarks/gpu_proof.py --out $(or $(OUT),gpu-proof)
+
+# On a board after runtime/jetson/install.sh; elsewhere it prints what it would do. OUT=DIR takes the rows.
+jetson-proof:
+	PYTHONPATH=runtime $(or $(wildcard .venv/bin/python),$(PYTHON)) runtime/jetson/proof.py --out $(or $(OUT),jetson-proof)
 
 # The runtime alone: no torch, no triton, no onnx. What runs is compiled when it is first imported.
 .venv-demo/installed: pyproject.toml

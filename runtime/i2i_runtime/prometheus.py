@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from i2i_runtime.board import Board, read_board
 from i2i_runtime.errors import UsageError
 from i2i_runtime.extras import install_command
 from i2i_runtime.stats import JobStats
@@ -67,6 +68,31 @@ class JobCollector:
             outages.add_metric(label, sink.outages)
         yield by_sink
         yield outages
+        yield from board_metrics(read_board())
+
+
+def board_metrics(board: Board | None) -> Iterator[Metric]:
+    """Heat, throttling and power of a Jetson; nothing on another machine."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    if board is None:
+        return
+    heat = GaugeMetricFamily("i2i_board_temperature_celsius", "Temperature of a zone", labels=("zone",))
+    for zone, degrees in board.temperatures_c.items():
+        heat.add_metric((zone,), degrees)
+    power = GaugeMetricFamily("i2i_board_power_watts", "Power that a rail draws", labels=("rail",))
+    for rail in board.rails:
+        power.add_metric((rail.name,), rail.watts)
+    clocks = GaugeMetricFamily("i2i_board_clock_hertz", "Clock of a unit", labels=("unit",))
+    for clock in board.clocks:
+        clocks.add_metric((clock.unit,), clock.current_mhz * 1e6)
+    currents = CounterMetricFamily("i2i_board_over_current", "Slowed down by the supply", labels=("counter",))
+    for counter, events in board.over_current.items():
+        currents.add_metric((counter,), events)
+    yield from (heat, power, clocks, currents)
+    yield GaugeMetricFamily(
+        "i2i_board_throttling", "Cooling devices that slow it down", len(board.throttling)
+    )
 
 
 class MetricsServer:

@@ -16,6 +16,7 @@ from i2i_runtime.bench.tables import _board
 from i2i_runtime.board import Board, Clock, Rail, read_board
 from i2i_runtime.doctor.jetson import jetson_findings
 from i2i_runtime.machine import describe_machine
+from i2i_runtime.prometheus import board_metrics
 
 # As documented for Orin Nano with JetPack 6.2; the fan turns, the zone of a unit that is off cannot be read.
 ORIN_NANO = {
@@ -131,6 +132,21 @@ def test_a_benchmark_without_power_mode_and_clocks_says_so(orin: Path) -> None:
     (orin / "sys/class/devfreq/17000000.gpu/cur_freq").unlink()
     said = _board(board_of(orin).to_dict())
     assert "power mode and clocks cannot be read, so this measurement is not comparable" in said
+
+
+def test_the_metrics_of_a_board(orin: Path) -> None:
+    pytest.importorskip("prometheus_client", reason="the serve extra is not installed")
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for metric in board_metrics(board_of(orin))
+        for sample in metric.samples
+    }
+    assert samples["i2i_board_temperature_celsius", "cpu-thermal"] == 51.312
+    assert samples["i2i_board_power_watts", "VDD_IN"] == 6.0
+    assert samples["i2i_board_clock_hertz", "17000000.gpu"] == 918e6
+    assert samples["i2i_board_over_current_total", "oc3"] == 4
+    assert samples["i2i_board_throttling",] == 0
+    assert not list(board_metrics(None))
 
 
 def test_the_doctor_of_a_healthy_board(orin: Path) -> None:

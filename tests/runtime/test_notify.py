@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -77,6 +79,18 @@ def test_an_address_in_the_abstract_namespace() -> None:
         listening.setblocking(False)
         Notifier(f"@i2i-test-{os.getpid()}").stopping()
         assert told(listening) == ["STOPPING=1"]
+
+
+def test_the_command_tells_it(systemd: socket.socket) -> None:
+    """As systemd starts it: ready after the first image, stopping at the end."""
+    program = str(Path(sys.executable).with_name("i2i-stream"))
+    command = [program, "--engine", "day2night", "--input", "test://street"]
+    sized = ["--size", "64x64", "--limit", "30", "--output", "null:", "--quiet"]
+    named = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "20000000"}
+    subprocess.run([*command, *sized], env={**os.environ, **named}, check=True)
+    messages = told(systemd)
+    assert messages[0].startswith("READY=1\nWATCHDOG=1\n")
+    assert messages[-1] == "STOPPING=1"
 
 
 def test_a_job_feeds_it(systemd: socket.socket) -> None:
