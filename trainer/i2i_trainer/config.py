@@ -49,6 +49,8 @@ class TrainConfig:
     """Height and width of the training crop in pixels."""
     flip: bool = True
     """Mirror half of the images."""
+    augment: Literal["none", "diff"] = "none"
+    """`diff`: the discriminators see real and translated images changed at random, for few images."""
     batch: int = 1
     """Images per domain and micro-batch, over all processes."""
     workers: int = 2

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from i2i_trainer.checkpoint import CHECKPOINT, read_config, read_state, write_config
+from i2i_trainer.checkpoint import CHECKPOINT, load_method, read_config, read_state, write_config
 from i2i_trainer.config import TrainConfig, flag
 from i2i_trainer.data import ImageBatches, RawBatch, preview_batch
 from i2i_trainer.device import fabric_of, is_first_process, scaler_of, seed_everything
@@ -76,8 +76,14 @@ def _train(name: str, config: TrainConfig, resume: bool) -> Path:
         raise OptionError(
             f"--ema {config.ema} does nothing for {name}, which keeps no average: leave it at 0."
         )
+    if config.augment != "none" and not method.augments:
+        raise OptionError(
+            f"--augment {config.augment} is not for {name}: leave it out, or use cyclegan, cut, fastcut or realtime."
+        )
     if config.start_from is not None and not resume:
         remarks.append(start_from(method, config.start_from))
+    if (teacher := method.teacher_run()) is not None:
+        method.learn_from(load_method(teacher))
     if config.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     method.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 import torch
@@ -100,6 +101,8 @@ class Method(nn.Module):
     """One line for `i2i-train --help`."""
     paired: ClassVar[bool] = False
     """Needs `b[i]` to be the counterpart of `a[i]`."""
+    augments: ClassVar[bool] = False
+    """Shows its discriminators what `--augment` asks for."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Parts of parameter names in older checkpoints, and what they are called now."""
     added: ClassVar[tuple[str, ...]] = ()
@@ -116,6 +119,13 @@ class Method(nn.Module):
     def stage(self, step: int) -> Stage | None:
         """The stage that step `step`, counted from 0, belongs to; None if the training has one stage."""
         return None
+
+    def teacher_run(self) -> Path | None:
+        """A run that it learns from, None if there is none. Asked for after `check_data`."""
+        return None
+
+    def learn_from(self, teacher: Method) -> None:
+        """Takes the trained method of `teacher_run`, on the CPU. Raises OptionError if it cannot teach this one."""
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Every optimiser by the name that `update` takes. Called once; no module may be created lazily later."""
@@ -146,6 +156,13 @@ class Method(nn.Module):
 
     def classify(self, images: Tensor, domain: str = "b") -> Tensor | None:
         """Class logits `[N, C]` of images of a domain (domain adaptation), None if it learns no classes."""
+        return None
+
+    def latents(self, images: Tensor, domain: str = "a") -> Tensor | None:
+        """Latent vectors `[N, D]` of images of a domain, `a` or `b`, averaged over positions.
+
+        None if it has no latent space that both domains reach.
+        """
         return None
 
     def cluster(self, images: Tensor) -> Tensor | None:

@@ -60,6 +60,17 @@ def kernel_distance(
     return float(np.mean(distances)), float(np.std(distances))
 
 
+def latent_distance(source: Tensor, target: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of the unbiased squared MMD of two domains' latent vectors `[N, D]`.
+
+    Kernel and subsets as in `kernel_distance`, over vectors brought to mean 0 and deviation 1 per number, both domains
+    together, so that methods compare. 0 if the domains cannot be told apart.
+    """
+    both = torch.cat([source, target]).double()
+    scaled = (both - both.mean(0)) / both.std(0).clamp_min(1e-6)
+    return kernel_distance(scaled[: len(source)], scaled[len(source) :])
+
+
 def mean_class_distance(real: Sequence[Tensor], fake: Sequence[Tensor]) -> float:
     """Mean over classes of the Fréchet distance between real and translated features: mFID with Inception's."""
     return float(np.mean([frechet_distance(r, f) for r, f in zip(real, fake, strict=True)]))

@@ -121,6 +121,20 @@ def write_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def write_points(path: Path, groups: Mapping[str, NDArray[np.float32]]) -> None:
+    """Draws points `[N, 2]` of named groups, a colour each."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    panel = figure.subplots()
+    for name, places in groups.items():
+        panel.scatter(places[:, 0], places[:, 1], s=12, label=f"{name} ({len(places)})", alpha=0.7)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    write_atomically(path, buffer.getvalue())
+
+
 def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over a window around every point, smaller at the ends."""
     reach = int(SMOOTHED * len(values) / 2)

@@ -36,8 +36,15 @@ def student_of(teacher: Path, **options: Any) -> Distill:
     return Distill(DistillConfig(**{**dict(DistillConfig.presets["small"]), "teacher": teacher, **options}))
 
 
+def optimisers_of(student: Distill) -> dict[str, torch.optim.Optimizer]:
+    """As the loop makes them: the teacher comes first."""
+    if (run := student.teacher_run()) is not None:
+        student.learn_from(load_method(run))
+    return student.optimisers()
+
+
 def train(student: Distill, steps: int) -> list[dict[str, Tensor]]:
-    update = Optimisation(Fabric(accelerator="cpu", devices=1), student.optimisers())
+    update = Optimisation(Fabric(accelerator="cpu", devices=1), optimisers_of(student))
     torch.manual_seed(2)
     batch = Batch(torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 3, 64, 64) * 2 - 1)
     return [student.step(batch, update) for _ in range(steps)]
@@ -85,13 +92,13 @@ def test_style_can_be_kept_as_an_input(tmp_path: Path) -> None:
 def test_contradictions_are_one_sentence(tmp_path: Path, options: dict[str, object], word: str) -> None:
     teacher = save_run(tmp_path / "teacher", "cut" if "teacher_direction" in options else "cyclegan")
     with pytest.raises(OptionError, match=word):
-        student_of(teacher, **options).optimisers()
+        optimisers_of(student_of(teacher, **options))
 
 
 def test_student_can_start_as_its_teacher(tmp_path: Path) -> None:
     teacher = save_run(tmp_path / "teacher", "realtime")
     student = student_of(teacher, start_as_teacher=True)
-    student.optimisers()
+    optimisers_of(student)
     image = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(student.inference()(image), load_method(teacher).inference()(image))
 
@@ -100,7 +107,7 @@ def test_student_can_start_as_its_teacher(tmp_path: Path) -> None:
 def test_no_start_from_another_network(tmp_path: Path, name: str, options: dict[str, object]) -> None:
     teacher = save_run(tmp_path / "teacher", name)
     with pytest.raises(OptionError, match="--start-as-teacher"):
-        student_of(teacher, start_as_teacher=True, **options).optimisers()
+        optimisers_of(student_of(teacher, start_as_teacher=True, **options))
 
 
 def test_translated_images_of_equal_names_teach(tmp_path: Path) -> None:
@@ -131,7 +138,12 @@ def test_translated_images_of_equal_names_teach(tmp_path: Path) -> None:
 def test_a_file_that_is_not_an_engine_cannot_teach(tmp_path: Path) -> None:
     (tmp_path / "teacher.onnx").write_bytes(b"nothing")
     with pytest.raises(OptionError, match="is not an engine: give one that i2i-export wrote"):
-        student_of(tmp_path / "teacher.onnx").optimisers()
+        optimisers_of(student_of(tmp_path / "teacher.onnx"))
+
+
+def test_a_student_without_a_teacher_is_told_so() -> None:
+    with pytest.raises(OptionError, match="needs a teacher"):
+        optimisers_of(student_of(Path()))
 
 
 @pytest.mark.parametrize("name", ["pix2pix", "cyclegan"])

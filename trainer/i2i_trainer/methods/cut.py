@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2i_trainer.augment import augmented
 from i2i_trainer.blocks import (
     BlurDownsample,
     BlurUpsample,
@@ -173,6 +174,7 @@ class CUT(Method):
     """Networks `gen`, `projection`, `disc`; optimisers `disc`, then `gen`, which moves the projection too."""
 
     summary = "Unpaired, one direction, contrastive patches instead of a cycle (ResNet generator with blur)."
+    augments = True
 
     def __init__(self, config: CUTConfig) -> None:
         super().__init__()
@@ -192,11 +194,12 @@ class CUT(Method):
         seen_a, seen_b = (a.flip(3), b.flip(3)) if mirrored else (a, b)
         fake = self.gen(seen_a)
 
-        losses = {"disc": 0.5 * (lsgan([disc(b)], 1.0) + lsgan([disc(fake.detach())], 0.0))}
+        real, made = (augmented(images, config.augment) for images in (b, fake.detach()))
+        losses = {"disc": 0.5 * (lsgan([disc(real)], 1.0) + lsgan([disc(made)], 0.0))}
         update("disc", losses["disc"])
 
         with frozen(disc):
-            losses["gen"] = lsgan([disc(fake)], 1.0)
+            losses["gen"] = lsgan([disc(augmented(fake, config.augment))], 1.0)
             losses["nce"] = self.nce(a, fake, mirrored)
             terms = {"gen": losses["gen"], "nce": losses["nce"]}
             weights = {"gen": config.gan_weight, "nce": config.nce_weight}

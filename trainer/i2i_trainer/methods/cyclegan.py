@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from i2i_trainer.augment import augmented
 from i2i_trainer.blocks import PatchDiscriminator, ResBlock, conv, init_normal
 from i2i_trainer.config import SMALL_RUN, Schedule, TrainConfig
 from i2i_trainer.losses import lsgan
@@ -127,6 +128,7 @@ class CycleGAN(Method):
 
     summary = "Unpaired, both directions, cycle consistency (ResNet generators, PatchGAN, least squares)."
     renamed: ClassVar[Mapping[str, str]] = {".layers.": ".body."}
+    augments = True
 
     def __init__(self, config: CycleGANConfig) -> None:
         super().__init__()
@@ -151,7 +153,8 @@ class CycleGAN(Method):
             fake_b, fake_a = self.a2b(a), self.b2a(b)
             cycle_a, cycle_b = self.b2a(fake_b), self.a2b(fake_a)
             losses = {
-                "gen": lsgan([self.disc_b(fake_b)], 1.0) + lsgan([self.disc_a(fake_a)], 1.0),
+                "gen": lsgan([self.disc_b(augmented(fake_b, config.augment))], 1.0)
+                + lsgan([self.disc_a(augmented(fake_a, config.augment))], 1.0),
                 "cycle": F.l1_loss(cycle_a, a) + F.l1_loss(cycle_b, b),
             }
             if config.identity_weight > 0:
@@ -171,6 +174,7 @@ class CycleGAN(Method):
 
     def discriminator_loss(self, disc: PatchDiscriminator, real: Tensor, fake: Tensor) -> Tensor:
         """Half of what least squares give, so that the discriminators learn slower than the generators."""
+        real, fake = (augmented(images, self.config.augment) for images in (real, fake))
         return 0.5 * (lsgan([disc(real)], 1.0) + lsgan([disc(fake)], 0.0))
 
     @torch.no_grad()

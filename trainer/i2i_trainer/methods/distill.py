@@ -64,7 +64,7 @@ class DistillConfig(GeneratorConfig):
 class Distill(Method):
     """Networks `student` and `disc`; optimisers `disc` and `student`, stepped in that order.
 
-    The teacher is loaded when training starts.
+    The teacher is no part of it: it is given or loaded before training starts.
     """
 
     summary = "A real-time student of a run, an engine or translated images (--teacher)."
@@ -82,13 +82,34 @@ class Distill(Method):
             self._teacher = FolderTeacher(domains.a, teacher, self.config)
         return []
 
+    def teacher_run(self) -> Path | None:
+        path = self.config.teacher
+        is_run = path.name and path.suffix != ".onnx" and self._teacher is None
+        return path if is_run else None
+
+    def learn_from(self, teacher: Method) -> None:
+        direction = self.config.teacher_direction
+        if direction not in teacher.directions():
+            raise OptionError(
+                f"--teacher-direction {direction} is not one that {self.config.teacher} learned: "
+                f"choose from {', '.join(teacher.directions())}."
+            )
+        self._imitate(teacher.inference(direction).requires_grad_(False))
+
+    def _imitate(self, network: Inference) -> None:
+        config = self.config
+        _check_fit(network, config)
+        network.to(next(self.parameters()).device)
+        if config.start_as_teacher:
+            self._start_as(network)
+        self._teacher = NetworkTeacher(network, config.teacher_style or network.default_style)
+
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         config = self.config
+        if self._teacher is None and config.teacher.suffix == ".onnx":
+            self._imitate(EngineInference(config.teacher))
         if self._teacher is None:
-            network = _load_teacher(config).to(next(self.parameters()).device)
-            if config.start_as_teacher:
-                self._start_as(network)
-            self._teacher = NetworkTeacher(network, config.teacher_style or network.default_style)
+            raise OptionError("Distillation needs a teacher: name its run folder with --teacher.")
         return {"disc": config.disc_adam(self.disc), "student": adam(config, self.student)}
 
     def _start_as(self, teacher: Inference) -> None:
@@ -149,13 +170,8 @@ class Distill(Method):
         return {"student": self.student}
 
 
-def _load_teacher(config: DistillConfig) -> Inference:
-    if not config.teacher.name:
-        raise OptionError("Distillation needs a teacher: name its run folder with --teacher.")
-    if config.teacher.suffix == ".onnx":
-        teacher: Inference = EngineInference(config.teacher)
-    else:
-        teacher = _trained_teacher(config)
+def _check_fit(teacher: Inference, config: DistillConfig) -> None:
+    """Raises OptionError if style or size of the teacher contradict the options."""
     wanted = config.style_size or len(config.teacher_style) or teacher.style_size
     if wanted != teacher.style_size:
         raise OptionError(
@@ -170,16 +186,3 @@ def _load_teacher(config: DistillConfig) -> Inference:
         raise OptionError(
             f"--image-size {config.image_size} must be a multiple of the teacher's {teacher.stride}."
         )
-    return teacher
-
-
-def _trained_teacher(config: DistillConfig) -> Inference:
-    from i2i_trainer.checkpoint import load_method  # it reads the table of methods, which names this one
-
-    method = load_method(config.teacher)
-    if config.teacher_direction not in method.directions():
-        raise OptionError(
-            f"--teacher-direction {config.teacher_direction} is not one that {config.teacher} learned: "
-            f"choose from {', '.join(method.directions())}."
-        )
-    return method.inference(config.teacher_direction).requires_grad_(False)

@@ -246,6 +246,12 @@ class MUNIT(Method):
             "b in a's style": domain_a.decode(content_b, domain_a.style(a)),
         }
 
+    @torch.no_grad()
+    def latents(self, images: Tensor, domain: str = "a") -> Tensor:
+        network = {"a": self.domain_a, "b": self.domain_b}[domain]
+        content: Tensor = network.content(images)
+        return content.mean(dim=(2, 3))
+
     def directions(self) -> tuple[str, ...]:
         return ("a2b", "b2a")
 

@@ -320,6 +320,12 @@ class NICEGAN(Method):
             "b to a to b": a_to_b(image_ba),
         }
 
+    @torch.no_grad()
+    def latents(self, images: Tensor, domain: str = "a") -> Tensor:
+        encoder = dict(zip("ab", self.encoders(), strict=True))[domain]
+        code: Tensor = encoder(images)[0]
+        return code.mean(dim=(2, 3))
+
     def directions(self) -> tuple[str, ...]:
         return "a2b", "b2a"
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from i2i_trainer.augment import augmented
 from i2i_trainer.blocks import MultiScaleDiscriminator
 from i2i_trainer.config import TrainConfig
 from i2i_trainer.errors import OptionError
@@ -279,6 +280,7 @@ class Realtime(Method):
     """Networks `a2b`, `b2a` (generators), `disc_a`, `disc_b`; optimisers `disc` and `gen`, stepped in that order."""
 
     summary = "Unpaired, both directions, for live video on a processor: smooth gains and biases, no norms."
+    augments = True
 
     def __init__(self, config: RealtimeConfig) -> None:
         super().__init__()
@@ -307,7 +309,10 @@ class Realtime(Method):
         update("disc", disc)
 
         with frozen(self.disc_a, self.disc_b):
-            features_a, features_b = self.disc_a.features(fake_a), self.disc_b.features(fake_b)
+            features_a, features_b = (
+                disc.features(augmented(fake, config.augment))
+                for disc, fake in ((self.disc_a, fake_a), (self.disc_b, fake_b))
+            )
             losses = {
                 "gen": lsgan([maps[-1] for maps in features_a + features_b], 1.0),
                 "cycle": F.l1_loss(self.b2a(fake_b), a) + F.l1_loss(self.a2b(fake_a), b),
@@ -322,6 +327,8 @@ class Realtime(Method):
                 known = slice(-config.pair_batch, None)
                 losses["pairs"] = F.l1_loss(fake_b[known], b[known]) + F.l1_loss(fake_a[known], a[known])
                 if config.pair_feature_weight > 0:
+                    if config.augment != "none":  # only an unchanged translation can be like its counterpart
+                        features_a, features_b = self.disc_a.features(fake_a), self.disc_b.features(fake_b)
                     losses["features"] = self.pair_feature_distance(
                         self.disc_a, features_a, a
                     ) + self.pair_feature_distance(self.disc_b, features_b, b)
@@ -338,7 +345,8 @@ class Realtime(Method):
 
     def discriminator_loss(self, disc: MultiScaleDiscriminator, real: Tensor, fake: Tensor) -> Tensor:
         """Real to 1 and translated to 0, at every scale."""
-        return lsgan(disc(real), 1.0) + lsgan(disc(fake.detach()), 0.0)
+        real, fake = (augmented(images, self.config.augment) for images in (real, fake.detach()))
+        return lsgan(disc(real), 1.0) + lsgan(disc(fake), 0.0)
 
     def pair_feature_distance(
         self, disc: MultiScaleDiscriminator, fake_features: list[list[Tensor]], real: Tensor

@@ -353,6 +353,12 @@ class UNIT(Method):
             "b to a to b": a_to_b(fake_a),
         }
 
+    @torch.no_grad()
+    def latents(self, images: Tensor, domain: str = "a") -> Tensor:
+        encoder = {"a": self.enc_a, "b": self.enc_b}[domain]
+        features: Tensor = self.enc_shared(encoder(images))
+        return features.mean(dim=(2, 3))
+
     def directions(self) -> tuple[str, ...]:
         return ("a2b", "b2a")
 
