@@ -111,6 +111,7 @@ def test_wheel_holds_the_four_packages_and_nothing_else(tmp_path: Path) -> None:
         assert f"{package}/py.typed" in names
     for engine in ("day2night", "day2night-large", "night2day"):
         assert f"i2i_runtime/models/{engine}.onnx" in names
+    assert "i2i_export/web/page/index.html" in names
     assert not any("benchmarks/" in name or "tests/" in name for name in names)
 
 

@@ -57,6 +57,11 @@ class ExportOptions:
     """Write the int8 engine even if it is not faster here."""
     triton_repository: Path | None = None
     """Also write a model repository for NVIDIA Triton Inference Server here."""
+    web: Path | None = None
+    """Also write a static site here that runs the engine in the visitor's browser; adds the engine to a site that is
+    there."""
+    ort_web: Path | None = None
+    """Folder of the npm package onnxruntime-web for --web; fetched by npm into the user's cache if not given."""
     plan: bool = False
     """Also build the TensorRT plan beside the engine."""
     target: Literal["tensorrt", "tensorrt-rtx"] = "tensorrt"
@@ -162,7 +167,8 @@ def _export(options: ExportOptions, console: Console) -> None:
             raise UsageError(
                 f"{options.source} is {metadata.precision} and cannot be made fp32 again: export its run."
             )
-        is_made_from = options.plan or options.triton_repository is not None
+        made = (options.triton_repository, options.web)
+        is_made_from = options.plan or any(folder is not None for folder in made)
         beside = options.source if _is_as_it_is(options) and is_made_from else Path(options.source.name)
         output = options.output or beside
         if _is_as_it_is(options) and output.exists() and output.samefile(options.source):
@@ -185,6 +191,15 @@ def _export(options: ExportOptions, console: Console) -> None:
         model = repository_from_engine(served, options.triton_repository)
         console.print(
             f"{model}: for tritonserver --model-repository {options.triton_repository}", soft_wrap=True
+        )
+    if options.web is not None:
+        from i2i_export.web.site import site_from_engine
+
+        count = site_from_engine(exported.path, options.web, options.ort_web)
+        console.print(
+            f"{options.web}: a site with {count} engine{'s' if count > 1 else ''}, for any web server; to try it: "
+            f"python -m http.server --directory {options.web}",
+            soft_wrap=True,
         )
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
-import json
-import os
-import select
 import shutil
-import signal
 import socket
 import subprocess
 import textwrap
@@ -18,9 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -40,20 +33,6 @@ def free_port() -> Callable[[], int]:
             return int(probe.getsockname()[1])
 
     return pick
-
-
-@pytest.fixture
-def wait_until() -> Callable[..., None]:
-    """Polls a condition with a deadline; fails with `what` when it does not come true."""
-
-    def wait(condition: Callable[[], object], what: str, deadline_s: float = 20.0) -> None:
-        end_s = time.monotonic() + deadline_s
-        while not condition():
-            if time.monotonic() > end_s:
-                pytest.fail(f"waited {deadline_s:g} s in vain: {what}")
-            time.sleep(0.02)
-
-    return wait
 
 
 def _listens(port: int) -> bool:
@@ -243,100 +222,3 @@ def paint() -> Callable[..., Frame]:
         return Frame(image, index, round(now_s * 1e6), Fraction(1, 1_000_000), now_s)
 
     return frame
-
-
-class Browser:
-    """A headless Chromium, spoken to over a pair of pipes in the DevTools protocol."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        child_reads, self._to = os.pipe()
-        self._from, child_writes = os.pipe()
-        flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-        flags += " --disable-component-update --disable-sync --window-size=1200,600 --remote-debugging-pipe"
-        line = (
-            f"exec {program} {flags} --user-data-dir={profile} about:blank 3<&{child_reads} 4>&{child_writes}"
-        )
-        self._process = subprocess.Popen(
-            ["bash", "-c", line],
-            pass_fds=(child_reads, child_writes),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        os.close(child_reads)
-        os.close(child_writes)
-        self._held = b""
-        self._number = 0
-        self._session: str | None = None
-        self._complaints: list[str] = []
-        targets = self._ask("Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        self._session = self._ask("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
-            self._ask(f"{domain}.enable")
-
-    def open(self, url: str) -> None:
-        self._ask("Page.navigate", url=url)
-
-    def evaluate(self, expression: str) -> Any:
-        answer = self._ask("Runtime.evaluate", expression=expression, returnByValue=True)
-        return answer["result"].get("value")
-
-    def screenshot(self) -> Any:
-        """`[H, W, 3] uint8 RGB`."""
-        data = base64.b64decode(self._ask("Page.captureScreenshot", format="png")["data"])
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-
-    def drag(self, x0: float, x1: float, y: float) -> None:
-        for kind, x, buttons in (("mousePressed", x0, 1), ("mouseMoved", x1, 1), ("mouseReleased", x1, 0)):
-            self._ask(
-                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1
-            )
-
-    def complaints(self) -> list[str]:
-        """What the browser logged as an error so far."""
-        return self._complaints
-
-    def close(self) -> None:
-        os.close(self._to)
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        os.close(self._from)
-
-    def _ask(self, method: str, **parameters: Any) -> Any:
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        os.write(self._to, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            if answer.get("method") == "Runtime.exceptionThrown":
-                self._complaints.append(json.dumps(answer["params"]))
-            if answer.get("method") == "Log.entryAdded" and answer["params"]["entry"]["level"] == "error":
-                self._complaints.append(answer["params"]["entry"]["text"])
-
-    def _next(self) -> Any:
-        end_s = time.monotonic() + 20.0
-        while b"\0" not in self._held:
-            ready, _, _ = select.select([self._from], [], [], max(0.0, end_s - time.monotonic()))
-            assert ready, "the browser does not answer"
-            data = os.read(self._from, 1 << 20)
-            assert data, "the browser has ended"
-            self._held += data
-        message, _, self._held = self._held.partition(b"\0")
-        return json.loads(message)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium is installed")
-    running = Browser(program, tmp_path / "profile")
-    yield running
-    running.close()
