@@ -102,7 +102,6 @@ def _train(name: str, config: TrainConfig, resume: bool) -> Path:
     log = Log(run / "log.jsonl", done) if rank == 0 else None
     history = History(run, name, config.keep, validation.measure if validation else "")
     screen = Screen(name, config, done, shown=rank == 0)
-    screen.head(heading(name, config, seen, set_aside, method, device.type), remarks)
     ledger, speed = Ledger(fabric), Speed()
     last_good = done
 
@@ -111,6 +110,8 @@ def _train(name: str, config: TrainConfig, resume: bool) -> Path:
         closing(batches.from_number(done * config.accumulate, config.workers)) as stream,
         stopping(alone=world == 1) as stop,
     ):
+        # Said once a signal would be heeded: who reads it may send one.
+        screen.head(heading(name, config, seen, set_aside, method, device.type), remarks)
         for step in range(done, config.steps):
             # One step: every micro-batch through the method; the optimisers move in the last one.
             optimisation.scale_lr(lr_factor(config, step))
