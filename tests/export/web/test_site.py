@@ -312,6 +312,32 @@ def test_a_camera_that_does_not_start_is_one_sentence(
     wait_until(lambda: text_of(browser, "fps") != before, "the street goes on")
 
 
+CHOOSE_FILE = """
+(async () => {
+  const canvas = new OffscreenCanvas(96, 62);
+  canvas.getContext('2d').fillRect(0, 0, 96, 62);
+  const content = %s ? await canvas.convertToBlob() : 'no image';
+  const chosen = new DataTransfer();
+  chosen.items.add(new File([content], 'mine.png', { type: 'image/png' }));
+  const input = document.getElementById('file');
+  input.files = chosen.files;
+  input.dispatchEvent(new Event('change'));
+})()
+"""
+
+
+def test_a_file_is_translated_and_a_broken_one_is_one_sentence(
+    shared_site: Path, serve: Callable[..., str], browser: Any, wait_until: Callable[..., None]
+) -> None:
+    browser.open(serve(shared_site))
+    wait_until(lambda: text_of(browser, "pixels") != "–", "the street is shown", 60)
+    browser.evaluate(CHOOSE_FILE % "false")
+    wait_until(lambda: "mine.png cannot be shown" in text_of(browser, "notice"), "the sentence is shown")
+    browser.evaluate(CHOOSE_FILE % "true")
+    wait_until(lambda: text_of(browser, "pixels") == "96×62", "the image is translated at its own size")
+    assert browser.evaluate("document.getElementById('notice').hidden")
+
+
 def test_an_engine_that_the_browser_cannot_hold_is_one_sentence(
     shared_site: Path,
     serve: Callable[..., str],
