@@ -13,7 +13,7 @@ const SHORT_SIDES = [144, 180, 240, 288, 360, 432, 540, 720];
 const SLOWEST_MS = 1000 / 12, QUICK_MS = 1000 / 25;
 const MOST_SLIDERS = 32;
 
-let engines = [], engine = null, worker = null, ready = false, style = null;
+let engines = [], engine = null, worker = null, ready = false, failed = false, style = null;
 let source = null, paused = false, stale = true, divider = 0.5;
 let automatic = SHORT_SIDES.indexOf(360), timings = [], recorder = null, shownAt = [];
 
@@ -121,7 +121,7 @@ let answerFrame = () => {};
 function openEngine() {
   worker?.terminate();
   answerFrame(null);  // a worker that is ended never answers
-  ready = false;
+  ready = failed = false;
   $("runs_on").textContent = "–";
   notice(`Loading ${engine.metadata.name} (${(engine.bytes / 1e6).toFixed(1)} MB).`);
   const mine = worker = new Worker(new URL("engine.js", import.meta.url), { type: "module" });
@@ -142,6 +142,7 @@ function openEngine() {
 
 function fail(sentence) {
   ready = false;
+  failed = true;
   notice(sentence, true);
   answerFrame(null);
 }
@@ -336,7 +337,11 @@ function listen() {
   $("pause").onclick = () => setPaused(!paused);
   $("engine").onchange = chooseEngine;
   $("backend").onchange = openEngine;
-  for (const id of ["size", "mirror"]) $(id).onchange = () => { stale = true; timings = []; };
+  for (const id of ["size", "mirror"]) $(id).onchange = () => {
+    stale = true;
+    timings = [];
+    if (failed) openEngine();  // a frame of the size before may have been too large
+  };
   $("preset").onchange = () => {
     const { presets, default: usual } = engine.metadata.style, name = $("preset").value;
     if (name !== "own") style = [...(presets[name] ?? usual)];
