@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+import i2i_runtime  # noqa: F401  sets OpenCV's limit of pixels, which counts only before cv2 is loaded
+
 CACHE = pytest.StashKey[Path]()
 STRICT_DRIVER = Path(__file__).parent / "runtime" / "strict_driver"
 

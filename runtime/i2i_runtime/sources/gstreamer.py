@@ -97,6 +97,10 @@ def has_element(name: str) -> bool:
     return load_gstreamer().core.ElementFactory.find(name) is not None
 
 
+_LEFT_BEHIND: list[Any] = []
+"""Pipelines whose driver hangs: freeing one that still runs would end the process with a segmentation fault."""
+
+
 class GstreamerSource(Source):
     """Images of one pipeline, the newest first; stamped with the time at which they were captured.
 
@@ -256,6 +260,8 @@ class GstreamerSource(Source):
             if self._reading.acquire(timeout=_PATIENCE_S):
                 self._pipeline.set_state(self._gst.core.State.NULL)
                 self._reading.release()
+            else:
+                _LEFT_BEHIND.append(self._pipeline)
 
 
 def with_appsink(line: str) -> str:

@@ -7,9 +7,9 @@ HLS reader hands none of the options for TLS on. Here every connection is checke
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
-from http.client import HTTPResponse
-from typing import Any
+from http.client import HTTPMessage, HTTPResponse
+from typing import IO, Any
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import (
     HTTPBasicAuthHandler,
@@ -35,28 +35,50 @@ class _Answer:
     def read(self, size: int) -> bytes:
         return self._answer.read1(size)
 
+    @property
+    def closed(self) -> bool:
+        return self._answer.closed
+
     def close(self) -> None:
         self._answer.close()
 
 
-def opener_for(uri: str, timeout_s: float) -> Callable[[str, int, dict[str, str]], Any]:
+class _Basic(HTTPBasicAuthHandler):
+    def http_error_401(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+        fp.close()  # urllib leaves the refusal open, and its connection with it
+        return super().http_error_401(req, fp, code, msg, headers)
+
+
+class _Digest(HTTPDigestAuthHandler):
+    def http_error_401(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+        fp.close()
+        return super().http_error_401(req, fp, code, msg, headers)
+
+
+class Opener:
     """What PyAV calls as `io_open` for `uri` and for every piece that it names.
 
-    User name and password in `uri` go to its own host alone. The opener raises OSError.
+    User name and password in `uri` go to its own host alone. Calls raise OSError. `close` ends the connections that
+    are still open, because PyAV closes none of them if a stream cannot be opened.
     """
-    passwords = HTTPPasswordMgrWithDefaultRealm()
-    parts = urlsplit(uri)
-    if parts.username is not None:
-        root = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
-        passwords.add_password(None, root, unquote(parts.username), unquote(parts.password or ""))
-    trusted = authorities()
-    client = build_opener(
-        HTTPSHandler(context=ssl.create_default_context(cafile=None if trusted is None else str(trusted))),
-        HTTPBasicAuthHandler(passwords),
-        HTTPDigestAuthHandler(passwords),
-    )
 
-    def open_piece(url: str, flags: int, options: dict[str, str]) -> _Answer:
+    def __init__(self, uri: str, timeout_s: float) -> None:
+        passwords = HTTPPasswordMgrWithDefaultRealm()
+        parts = urlsplit(uri)
+        if parts.username is not None:
+            root = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
+            passwords.add_password(None, root, unquote(parts.username), unquote(parts.password or ""))
+        trusted = authorities()
+        context = ssl.create_default_context(cafile=None if trusted is None else str(trusted))
+        self._client = build_opener(
+            HTTPSHandler(context=context),
+            _Basic(passwords),
+            _Digest(passwords),
+        )
+        self._timeout_s = timeout_s
+        self._answers: list[_Answer] = []
+
+    def __call__(self, url: str, flags: int, options: dict[str, str]) -> _Answer:
         piece = urlsplit(url)
         if piece.scheme not in ("http", "https"):
             raise PermissionError(f"a playlist from the network names {piece.scheme or 'a file'}:")
@@ -65,6 +87,14 @@ def opener_for(uri: str, timeout_s: float) -> Callable[[str, int, dict[str, str]
         if "offset" in options:  # a piece that is a part of a file
             end = int(options["end_offset"]) - 1 if int(options.get("end_offset", 0)) else ""
             request.add_header("Range", f"bytes={options['offset']}-{end}")
-        return _Answer(client.open(request, timeout=timeout_s))
+        try:
+            answer = _Answer(self._client.open(request, timeout=self._timeout_s))
+        except HTTPError as error:
+            error.close()  # it holds the connection
+            raise
+        self._answers = [*(open_ for open_ in self._answers if not open_.closed), answer]
+        return answer
 
-    return open_piece
+    def close(self) -> None:
+        for answer in self._answers:
+            answer.close()

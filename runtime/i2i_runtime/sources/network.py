@@ -19,7 +19,7 @@ from i2i_runtime.media.colour import ColourConverter
 from i2i_runtime.media.origin import Colour
 from i2i_runtime.sources import https
 from i2i_runtime.sources.base import Source
-from i2i_runtime.sources.https import opener_for
+from i2i_runtime.sources.https import Opener
 from i2i_runtime.sources.reconnect import Patience, ReconnectingSource
 from i2i_runtime.tls import certificate_problem, trust_options
 from i2i_runtime.uri import redact
@@ -74,14 +74,15 @@ class StreamSource(Source):
         }
         if urlsplit(uri).scheme in ("rtsp", "rtsps"):
             options["rtsp_transport"] = rtsp_transport
-        opener = None
+        self._opener: Opener | None = None
         if not tls_insecure and (urlsplit(uri).scheme == "https" or is_playlist(uri)):
-            opener, options = opener_for(uri, timeouts.read_s), {**options, **https.OPTIONS}
+            self._opener, options = Opener(uri, timeouts.read_s), {**options, **https.OPTIONS}
         try:
             self._container = av.open(
-                uri, options=options, timeout=(timeouts.open_s, timeouts.read_s), io_open=opener
+                uri, options=options, timeout=(timeouts.open_s, timeouts.read_s), io_open=self._opener
             )
         except (FFmpegError, OSError, ValueError) as error:
+            self._close_connections()
             refusal = _refusal(self.name, error, timeouts)
             if not (tls_insecure or _timed_out(error)) and (
                 problem := certificate_problem(uri, timeouts.read_s)
@@ -90,6 +91,7 @@ class StreamSource(Source):
             raise SourceError(refusal) from error
         if not self._container.streams.video:
             self._container.close()
+            self._close_connections()
             raise SourceError(
                 f"{self.name} carries no video: check the address, or which track the server sends."
             )
@@ -143,6 +145,11 @@ class StreamSource(Source):
             self._closed = True
             del self._frames
             self._container.close()
+            self._close_connections()
+
+    def _close_connections(self) -> None:
+        if self._opener is not None:
+            self._opener.close()
 
 
 def open_network_source(
