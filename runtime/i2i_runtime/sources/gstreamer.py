@@ -51,6 +51,9 @@ class Gstreamer:
 @cache
 def load_gstreamer() -> Gstreamer:
     """Imports GStreamer, from the system's packages if this environment hides them. Raises SourceError."""
+    if importlib.util.find_spec("openvino") is not None:
+        # Loaded after GStreamer, OpenVINO ends the process when it compiles a network in another thread.
+        importlib.import_module("openvino").Core()
     try:
         # PyGObject's own importer is of an older kind, which Python warns about.
         with warnings.catch_warnings():

@@ -4,6 +4,9 @@ nvv4l2camerasrc, identity for nvvidconv. Nothing here shows that a sensor works.
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -267,3 +270,25 @@ def test_argus_errors_have_a_reason_and_a_cure(message: str, says: str) -> None:
 def test_rights_and_a_camera_in_use_are_told_apart() -> None:
     assert "used by another program" in str(explain_gstreamer("Device '/dev/video0' is busy"))
     assert "usermod" in str(explain_gstreamer("system error: Permission denied"))
+
+
+def test_an_engine_opens_after_a_gstreamer_line() -> None:
+    """In a process of its own, because the wrong order of the two libraries ends the process."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("OpenVINO is not installed")
+    script = (
+        "import threading, numpy as np\n"
+        "from i2i_runtime.sources.gstreamer import load_gstreamer\n"
+        "load_gstreamer()\n"
+        "from i2i_runtime.engines import MODELS\n"
+        "from i2i_runtime.engines.openvino import OpenVinoEngine\n"
+        "engine = OpenVinoEngine(MODELS / 'day2night.onnx')\n"
+        "image = np.zeros((64, 64, 3), np.uint8)\n"
+        "thread = threading.Thread(target=lambda: print(engine.infer(image).shape))\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    if "GStreamer cannot be used" in done.stderr:
+        pytest.skip("this machine has no GStreamer")
+    assert (done.returncode, done.stdout) == (0, "(64, 64, 3)\n")

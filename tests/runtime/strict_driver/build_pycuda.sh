@@ -3,7 +3,8 @@
 # build_pycuda.sh PYTHON: into the folder `pycuda_on_headers` of that Python's environment; about two minutes, once.
 # It needs a C++ compiler and Python's headers, neither a GPU nor a CUDA toolkit.
 set -euo pipefail
-python=$1
+# Absolute, because the build changes folders; not resolved, because a link is what makes it that environment's Python.
+python=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 here=$(cd "$(dirname "$0")" && pwd)
 target=$("$python" -c 'import sys; print(sys.prefix)')/pycuda_on_headers
 [ -d "$target/pycuda" ] && exit 0
