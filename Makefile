@@ -8,6 +8,7 @@ INPUT ?= test://street
 BINDINGS = tests/export/plan/trt_stub/wheels
 TENSORRT_RELEASES = tensorrt-cu12-bindings==10.3.0 tensorrt-cu12-bindings==10.9.0.34 \
 	tensorrt-cu13-bindings==10.16.1.11 tensorrt-cu13-bindings==11.4.0.106
+GSTREAMER_TESTS = tests/runtime/net/test_gstreamer.py
 # Processes that share the tests.
 WORKERS ?= 2
 
@@ -19,7 +20,10 @@ demo: .venv-demo/installed
 test: .venv/installed
 	tests/peers.sh
 	# pytest-xdist 3.8 waits for ever at the end if a worker died and was replaced, so none is replaced.
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart 0 $(TESTS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart 0 \
+		--ignore $(GSTREAMER_TESTS) $(TESTS)
+	# A process of its own: OpenVINO crashes in processes that have loaded Debian's GStreamer.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest $(GSTREAMER_TESTS)
 
 check: .venv/installed docs
 	.venv/bin/ruff format --check .
