@@ -23,6 +23,9 @@ from i2i_runtime.media.framing import payload_of
 from i2i_runtime.sinks.encoder import CONTAINERS, refusal_of_encoder
 from i2i_runtime.verify import compare_files
 
+# SVT-AV1 runs its threads in real time if root starts it; two such encoders at once block a machine of two cores.
+pytestmark = pytest.mark.xdist_group("encoders")
+
 PTS = [512 * index for index in range(12)]
 MORE_ENCODERS = (
     "mpeg4",
