@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import i2i_runtime  # noqa: F401  sets OpenCV's limit of pixels, which counts only before cv2 is loaded
+from i2i_runtime.sinks.encoder import use_ordinary_priority
 
 CACHE = pytest.StashKey[Path]()
 STRICT_DRIVER = Path(__file__).parent / "runtime" / "strict_driver"
@@ -38,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[CACHE], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_priority() -> Iterator[None]:
+    """Tests that encode AV1 themselves, as root, leave no real-time priority behind."""
+    yield
+    use_ordinary_priority()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -263,3 +264,11 @@ def test_a_cover_image_is_not_a_film(engines: Any, make_clip: Callable[..., Path
         }
     assert sizes == {(96, 64, False), (32, 32, True)}
     assert disagreements(clip, tmp_path / "out.mp4") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities are Linux's")
+def test_av1_takes_no_real_time_priority() -> None:
+    if (reason := refusal_of_encoder("libsvtav1")) is not None:
+        pytest.skip(reason)
+    policies = {os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")}
+    assert policies == {os.SCHED_OTHER}

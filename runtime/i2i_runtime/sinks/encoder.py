@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -178,6 +180,17 @@ def _stored_size(upright: Image, rotation: int) -> tuple[int, int]:
     return (height, width) if rotation % 180 else (width, height)
 
 
+def use_ordinary_priority() -> None:
+    """Takes real-time priority from the threads of this process, on Linux.
+
+    SVT-AV1 gives it to its own threads and to the caller's if root opens it, which blocks every other program.
+    """
+    if sys.platform == "linux":
+        for task in os.listdir("/proc/self/task"):
+            with suppress(OSError):
+                os.sched_setscheduler(int(task), os.SCHED_OTHER, os.sched_param(0))
+
+
 def open_encoder(container: av.container.OutputContainer, encoding: Encoding) -> av.VideoStream:
     """A new video stream in `container` that encodes as told. Raises SinkError for an unknown option."""
     # The rate serves rate control alone; time stamps carry the timing.
@@ -201,6 +214,8 @@ def open_encoder(container: av.container.OutputContainer, encoding: Encoding) ->
             f"with these options ({reason_of(error)}): "
             "choose another --codec, or omit --crf, --preset and -e."
         ) from error
+    finally:
+        use_ordinary_priority()
     # The encoder leaves the options it does not know.
     if context.options:
         unknown = ", ".join(context.options)
@@ -238,6 +253,8 @@ def refusal_of_encoder(name: str) -> str | None:
         packets = [*context.encode(frame.reformat(format=context.pix_fmt)), *context.encode(None)]
     except (av.error.FFmpegError, ValueError) as error:
         return f"cannot be opened ({reason_of(error)})"
+    finally:
+        use_ordinary_priority()
     return None if packets else "returned no data"
 
 
